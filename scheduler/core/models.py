@@ -1,0 +1,42 @@
+"""The one base of everything that crosses a boundary: strict, frozen pydantic models, and their canonical bytes.
+
+Canonical bytes are JSON with sorted keys, no spaces, integers and strings only (no floats, no NaN), UTF-8: a subset of
+RFC 8785, so any JCS implementation gives the same bytes. Hashes of terms and of statements are over these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Model(BaseModel):
+    """What users write and what is stored: frozen, strict, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def canonical_bytes(value: Model | dict[str, Any] | list[Any]) -> bytes:
+    """The canonical JSON bytes of a model or of plain data. Raises TypeError on a float."""
+    plain = value.model_dump(mode="json") if isinstance(value, Model) else value
+    _refuse_floats(plain)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def canonical_hash(value: Model | dict[str, Any] | list[Any]) -> str:
+    """Lower-case hex SHA-256 of the canonical bytes."""
+    return hashlib.sha256(canonical_bytes(value)).hexdigest()
+
+
+def _refuse_floats(plain: Any) -> None:  # noqa: ANN401 - plain JSON data has no narrower type
+    if isinstance(plain, float):
+        raise TypeError(f"canonical JSON holds integers and strings only, was {plain!r}")
+    if isinstance(plain, dict):
+        for item in plain.values():
+            _refuse_floats(item)
+    elif isinstance(plain, list | tuple):
+        for item in plain:
+            _refuse_floats(item)
