@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scheduler.core.errors import InvalidValue
 
@@ -23,7 +24,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.start_ms >= self.end_ms:
-            raise InvalidValue("end_ms", f"the interval from {self.start_ms}", self.end_ms, "an instant after the start")
+            raise InvalidValue("end_ms", f"the interval from {self.start_ms}", self.end_ms, "a later instant")
 
     @property
     def length_ms(self) -> int:
@@ -120,7 +121,7 @@ class StepFunction:
         cuts = [within.start_ms]
         cuts += [at_ms for at_ms, _ in self.steps if within.start_ms < at_ms < within.end_ms]
         cuts.append(within.end_ms)
-        for start_ms, end_ms in zip(cuts, cuts[1:], strict=False):
+        for start_ms, end_ms in pairwise(cuts):
             yield Interval(start_ms, end_ms), self.at(start_ms)
 
     def integral(self, within: Interval) -> int:

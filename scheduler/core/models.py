@@ -31,7 +31,7 @@ def canonical_hash(value: Model | dict[str, Any] | list[Any]) -> str:
     return hashlib.sha256(canonical_bytes(value)).hexdigest()
 
 
-def _refuse_floats(plain: Any) -> None:  # noqa: ANN401 - plain JSON data has no narrower type
+def _refuse_floats(plain: Any) -> None:
     if isinstance(plain, float):
         raise TypeError(f"canonical JSON holds integers and strings only, was {plain!r}")
     if isinstance(plain, dict):
