@@ -1,0 +1,32 @@
+"""What every test shares: how Hypothesis runs, and where published traces lie.
+
+By default Hypothesis draws the same examples each time, so that a verdict belongs to the code and not to the day;
+`HYPOTHESIS_PROFILE=explore` draws new ones, ten times as many. There is no deadline: two cores may be shared.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("gate", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("gate"), derandomize=False, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+@pytest.fixture(scope="session")
+def traces() -> Path:
+    """The folder of published traces; the test is skipped, saying so, where there is none."""
+    named = os.environ.get("TENOR_TRACES", "")
+    if not named or not Path(named).is_dir():
+        pytest.skip(f"no folder of published traces: TENOR_TRACES is {named!r}")
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return Path(__file__).resolve().parent.parent
