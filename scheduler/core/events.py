@@ -1,0 +1,272 @@
+"""The journal's vocabulary: every fact that Tenor keeps, in the order in which it learnt them.
+
+State is the fold of these events, and so are meter records and statements. Each kind has a schema version; an old journal
+stays readable because a kind's fields are only ever added, with defaults. `at_ms` is the instant at which the fact holds,
+which may be a little before it was learnt.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level, NodeSpec
+from scheduler.core.errors import Damaged
+from scheduler.core.holdings import Holding
+from scheduler.core.ids import Name
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.models import Model
+from scheduler.core.positions import Cursor, Position, PositionEvent
+from scheduler.core.workloads import GangSpec, Piece, StopCause
+
+
+class EventModel(Model):
+    """What all events share."""
+
+    at_ms: int = Field(ge=0)
+
+
+# -- what the exchange says ---------------------------------------------------------------------------------------------
+
+
+class InstrumentListed(EventModel):
+    """An instrument's immutable terms, first seen."""
+
+    kind: Literal["instrument_listed"] = "instrument_listed"
+    terms: InstrumentTerms
+
+
+class PositionsLoaded(EventModel):
+    """A snapshot of all positions at a cursor: replaces what was known."""
+
+    kind: Literal["positions_loaded"] = "positions_loaded"
+    cursor: Cursor
+    positions: tuple[Position, ...]
+
+
+class PositionChanged(EventModel):
+    """One sequenced position event, with its cursor."""
+
+    kind: Literal["position_changed"] = "position_changed"
+    event: PositionEvent
+
+
+# -- what the fleet shows -----------------------------------------------------------------------------------------------
+
+
+class NodeJoined(EventModel):
+    """A node joined, healthy, at the reference performance until measured."""
+
+    kind: Literal["node_joined"] = "node_joined"
+    node: NodeSpec
+
+
+class HealthChanged(EventModel):
+    """GPUs of a node (None: all of them) became unhealthy for a cause, or healthy again (None)."""
+
+    kind: Literal["health_changed"] = "health_changed"
+    node: Name
+    gpus: tuple[int, ...] | None = None
+    cause: Cause | None = None
+
+
+class PerformanceMeasured(EventModel):
+    """A probe's result for GPUs of a node, in ppm of the suite's reference."""
+
+    kind: Literal["performance_measured"] = "performance_measured"
+    node: Name
+    gpus: tuple[int, ...] | None = None
+    ppm: int = Field(ge=0, le=100_000_000)
+    suite: Name
+
+
+class DrainOrdered(EventModel):
+    """An admin wants the node empty by `by_ms`; None: the drain is called off."""
+
+    kind: Literal["drain_ordered"] = "drain_ordered"
+    node: Name
+    by_ms: int | None
+
+
+class ObservationGap(EventModel):
+    """Nobody observed the fleet in `[from_ms, at_ms)`: the scheduler was down. `bridged`: short enough to be estimated."""
+
+    kind: Literal["observation_gap"] = "observation_gap"
+    from_ms: int
+    bridged: bool
+
+
+# -- what teams ask -----------------------------------------------------------------------------------------------------
+
+
+class GangSubmitted(EventModel):
+    """A gang was accepted. `request` is the caller's idempotency key."""
+
+    kind: Literal["gang_submitted"] = "gang_submitted"
+    gang: Name
+    spec: GangSpec
+    request: str = Field(default="", max_length=256)
+
+
+class CancelAsked(EventModel):
+    """Somebody who may wants the gang ended."""
+
+    kind: Literal["cancel_asked"] = "cancel_asked"
+    gang: Name
+
+
+# -- what was decided: coverage -----------------------------------------------------------------------------------------
+
+
+class CoverageAssigned(EventModel):
+    """From `at_ms` on these positions are covered by exactly these holdings (past parts are kept as they were)."""
+
+    kind: Literal["coverage_assigned"] = "coverage_assigned"
+    why: Literal["traded", "replaced", "planned", "drained", "shortage", "transferred", "ended"]
+    positions: tuple[Name, ...]
+    holdings: tuple[Holding, ...]
+
+
+class CellsSwapped(EventModel):
+    """From `at_ms` on two whole cells of one pool and level trade places in the calendar, with all holdings inside."""
+
+    kind: Literal["cells_swapped"] = "cells_swapped"
+    level: Level
+    left: int = Field(ge=0)
+    right: int = Field(ge=0)
+
+
+class CoverageRefused(EventModel):
+    """The whole position could not be covered as sold: its shortfall is metered as `cause`."""
+
+    kind: Literal["coverage_refused"] = "coverage_refused"
+    position: Name
+    cause: Cause
+    uncovered_lots: int
+
+
+class ShortageDecided(EventModel):
+    """Who goes short, by the published rule. `certificate` is the canonical JSON that goes into the log."""
+
+    kind: Literal["shortage_decided"] = "shortage_decided"
+    certificate: str
+
+
+class CalendarTurned(EventModel):
+    """A window opened or closed at `at_ms`: owners are as the calendar says from then on."""
+
+    kind: Literal["calendar_turned"] = "calendar_turned"
+
+
+# -- what was decided: placement ----------------------------------------------------------------------------------------
+
+
+class GangPlaced(EventModel):
+    """The gang's next attempt gets these GPUs, and starts once the gangs in `waits_for` are gone."""
+
+    kind: Literal["gang_placed"] = "gang_placed"
+    gang: Name
+    attempt: int = Field(ge=1)
+    pieces: tuple[Piece, ...]
+    inside: bool
+    """Whether it was inside its account's entitlement when placed."""
+    waits_for: tuple[Name, ...] = ()
+
+
+class GangStopAsked(EventModel):
+    """The attempt is told to stop: SIGTERM now, SIGKILL at `deadline_ms`. `for_gang` is whom it makes room for."""
+
+    kind: Literal["gang_stop_asked"] = "gang_stop_asked"
+    gang: Name
+    attempt: int
+    cause: StopCause
+    deadline_ms: int
+    for_gang: Name | None = None
+
+
+class BindOverdue(EventModel):
+    """The gang has waited for its own capacity beyond the bind limit: from `at_ms` its GPUs count as late."""
+
+    kind: Literal["bind_overdue"] = "bind_overdue"
+    gang: Name
+    attempt: int
+
+
+# -- what execution confirms --------------------------------------------------------------------------------------------
+
+
+class GangStarted(EventModel):
+    """All workers of the attempt run."""
+
+    kind: Literal["gang_started"] = "gang_started"
+    gang: Name
+    attempt: int
+
+
+class GangEnded(EventModel):
+    """The attempt is over and its GPUs are free. `exit_code` None: it was lost with its node or never started."""
+
+    kind: Literal["gang_ended"] = "gang_ended"
+    gang: Name
+    attempt: int
+    exit_code: int | None = None
+    detail: str = Field(default="", max_length=2_000)
+
+
+# -- what was metered ---------------------------------------------------------------------------------------------------
+
+
+class IntervalClosed(EventModel):
+    """All records of the intervals of `interval_ms` that end at `end_ms` went into the log."""
+
+    kind: Literal["interval_closed"] = "interval_closed"
+    interval_ms: int
+    end_ms: int
+    first_leaf: int
+    leaves: int
+
+
+Event = Annotated[
+    InstrumentListed
+    | PositionsLoaded
+    | PositionChanged
+    | NodeJoined
+    | HealthChanged
+    | PerformanceMeasured
+    | DrainOrdered
+    | ObservationGap
+    | GangSubmitted
+    | CancelAsked
+    | CoverageAssigned
+    | CellsSwapped
+    | CoverageRefused
+    | ShortageDecided
+    | CalendarTurned
+    | GangPlaced
+    | GangStopAsked
+    | BindOverdue
+    | GangStarted
+    | GangEnded
+    | IntervalClosed,
+    Field(discriminator="kind"),
+]
+
+VERSION = 1
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The JSON bytes of an event, as the journal hashes them; the same event always gives the same bytes."""
+    return event.model_dump_json().encode()
+
+
+def decode(version: int, body: bytes) -> Event:
+    """The event back from its bytes. Raises Damaged on bytes that no version of this program wrote."""
+    if version > VERSION:
+        raise Damaged(f"an event has schema version {version}, expected 1..{VERSION}: a newer Tenor wrote it")
+    try:
+        return _EVENT.validate_json(body)
+    except ValidationError as error:
+        raise Damaged(f"an event cannot be read: {error.errors()[0]['msg']} in {body[:200]!r}") from error

@@ -1,0 +1,103 @@
+"""What one round sees and what it answers. Arrays are the state's own and must not be written to; a plan is plain data.
+
+A GPU's *occupant* is the gang whose processes are there (running, starting or stopping); its *claimant* is a BINDING gang
+that gets it once the occupant is gone. A GPU is free where it is usable and has neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.cluster import Fleet, Level
+from scheduler.core.workloads import Gang, Piece, Shape, StopCause, Waiting
+
+Queue = Mapping[str, Mapping[Shape, Sequence[Gang]]]
+"""Waiting gangs by account and shape, each sequence sorted by `Gang.order`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The state of the fleet and its workloads at `now_ms`, as planning needs it."""
+
+    now_ms: int
+    fleet: Fleet
+    accounts: tuple[str, ...]
+    """Account names by index; grows, never renumbered."""
+    usable: npt.NDArray[np.bool_]
+    """(n_gpus): healthy and not draining, so that a gang may be put there."""
+    owner: npt.NDArray[np.int32]
+    """(n_gpus): index of the account whose position the GPU covers, -1 unsold."""
+    until_ms: npt.NDArray[np.int64]
+    """(n_gpus): how long the owner above stays without a break (an unsold GPU: until it is sold), INT64_MAX for ever."""
+    swappable: npt.NDArray[np.bool_]
+    """(n_nodes): the node's calendar holds no cell above NODE from now on, so that whole nodes may trade places."""
+    occupant: npt.NDArray[np.int64]
+    """(n_gpus): number of the gang whose processes are on the GPU, -1 none."""
+    claimant: npt.NDArray[np.int64]
+    """(n_gpus): number of the BINDING gang that waits for the occupant to leave, -1 none."""
+    placed: Mapping[int, Gang]
+    """Every BINDING, RUNNING and STOPPING gang by number."""
+    queue: Queue
+    """Every WAITING gang."""
+    balance_gpu_ms: Mapping[str, int] = field(default_factory=dict)
+    """Half-life decayed GPU-ms lent minus borrowed, by account; missing is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Two whole cells trade places in the calendar: nobody moves, ownership does."""
+
+    level: Level
+    left: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the gang's attempt (SIGTERM, its grace, SIGKILL); it returns to the queue."""
+
+    gang: Gang
+    cause: StopCause
+    for_gang: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Give the gang these GPUs; it starts once the gangs in `waits_for` are gone."""
+
+    gang: Gang
+    pieces: tuple[Piece, ...]
+    gpu_numbers: tuple[int, ...]
+    inside: bool
+    waits_for: tuple[str, ...]
+
+
+Action = Swap | Stop | Place
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The pure result of one round: actions in the order in which they hold, and one reason for each waiting shape."""
+
+    actions: tuple[Action, ...]
+    waiting: Mapping[tuple[str, Shape], Waiting]
+    """By (account, shape): every gang that the round leaves waiting has an entry here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What only orders and scores; no value here can break a law."""
+
+    bind_limit_ms: int = 30_000
+    """From an owner's request to bound GPUs, beside the victims' declared grace."""
+    reckless_idle_ppm: int = 50_000
+    """Gangs that never checkpoint and run for more than an hour borrow only while this share of the pool is idle."""
+    consolidate: bool = True
+    consolidate_gain_ppm: int = 200_000
+    """Consolidate where the work lost is under this share of k × min(1 h, what remains)."""
+    starving_ms: int = 86_400_000
+    """A borrower that has waited this long goes before all that have not."""

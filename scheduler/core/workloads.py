@@ -1,0 +1,229 @@
+"""Workloads: gangs of workers that start together, what they wish, and why they wait.
+
+A gang is all-or-nothing: `workers` × `gpus_per_worker` GPUs, each worker inside one node. Its life is the table of
+`TRANSITIONS`; an illegal step raises. Gangs of one `Shape` are interchangeable to the planner, so a shape that was refused
+once in a round need not be tried again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, StringConstraints, model_validator
+
+from scheduler.core.cluster import Level
+from scheduler.core.errors import InvalidValue
+from scheduler.core.ids import Name
+from scheduler.core.models import Model
+from scheduler.core.quantities import MS_PER_HOUR
+
+Text = Annotated[str, StringConstraints(max_length=32_768)]
+
+
+class GangSpec(Model):
+    """What a team asks for. Times in ms; 0 for `checkpoint_ms` means that it never checkpoints."""
+
+    account: Name
+    name: Name
+    command: tuple[Text, ...] = Field(min_length=1, max_length=4_096)
+    workers: int = Field(default=1, ge=1, le=100_000)
+    gpus_per_worker: int = Field(default=1, ge=1, le=64)
+    grade: Name | None = Field(default=None, description="Only GPUs of this grade; None: any grade the fleet has.")
+    topology: Level | None = Field(default=None, description="All workers inside one cell of this level.")
+    topology_required: bool = False
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    preemptible: bool = True
+    max_runtime_ms: int | None = Field(default=None, ge=1, description="Declared run time; stopped when it is over.")
+    grace_ms: int = Field(default=10_000, ge=0, le=3_600_000, description="From SIGTERM to SIGKILL.")
+    checkpoint_ms: int = Field(default=0, ge=0, description="How often it checkpoints; 0: never.")
+    restart_ms: int = Field(default=30_000, ge=0, description="What a restart costs before useful work resumes.")
+    max_failures: int = Field(default=0, ge=0, le=1_000, description="Own failures to restart after, beyond the first.")
+    env: dict[Text, Text] = Field(default_factory=dict)
+    working_dir: Text | None = None
+
+    @model_validator(mode="after")
+    def _end_is_declared(self) -> GangSpec:
+        if not self.preemptible and self.max_runtime_ms is None:
+            raise ValueError("max_runtime_ms must be given where preemptible is false: nothing may outlast its window")
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs of the gang."""
+        return self.workers * self.gpus_per_worker
+
+
+class GangStatus(StrEnum):
+    """Where a gang is in its life."""
+
+    WAITING = "waiting"
+    BINDING = "binding"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({GangStatus.SUCCEEDED, GangStatus.FAILED, GangStatus.CANCELLED})
+
+TRANSITIONS: dict[GangStatus, frozenset[GangStatus]] = {
+    # placed, or cancelled before it was
+    GangStatus.WAITING: frozenset({GangStatus.BINDING, GangStatus.CANCELLED}),
+    # all workers started; or a start failed, a cell was lost, its victims' owner was served first; or ended at once
+    GangStatus.BINDING: frozenset(
+        {GangStatus.RUNNING, GangStatus.STOPPING, GangStatus.WAITING, *ENDED},
+    ),
+    # asked to stop; or it ended by itself; or its node was lost with it
+    GangStatus.RUNNING: frozenset({GangStatus.STOPPING, GangStatus.WAITING, *ENDED}),
+    # gone: back to the queue after a reclaim, or ended (a gang may succeed within its grace)
+    GangStatus.STOPPING: frozenset({GangStatus.WAITING, *ENDED}),
+    GangStatus.SUCCEEDED: frozenset(),
+    GangStatus.FAILED: frozenset(),
+    GangStatus.CANCELLED: frozenset(),
+}
+
+
+class Basis(StrEnum):
+    """Why a gang holds its GPUs: its account's coverage, another owner's idle coverage, or nobody's."""
+
+    OWNED = "owned"
+    LENT = "lent"
+    UNSOLD = "unsold"
+
+
+class StopCause(StrEnum):
+    """Why the scheduler ended a gang's attempt."""
+
+    RECLAIMED = "reclaimed"
+    CONSOLIDATED = "consolidated"
+    WINDOW_ENDED = "window_ended"
+    NODE_LOST = "node_lost"
+    DRAINED = "drained"
+    CANCELLED = "cancelled"
+    RUNTIME_OVER = "runtime_over"
+    START_FAILED = "start_failed"
+
+
+class Piece(Model):
+    """One worker's place: `gpus` are indices on the node (0 .. n - 1), ascending."""
+
+    node: Name
+    gpus: tuple[int, ...] = Field(min_length=1)
+
+
+class Shape(NamedTuple):
+    """What the planner sees of a gang, beside who and when. Equal shapes of one account share their fate in a round."""
+
+    workers: int
+    gpus_per_worker: int
+    grade: str | None
+    topology: int | None
+    topology_required: bool
+    preemptible: bool
+    runtime_ms: int
+    """Declared run time where it decides (not preemptible), else 0."""
+    reckless: bool
+    """Never checkpoints and declares more than an hour (or nothing): borrows only while the pool is roomy."""
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs of a gang of this shape."""
+        return self.workers * self.gpus_per_worker
+
+
+def shape_of(spec: GangSpec) -> Shape:
+    """The shape of a gang."""
+    runtime_ms = spec.max_runtime_ms or 0
+    return Shape(
+        workers=spec.workers,
+        gpus_per_worker=spec.gpus_per_worker,
+        grade=spec.grade,
+        topology=None if spec.topology is None else int(spec.topology),
+        topology_required=spec.topology_required,
+        preemptible=spec.preemptible,
+        runtime_ms=0 if spec.preemptible else runtime_ms,
+        reckless=spec.checkpoint_ms == 0 and not 0 < runtime_ms <= MS_PER_HOUR,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Gang:
+    """A gang at an instant: what was asked, where it is in its life, and where its workers are."""
+
+    id: str
+    number: int
+    """Dense, in order of submission: the last tie-break everywhere."""
+    spec: GangSpec
+    shape: Shape
+    submitted_ms: int
+    status: GangStatus = GangStatus.WAITING
+    attempt: int = 0
+    """How many times it was placed; the current attempt's number while it is placed."""
+    pieces: tuple[Piece, ...] = ()
+    gpu_numbers: tuple[int, ...] = ()
+    """The fleet's numbers of all its GPUs, in worker order; empty unless placed."""
+    waits_for: tuple[str, ...] = ()
+    """Gangs that must be gone before this one (BINDING) may start."""
+    placed_ms: int = 0
+    started_ms: int | None = None
+    """When all workers of the current attempt ran."""
+    stop_cause: StopCause | None = None
+    stop_deadline_ms: int | None = None
+    failures: int = 0
+    ended_ms: int | None = None
+    exit_code: int | None = None
+    evictions: int = 0
+    queued_ms: int = 0
+    """Since when it waits: submission, or its last return to the queue."""
+
+    @property
+    def account(self) -> str:
+        """The account it runs for."""
+        return self.spec.account
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """By priority, then age, then number: the published order of service."""
+        return (-self.spec.priority, self.submitted_ms, self.number)
+
+    def moved(self, status: GangStatus, **changes: object) -> Gang:
+        """The gang in its next status. Raises InvalidValue on a step that the table does not have."""
+        if status not in TRANSITIONS[self.status]:
+            allowed = ", ".join(sorted(TRANSITIONS[self.status])) or "nothing: it has ended"
+            raise InvalidValue("status", self.id, f"{self.status} to {status}", f"one of {allowed}")
+        return replace(self, status=status, **changes)  # type: ignore[arg-type]
+
+
+def lost_work_ms(gang: Gang, now_ms: int) -> int:
+    """GPU-ms that ending the gang now would waste: k × (work since its checkpoint + restart + grace)."""
+    ran_ms = 0 if gang.started_ms is None else max(0, now_ms - gang.started_ms)
+    since_ms = ran_ms % gang.spec.checkpoint_ms if gang.spec.checkpoint_ms else ran_ms
+    return gang.spec.gpus * (since_ms + gang.spec.restart_ms + gang.spec.grace_ms)
+
+
+class Reason(StrEnum):
+    """Why a gang waits, as a closed list. Each comes with its numbers and with what would change it."""
+
+    OVER_ENTITLEMENT = "over_entitlement"
+    FRAGMENTED = "fragmented"
+    AWAITING_RECLAIM = "awaiting_reclaim"
+    BEFORE_WINDOW = "before_window"
+    NO_SUCH_GRADE = "no_such_grade"
+    LARGER_THAN_FLEET = "larger_than_fleet"
+    OUTLASTS_WINDOW = "outlasts_window"
+    BORROWING_RESTRICTED = "borrowing_restricted"
+    UNHEALTHY_CELLS = "unhealthy_cells"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A refusal as data: the reason, the numbers behind it, when it should start, and what would change it."""
+
+    reason: Reason
+    numbers: tuple[tuple[str, int], ...] = ()
+    expected_start_ms: int | None = None
+    remedy: str = ""

@@ -1,0 +1,1 @@
+"""Execution: gangs run real commands on Ray, or on virtual time, behind one protocol."""

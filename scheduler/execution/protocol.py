@@ -1,0 +1,122 @@
+"""What it means to execute gangs: one protocol, two shells. `ray_gangs` runs real commands, `simulated` the same on virtual time.
+
+Calls never block for long and never raise for what a gang does; what happens comes back from `observe` as observations,
+each with the instant at which it happened. Laws: `start` and `stop` are idempotent by (gang, attempt); an attempt ends
+exactly once, also across restarts of the scheduler; a gang's GPUs are free only when `AttemptEnded` was observed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.workloads import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt of a gang, ready to run. `pieces` are in rank order, one worker each."""
+
+    gang: str
+    attempt: int
+    account: str
+    name: str
+    command: tuple[str, ...]
+    pieces: tuple[Piece, ...]
+    env: tuple[tuple[str, str], ...] = ()
+    working_dir: str | None = None
+    grace_ms: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """All workers of the attempt run since `at_ms`."""
+
+    gang: str
+    attempt: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """The attempt is over, all its processes are gone. `exit_code` None: it was lost, or could not start (`detail` says)."""
+
+    gang: str
+    attempt: int
+    at_ms: int
+    exit_code: int | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """A node is there and healthy (first seen, or back)."""
+
+    node: NodeSpec
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMissing:
+    """A node is gone with everything on it."""
+
+    node: str
+    at_ms: int
+    cause: Cause = Cause.NODE_LOST
+
+
+@dataclass(frozen=True, slots=True)
+class GpuHealth:
+    """GPUs of a node fell ill (a cause), or are well again (None)."""
+
+    node: str
+    gpus: tuple[int, ...]
+    at_ms: int
+    cause: Cause | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReading:
+    """A probe's result: measured throughput in ppm of the suite's reference. `gpus` None: all of the node's."""
+
+    node: str
+    gpus: tuple[int, ...] | None
+    at_ms: int
+    ppm: int
+    suite: str
+
+
+Observation = AttemptStarted | AttemptEnded | NodeSeen | NodeMissing | GpuHealth | ProbeReading
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAttempt:
+    """What reconciliation finds on the cluster after a restart."""
+
+    gang: str
+    attempt: int
+    started_ms: int | None
+
+
+class Executor(Protocol):
+    """See the module for the laws."""
+
+    def start(self, launch: Launch) -> None:
+        """Begin an attempt; returns at once. A second call for the same attempt changes nothing."""
+
+    def stop(self, gang: str, attempt: int, grace_ms: int) -> None:
+        """SIGTERM to every worker, SIGKILL after the grace. For an attempt that is over or unknown: an end is observed."""
+
+    def observe(self) -> tuple[Observation, ...]:
+        """What happened since the last call, in order of `at_ms`."""
+
+    def running(self) -> tuple[RunningAttempt, ...]:
+        """Every attempt that the cluster knows and whose end was not yet observed: for reconciliation after a restart."""
+
+    def probe(self, node: str) -> None:
+        """Measure an idle node's throughput; a `ProbeReading` follows."""
+
+    def close(self) -> None:
+        """Let go of the cluster. Attempts keep running unless the shell owns the cluster."""
