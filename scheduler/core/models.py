@@ -1,7 +1,8 @@
 """The one base of everything that crosses a boundary: strict, frozen pydantic models, and their canonical bytes.
 
-Canonical bytes are JSON with sorted keys, no spaces, integers and strings only (no floats, no NaN), UTF-8: a subset of
-RFC 8785, so any JCS implementation gives the same bytes. Hashes of terms and of statements are over these bytes.
+Canonical bytes are JSON with sorted keys, no spaces, no floats, UTF-8. They are those of RFC 8785 (JCS) as long as
+keys lie in the basic plane and integers within 2^53, beyond which JCS would round; ours stay exact. Hashes of terms
+and of statements are over these bytes.
 """
 
 from __future__ import annotations
