@@ -1,4 +1,4 @@
-"""What it means to execute gangs: one protocol, two shells. `ray_gangs` runs real commands, `simulated` the same on virtual time.
+"""What it means to execute gangs: one protocol, two shells. `ray_gangs` runs commands, `simulated` on virtual time.
 
 Calls never block for long and never raise for what a gang does; what happens comes back from `observe` as observations,
 each with the instant at which it happened. Laws: `start` and `stop` are idempotent by (gang, attempt); an attempt ends
@@ -41,7 +41,7 @@ class AttemptStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """The attempt is over, all its processes are gone. `exit_code` None: it was lost, or could not start (`detail` says)."""
+    """The attempt is over, all its processes are gone. `exit_code` None: lost, or could not start (`detail` says)."""
 
     gang: str
     attempt: int
@@ -107,13 +107,13 @@ class Executor(Protocol):
         """Begin an attempt; returns at once. A second call for the same attempt changes nothing."""
 
     def stop(self, gang: str, attempt: int, grace_ms: int) -> None:
-        """SIGTERM to every worker, SIGKILL after the grace. For an attempt that is over or unknown: an end is observed."""
+        """SIGTERM to every worker, SIGKILL after the grace. One that is over or unknown: an end is observed."""
 
     def observe(self) -> tuple[Observation, ...]:
         """What happened since the last call, in order of `at_ms`."""
 
     def running(self) -> tuple[RunningAttempt, ...]:
-        """Every attempt that the cluster knows and whose end was not yet observed: for reconciliation after a restart."""
+        """Every attempt that the cluster knows and whose end was not yet observed: to reconcile after a restart."""
 
     def probe(self, node: str) -> None:
         """Measure an idle node's throughput; a `ProbeReading` follows."""
