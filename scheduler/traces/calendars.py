@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scheduler.core.cluster import Level
 from scheduler.traces.arrays import Int32s, Int64s, sealed
 from scheduler.traces.table import read_table
-
-CELLS = ("GPU", "NODE", "NVLINK_DOMAIN", "FABRIC_BLOCK", "SITE")
-"""Cell levels from the smallest; each nests in the next."""
 
 HOURS_MAX = 1_000_000
 
@@ -24,36 +22,35 @@ HOURS_MAX = 1_000_000
 class LotCalendar:
     """Lots in the file's order. Every array is (n_rows,).
 
-    cell:       int32, index into CELLS
+    level:      int32, a `Level`: which cells
     start_hour: int64
     end_hour:   int64, after start_hour, not in the window
     lots:       int64, positive
     position:   int64, the position's number; None for a file without
     """
 
-    cell: Int32s
+    level: Int32s
     start_hour: Int64s
     end_hour: Int64s
     lots: Int64s
     position: Int64s | None
 
     def __len__(self) -> int:
-        return len(self.cell)
+        return len(self.level)
 
 
 def load(path: Path) -> LotCalendar:
     """Read one calendar. Raises InvalidValue with file, line and column: an unknown cell, an empty window, no lots."""
     table = read_table(path, ("cell", "start_hour", "end_hour", "lots"))
     table.require_whole_last_line()
-    index = {name: i for i, name in enumerate(CELLS)}
     cells = table.texts("cell")
-    known = np.array([cell in index for cell in cells], dtype=np.bool_)
-    table.require("cell", known, f"one of {', '.join(CELLS)}")
+    known = np.array([cell in Level.__members__ for cell in cells], dtype=np.bool_)
+    table.require("cell", known, f"one of {', '.join(Level.__members__)}")
     start_hour = table.integers("start_hour", at_most=HOURS_MAX)
     end_hour = table.integers("end_hour", at_most=HOURS_MAX)
     table.require("end_hour", end_hour > start_hour, "an hour after start_hour")
     return LotCalendar(
-        cell=sealed(np.array([index[cell] for cell in cells], dtype=np.int32)),
+        level=sealed(np.array([Level[cell].value for cell in cells], dtype=np.int32)),
         start_hour=start_hour,
         end_hour=end_hour,
         lots=table.integers("lots", at_least=1),
