@@ -1,0 +1,11 @@
+"""Which benchmarks there are: name, the module that holds `run(settings) -> Result`, and what it measures."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+BENCHMARKS = MappingProxyType(
+    {
+        "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
+    }
+)
