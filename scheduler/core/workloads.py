@@ -78,7 +78,7 @@ TRANSITIONS: dict[GangStatus, frozenset[GangStatus]] = {
     ),
     # asked to stop; or it ended by itself; or its node was lost with it
     GangStatus.RUNNING: frozenset({GangStatus.STOPPING, GangStatus.WAITING, *ENDED}),
-    # gone: back to the queue after a reclaim, or ended (a gang may succeed within its grace)
+    # gone: back to the queue after a reclaim, or ended (cancelled, or its declared run time was over)
     GangStatus.STOPPING: frozenset({GangStatus.WAITING, *ENDED}),
     GangStatus.SUCCEEDED: frozenset(),
     GangStatus.FAILED: frozenset(),

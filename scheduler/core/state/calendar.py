@@ -1,0 +1,112 @@
+"""The calendar as it is known now: all holdings, and the owner of every GPU at this instant.
+
+Folded from coverage events. `owner_position` changes only by an event (an assignment, a swap, a turn of the calendar), so
+that metering is an integral over events and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.cluster import Fleet, Level
+from scheduler.core.coverage.ownership import owner_at, swap_cells
+from scheduler.core.holdings import Holding
+
+UNSOLD = -1
+FOREVER_MS = 2**63 - 1
+
+
+class Calendar:
+    """See the module. `holdings` end after `now_ms`; what is over is dropped."""
+
+    def __init__(self) -> None:
+        self.holdings: tuple[Holding, ...] = ()
+        self.owner_position: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self.owner_account: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self.until_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.swappable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.turns: tuple[int, ...] = ()
+        """Instants, ascending, at which some holding starts or ends."""
+
+    def grow(self, fleet: Fleet) -> None:
+        """New GPUs are unsold for ever."""
+        more = fleet.n_gpus - len(self.owner_position)
+        nobody = np.full(more, UNSOLD, dtype=np.int32)
+        self.owner_position = np.concatenate([self.owner_position, nobody])
+        self.owner_account = np.concatenate([self.owner_account, nobody])
+        self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
+        self.swappable = _swappable(fleet, self.holdings)
+
+    def of(self, position: str) -> tuple[Holding, ...]:
+        """The holdings of one position."""
+        return tuple(holding for holding in self.holdings if holding.position == position)
+
+    def assign(self, positions: Iterable[str], holdings: Iterable[Holding], at_ms: int) -> None:
+        """From `at_ms` on these positions have exactly these holdings; parts before are kept."""
+        named = set(positions)
+        kept: list[Holding] = []
+        for holding in self.holdings:
+            if holding.position not in named or holding.end_ms <= at_ms:
+                kept.append(holding)
+            elif holding.start_ms < at_ms:
+                kept.append(_ending(holding, at_ms))
+        self.holdings = _sorted((*kept, *holdings))
+
+    def swap(self, fleet: Fleet, level: Level, left: int, right: int, at_ms: int) -> None:
+        """Two cells trade places from `at_ms`, owners included."""
+        self.holdings = _sorted(swap_cells(fleet, self.holdings, level, left, right, at_ms))
+        a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
+        for array in (self.owner_position, self.owner_account, self.until_ms):
+            array[a], array[b] = array[b].copy(), array[a].copy()
+
+    def turn(
+        self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
+    ) -> npt.NDArray[np.int64]:
+        """Make owners what the calendar says at `now_ms`; the GPUs whose owner changed."""
+        self.holdings = tuple(holding for holding in self.holdings if holding.end_ms > now_ms)
+        before = self.owner_position
+        self.owner_position, _ = owner_at(fleet, self.holdings, now_ms, position_index)
+        merged = _by_account(self.holdings, account_of)
+        names = {str(account): account for account in account_of.values()}
+        self.owner_account, self.until_ms = owner_at(fleet, merged, now_ms, names)
+        self.swappable = _swappable(fleet, self.holdings)
+        instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
+        self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
+        return np.flatnonzero(before != self.owner_position)
+
+
+def _ending(holding: Holding, end_ms: int) -> Holding:
+    return Holding(
+        position=holding.position, level=holding.level, cell=holding.cell, start_ms=holding.start_ms, end_ms=end_ms
+    )
+
+
+def _sorted(holdings: Iterable[Holding]) -> tuple[Holding, ...]:
+    return tuple(sorted(holdings, key=lambda h: (h.start_ms, h.position, h.level, h.cell, h.end_ms)))
+
+
+def _by_account(holdings: Iterable[Holding], account_of: Mapping[str, int]) -> tuple[Holding, ...]:
+    """Holdings under their account's index instead of their position, touching ones of one cell joined."""
+    merged: dict[tuple[int, Level, int], list[list[int]]] = {}
+    for holding in sorted(holdings, key=lambda h: h.start_ms):
+        runs = merged.setdefault((account_of[holding.position], holding.level, holding.cell), [])
+        if runs and runs[-1][1] == holding.start_ms:
+            runs[-1][1] = holding.end_ms
+        else:
+            runs.append([holding.start_ms, holding.end_ms])
+    return tuple(
+        Holding.model_construct(position=str(account), level=level, cell=cell, start_ms=start_ms, end_ms=end_ms)
+        for (account, level, cell), runs in merged.items()
+        for start_ms, end_ms in runs
+    )
+
+
+def _swappable(fleet: Fleet, holdings: Iterable[Holding]) -> npt.NDArray[np.bool_]:
+    swappable = np.ones(len(fleet.nodes), dtype=np.bool_)
+    higher = {(holding.level, holding.cell) for holding in holdings if holding.level > Level.NODE}
+    for level, cell in higher:
+        swappable[fleet.node_of_gpu[fleet.gpus_of_cell(level, cell)]] = False
+    return swappable

@@ -1,0 +1,235 @@
+"""The gang table: every gang's life, who waits in which queue, and who occupies or claims which GPU.
+
+Folded from events only. Law: a GPU has at most one occupant and at most one claimant, and a claimant only behind an
+occupant that is about to leave.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.cluster import Fleet
+from scheduler.core.errors import Conflict, UnknownName
+from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
+from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, shape_of
+
+NOBODY = -1
+START_RETRIES = 3
+"""Attempts that never started are tried again this often beyond the gang's own allowance."""
+
+
+class Gangs:
+    """See the module. Public attributes are for reading; only the `on_…` methods write."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Gang] = {}
+        self.ids: list[str] = []
+        """Gang id by number."""
+        self.placed: dict[int, Gang] = {}
+        self.queue: dict[str, dict[Shape, list[Gang]]] = {}
+        self.requests: dict[str, str] = {}
+        self.occupant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.claimant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.waiting_count = 0
+
+    def grow(self, n_gpus: int) -> None:
+        """The fleet has this many GPUs now; new ones are free."""
+        new = np.full(n_gpus - len(self.occupant), NOBODY, dtype=np.int64)
+        self.occupant = np.concatenate([self.occupant, new])
+        self.claimant = np.concatenate([self.claimant, new])
+
+    def get(self, gang_id: str) -> Gang:
+        """The gang. Raises UnknownName."""
+        gang = self.by_id.get(gang_id)
+        if gang is None:
+            raise UnknownName("gang", gang_id, self.ids[-10:])
+        return gang
+
+    def by_number(self, number: int) -> Gang:
+        """The gang of a number."""
+        return self.by_id[self.ids[number]]
+
+    def waiting(self) -> Iterable[Gang]:
+        """All waiting gangs, in no order that matters."""
+        return (gang for shapes in self.queue.values() for gangs in shapes.values() for gang in gangs)
+
+    # -- the fold -------------------------------------------------------------------------------------------------------
+
+    def on_submitted(self, event: GangSubmitted) -> None:
+        """A new gang waits."""
+        if event.gang in self.by_id:
+            raise Conflict(f"gang {event.gang!r} was submitted twice")
+        gang = Gang(
+            id=event.gang,
+            number=len(self.ids),
+            spec=event.spec,
+            shape=shape_of(event.spec),
+            submitted_ms=event.at_ms,
+            queued_ms=event.at_ms,
+        )
+        self.ids.append(gang.id)
+        self.by_id[gang.id] = gang
+        if event.request:
+            self.requests[event.request] = gang.id
+        self._enqueue(gang)
+
+    def on_cancelled(self, gang_id: str, at_ms: int) -> None:
+        """A waiting gang ends at once; a placed one is stopped by the scheduler first."""
+        gang = self.get(gang_id)
+        if gang.status is GangStatus.WAITING:
+            self._dequeue(gang)
+            self.by_id[gang_id] = gang.moved(GangStatus.CANCELLED, ended_ms=at_ms)
+
+    def on_placed(self, event: GangPlaced, fleet: Fleet) -> Gang:
+        """The gang takes free GPUs, or claims those that are being freed."""
+        gang = self.get(event.gang)
+        numbers = tuple(
+            int(fleet.first_gpu[fleet.index_of_node[piece.node]]) + k for piece in event.pieces for k in piece.gpus
+        )
+        self._dequeue(gang)
+        waits_for = tuple(name for name in event.waits_for if self.by_id[name].status is GangStatus.STOPPING)
+        placed = gang.moved(
+            GangStatus.BINDING,
+            attempt=event.attempt,
+            pieces=event.pieces,
+            gpu_numbers=numbers,
+            waits_for=waits_for,
+            placed_ms=event.at_ms,
+            started_ms=None,
+            stop_cause=None,
+            stop_deadline_ms=None,
+        )
+        gpus = np.array(numbers, dtype=np.int64)
+        free = self.occupant[gpus] == NOBODY
+        if (self.claimant[gpus] != NOBODY).any() or not (free | self._leaving(gpus)).all():
+            raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {numbers}")
+        self.occupant[gpus[free]] = gang.number
+        self.claimant[gpus[~free]] = gang.number
+        self._keep(placed)
+        return placed
+
+    def on_stop_asked(self, event: GangStopAsked) -> Gang:
+        """The attempt is on its way out; it holds its GPUs until it is gone."""
+        gang = self._attempt(event.gang, event.attempt)
+        if gang.status is GangStatus.STOPPING:
+            return gang
+        stopping = gang.moved(
+            GangStatus.STOPPING,
+            stop_cause=event.cause,
+            stop_deadline_ms=event.deadline_ms,
+            evictions=gang.evictions + (event.cause is StopCause.RECLAIMED),
+        )
+        self._keep(stopping)
+        self._release_claims(stopping)
+        return stopping
+
+    def on_started(self, event: GangStarted) -> Gang:
+        """All workers run."""
+        gang = self._attempt(event.gang, event.attempt)
+        if gang.status is not GangStatus.BINDING:
+            return gang
+        running = gang.moved(GangStatus.RUNNING, started_ms=event.at_ms)
+        self._keep(running)
+        return running
+
+    def on_ended(self, event: GangEnded) -> Gang:
+        """The attempt is over: its GPUs go to their claimants, it ends or returns to the queue."""
+        gang = self._attempt(event.gang, event.attempt)
+        gpus = np.array(gang.gpu_numbers, dtype=np.int64)
+        mine = gpus[self.occupant[gpus] == gang.number]
+        self.occupant[mine] = self.claimant[mine]
+        self.claimant[mine] = NOBODY
+        self._release_claims(gang)
+        del self.placed[gang.number]
+        status, failures = _after_end(gang, event)
+        over = status in ENDED
+        ended = gang.moved(
+            status,
+            pieces=(),
+            gpu_numbers=(),
+            waits_for=(),
+            started_ms=gang.started_ms if over else None,
+            failures=failures,
+            exit_code=event.exit_code,
+            ended_ms=event.at_ms if over else None,
+            queued_ms=gang.queued_ms if over else event.at_ms,
+        )
+        self.by_id[gang.id] = ended
+        if not over:
+            self._enqueue(ended)
+        for number in {int(n) for n in self.occupant[mine]} - {NOBODY}:
+            heir = self.by_number(number)
+            if gang.id in heir.waits_for:
+                rest = tuple(name for name in heir.waits_for if name != gang.id)
+                self._keep(replace(heir, waits_for=rest))
+        return ended
+
+    def on_overdue(self, event: BindOverdue) -> Gang:
+        """The gang, for the meter; its own state does not change."""
+        return self._attempt(event.gang, event.attempt)
+
+    # -- inside -----------------------------------------------------------------------------------------------------------
+
+    def _attempt(self, gang_id: str, attempt: int) -> Gang:
+        gang = self.get(gang_id)
+        if gang.number not in self.placed or gang.attempt != attempt:
+            raise Conflict(f"attempt {attempt} of {gang_id} is not placed: it is {gang.status}, attempt {gang.attempt}")
+        return gang
+
+    def _keep(self, gang: Gang) -> None:
+        self.by_id[gang.id] = gang
+        self.placed[gang.number] = gang
+
+    def _leaving(self, gpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        return np.array(
+            [n != NOBODY and self.by_number(int(n)).status is GangStatus.STOPPING for n in self.occupant[gpus]],
+            dtype=np.bool_,
+        )
+
+    def _release_claims(self, gang: Gang) -> None:
+        """A gang that stops before it started no longer waits for others' GPUs."""
+        gpus = np.array(gang.gpu_numbers, dtype=np.int64)
+        self.claimant[gpus[self.claimant[gpus] == gang.number]] = NOBODY
+
+    def _enqueue(self, gang: Gang) -> None:
+        gangs = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
+        insort(gangs, gang, key=lambda waiting: waiting.order)
+        self.waiting_count += 1
+
+    def _dequeue(self, gang: Gang) -> None:
+        shapes = self.queue[gang.account]
+        gangs = shapes[gang.shape]
+        gangs.pop(bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
+        self.waiting_count -= 1
+        if not gangs:
+            del shapes[gang.shape]
+        if not shapes:
+            del self.queue[gang.account]
+
+
+def _after_end(gang: Gang, event: GangEnded) -> tuple[GangStatus, int]:
+    """The status that follows an attempt's end, and the failures counted by then.
+
+    A stopped attempt returns to the queue whatever its exit code, since well-behaved programs save and exit 0 when they
+    are told to stop; a lost one returns because the loss was not its own.
+    """
+    if gang.status is GangStatus.STOPPING:
+        match gang.stop_cause:
+            case StopCause.CANCELLED:
+                return GangStatus.CANCELLED, gang.failures
+            case StopCause.RUNTIME_OVER:
+                return GangStatus.FAILED, gang.failures
+            case _:
+                return GangStatus.WAITING, gang.failures
+    if event.exit_code == 0:
+        return GangStatus.SUCCEEDED, gang.failures
+    if event.exit_code is None and gang.status is GangStatus.RUNNING:
+        return GangStatus.WAITING, gang.failures
+    allowed = gang.spec.max_failures + (START_RETRIES if event.exit_code is None else 0)
+    failures = gang.failures + 1
+    return (GangStatus.FAILED if failures > allowed else GangStatus.WAITING), failures

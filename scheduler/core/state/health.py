@@ -1,0 +1,75 @@
+"""What the fleet shows: which GPUs are ill and why, which nodes drain, how fast each GPU was measured.
+
+Folded from events only. `usable` is what placement may bind: healthy and not on a draining node.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.cluster import Fleet
+from scheduler.core.errors import UnknownName
+from scheduler.core.events import DrainOrdered, HealthChanged, PerformanceMeasured
+from scheduler.core.quantities import ONE_PPM
+
+HEALTHY = 0
+
+
+class FleetHealth:
+    """See the module. Public attributes are for reading; only the `on_…` methods write."""
+
+    def __init__(self) -> None:
+        self.cause: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        """(n_gpus): 0 healthy, else the `Cause`."""
+        self.ppm: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        """(n_gpus): measured performance, in ppm of the suite's reference."""
+        self.usable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
+        self.draining: dict[str, int] = {}
+        """Deadline by node."""
+
+    def grow(self, n_gpus: int) -> None:
+        """New GPUs are healthy and at the reference."""
+        more = n_gpus - len(self.cause)
+        self.cause = np.concatenate([self.cause, np.zeros(more, dtype=np.int32)])
+        self.ppm = np.concatenate([self.ppm, np.full(more, ONE_PPM, dtype=np.int64)])
+        self.usable = np.concatenate([self.usable, np.ones(more, dtype=np.bool_)])
+
+    def on_health(self, event: HealthChanged, fleet: Fleet) -> npt.NDArray[np.int64]:
+        """The GPUs whose health it is about."""
+        gpus = gpus_named(fleet, event.node, event.gpus)
+        self.cause[gpus] = HEALTHY if event.cause is None else int(event.cause)
+        self._refresh(fleet)
+        return gpus
+
+    def on_performance(self, event: PerformanceMeasured, fleet: Fleet) -> npt.NDArray[np.int64]:
+        """The GPUs that were measured."""
+        gpus = gpus_named(fleet, event.node, event.gpus)
+        self.ppm[gpus] = event.ppm
+        return gpus
+
+    def on_drain(self, event: DrainOrdered, fleet: Fleet) -> None:
+        """The node takes no new work, or does again."""
+        if event.by_ms is None:
+            self.draining.pop(event.node, None)
+        else:
+            self.draining[event.node] = event.by_ms
+        self._refresh(fleet)
+
+    def _refresh(self, fleet: Fleet) -> None:
+        self.usable = self.cause == HEALTHY
+        for node in self.draining:
+            self.usable[gpus_named(fleet, node, None)] = False
+
+
+def gpus_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
+    """The fleet's numbers of a node's GPUs; None: all of them. Raises UnknownName."""
+    number = fleet.index_of_node.get(node)
+    if number is None:
+        raise UnknownName("node", node, tuple(fleet.index_of_node))
+    own = fleet.gpus_of_node(number)
+    if gpus is None:
+        return np.array(own, dtype=np.int64)
+    if any(k >= len(own) for k in gpus):
+        raise UnknownName("GPU", f"{node}:{max(gpus)}", tuple(f"{node}:{k}" for k in range(len(own))))
+    return np.array([own.start + k for k in gpus], dtype=np.int64)

@@ -1,0 +1,223 @@
+"""State is a fold over the journal's events. This is the fold: one method a kind of event, nothing else writes.
+
+The state is mutable inside, for speed, and owned by one writer; what leaves it (`snapshot`, `contracts`) must not be written
+to. Law: the same events in the same order give the same state, bit for bit (`dump` of both are equal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Fleet
+from scheduler.core.events import (
+    BindOverdue,
+    CalendarTurned,
+    CancelAsked,
+    CellsSwapped,
+    CoverageAssigned,
+    CoverageRefused,
+    DrainOrdered,
+    Event,
+    GangEnded,
+    GangPlaced,
+    GangStarted,
+    GangStopAsked,
+    GangSubmitted,
+    HealthChanged,
+    InstrumentListed,
+    IntervalClosed,
+    NodeJoined,
+    ObservationGap,
+    PerformanceMeasured,
+    PositionChanged,
+    PositionsLoaded,
+    ShortageDecided,
+)
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.meter import Meter
+from scheduler.core.placement.snapshot import Snapshot
+from scheduler.core.positions import PositionBook
+from scheduler.core.state.calendar import Calendar
+from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.health import FleetHealth
+from scheduler.core.workloads import Gang
+
+NOBODY = -1
+
+
+class State:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet()
+        self.health = FleetHealth()
+        self.gangs = Gangs()
+        self.calendar = Calendar()
+        self.book = PositionBook()
+        self.meter = Meter()
+        self.instruments: dict[str, InstrumentTerms] = {}
+        self.accounts: dict[str, int] = {}
+        """Index by account name, in order of first appearance."""
+        self.position_index: dict[str, int] = {}
+        """Index by position, in order of first appearance: what `owner_position` holds."""
+        self.refused: dict[str, Cause] = {}
+        """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.closed_ms: dict[int, int] = {}
+        """The end of the last closed metering interval, by interval length."""
+        self.now_ms = 0
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def account_of_position(self) -> dict[str, int]:
+        """Account index by position."""
+        return {name: self.accounts[position.account] for name, position in self.book.positions.items()}
+
+    def snapshot(self, now_ms: int) -> Snapshot:
+        """What a round sees. Shares the state's arrays."""
+        return Snapshot(
+            now_ms=now_ms,
+            fleet=self.fleet,
+            accounts=tuple(self.accounts),
+            usable=self.health.usable,
+            owner=self.calendar.owner_account,
+            until_ms=self.calendar.until_ms,
+            swappable=self.calendar.swappable,
+            occupant=self.gangs.occupant,
+            claimant=self.gangs.claimant,
+            placed=self.gangs.placed,
+            queue=self.gangs.queue,
+        )
+
+    # -- the fold -------------------------------------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:  # noqa: C901, PLR0912 - one line a kind of event
+        """Fold one event in. Raises a TenorError where the event contradicts the state; then nothing changed."""
+        match event:
+            case GangSubmitted():
+                self._account(event.spec.account)
+                self.gangs.on_submitted(event)
+            case GangPlaced():
+                self.gangs.on_placed(event, self.fleet)
+            case GangStarted():
+                self._on_started(event)
+            case GangEnded():
+                self._on_ended(event)
+            case GangStopAsked():
+                self.gangs.on_stop_asked(event)
+            case CancelAsked():
+                self.gangs.on_cancelled(event.gang, event.at_ms)
+            case BindOverdue():
+                self._on_overdue(event)
+            case CellsSwapped():
+                self._on_swapped(event)
+            case CalendarTurned():
+                self._turn(event.at_ms)
+            case CoverageAssigned():
+                self._on_assigned(event)
+            case CoverageRefused():
+                self.refused[event.position] = event.cause
+            case HealthChanged():
+                gpus = self.health.on_health(event, self.fleet)
+                self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
+            case PerformanceMeasured():
+                gpus = self.health.on_performance(event, self.fleet)
+                self.meter.set_ppm(event.at_ms, gpus, event.ppm, event.suite)
+            case DrainOrdered():
+                self.health.on_drain(event, self.fleet)
+            case NodeJoined():
+                self._on_joined(event)
+            case PositionChanged():
+                self._account(event.event.account)
+                self.book.apply(event.event)
+                self._index_positions((event.event.position,))
+            case PositionsLoaded():
+                self._on_loaded(event)
+            case InstrumentListed():
+                self.instruments[event.terms.id] = event.terms
+            case ObservationGap():
+                self._on_gap(event)
+            case IntervalClosed():
+                self.closed_ms[event.interval_ms] = event.end_ms
+            case ShortageDecided():
+                pass
+            case _:
+                assert_never(event)
+        self.now_ms = max(self.now_ms, event.at_ms)
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _account(self, name: str) -> int:
+        return self.accounts.setdefault(name, len(self.accounts))
+
+    def _index_positions(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.position_index.setdefault(name, len(self.position_index))
+
+    def _on_joined(self, event: NodeJoined) -> None:
+        self.fleet = self.fleet.joined(event.node)
+        self.health.grow(self.fleet.n_gpus)
+        self.gangs.grow(self.fleet.n_gpus)
+        self.calendar.grow(self.fleet)
+        self.meter.grow(self.fleet.n_gpus)
+
+    def _on_loaded(self, event: PositionsLoaded) -> None:
+        self.book = PositionBook.of(event.cursor, event.positions)
+        for position in event.positions:
+            self._account(position.account)
+        self._index_positions(position.id for position in event.positions)
+
+    def _on_started(self, event: GangStarted) -> None:
+        gang = self.gangs.on_started(event)
+        self.meter.set_occupant(event.at_ms, _gpus(gang), self.accounts[gang.account])
+        self.meter.set_late(event.at_ms, _gpus(gang), late=False)
+
+    def _on_ended(self, event: GangEnded) -> None:
+        before = self.gangs.get(event.gang)
+        gpus = _gpus(before)
+        self.gangs.on_ended(event)
+        if before.started_ms is not None:
+            self.meter.set_occupant(event.at_ms, gpus, NOBODY)
+        else:
+            self.meter.set_late(event.at_ms, gpus, late=False)
+
+    def _on_overdue(self, event: BindOverdue) -> None:
+        gang = self.gangs.on_overdue(event)
+        gpus = _gpus(gang)
+        own = gpus[self.calendar.owner_account[gpus] == self.accounts[gang.account]]
+        self.meter.set_late(event.at_ms, own, late=True)
+
+    def _on_swapped(self, event: CellsSwapped) -> None:
+        self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
+        gpus = np.concatenate(
+            [self.fleet.gpus_of_cell(event.level, event.left), self.fleet.gpus_of_cell(event.level, event.right)]
+        )
+        self.meter.set_owner(event.at_ms, gpus, self.calendar.owner_position[gpus])
+
+    def _on_assigned(self, event: CoverageAssigned) -> None:
+        self.calendar.assign(event.positions, event.holdings, event.at_ms)
+        for position in event.positions:
+            self.refused.pop(position, None)
+        for holding in event.holdings:
+            if holding.start_ms < self.now_ms:
+                # Learnt late: the meter integrates from when it held, not from when we heard.
+                gpus = self.fleet.gpus_of_cell(holding.level, holding.cell)
+                self.meter.set_owner(holding.start_ms, gpus, self.position_index[holding.position])
+        self._turn(max(event.at_ms, self.now_ms))
+
+    def _turn(self, at_ms: int) -> None:
+        changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position())
+        if len(changed):
+            self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
+
+    def _on_gap(self, event: ObservationGap) -> None:
+        self.meter.set_seen(event.from_ms, "estimated" if event.bridged else "unseen")
+        self.meter.set_seen(event.at_ms, "seen")
+
+
+def _gpus(gang: Gang) -> npt.NDArray[np.int64]:
+    return np.array(gang.gpu_numbers, dtype=np.int64)
