@@ -34,7 +34,7 @@ help: ## what there is to make
 setup: ## make .venv from the hash-locked dependencies; quick when nothing changed
 	@stamp="$$(cat requirements-dev.lock pyproject.toml | cksum)"; \
 	if [ -x $(BIN)/tenor ] && [ "$$(cat $(VENV)/.setup-stamp 2>/dev/null)" = "$$stamp" ]; then exit 0; fi; \
-	if [ ! -x $(BIN)/python ]; then \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	  found=; \
 	  for name in $(PYTHON_NAMES); do \
 	    if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found="$$name"; break; fi; \
@@ -43,13 +43,14 @@ setup: ## make .venv from the hash-locked dependencies; quick when nothing chang
 	    echo "make setup: no Python 3.11 or later found (looked for: $(PYTHON_NAMES)); install one and run it again" >&2; exit 1; \
 	  fi; \
 	  echo "make setup: creating $(VENV) with $$("$$found" --version)" >&2; \
-	  "$$found" -m venv $(VENV) || { \
+	  "$$found" -m venv --clear $(VENV) || { \
 	    rm -rf $(VENV); \
 	    echo "make setup: $$found cannot make virtual environments (on Debian and Ubuntu: apt-get install python3-venv)" >&2; \
 	    exit 1; }; \
 	fi; \
 	echo "make setup: installing the locked dependencies" >&2; \
 	awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements-dev.lock > $(VENV)/uv.lock; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock; \
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
