@@ -172,6 +172,8 @@ class GangPlaced(EventModel):
     pieces: tuple[Piece, ...]
     inside: bool
     """Whether it was inside its account's entitlement when placed."""
+    bind_by_ms: int | None = None
+    """When its bind is late; None: borrowed, nobody is owed anything."""
     waits_for: tuple[Name, ...] = ()
 
 

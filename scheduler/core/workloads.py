@@ -168,6 +168,11 @@ class Gang:
     waits_for: tuple[str, ...] = ()
     """Gangs that must be gone before this one (BINDING) may start."""
     placed_ms: int = 0
+    inside: bool = False
+    """Whether the current attempt was placed inside its account's entitlement."""
+    bind_by_ms: int | None = None
+    """When the bind of an inside gang is late."""
+    overdue: bool = False
     started_ms: int | None = None
     """When all workers of the current attempt ran."""
     stop_cause: StopCause | None = None

@@ -100,6 +100,9 @@ class Gangs:
             gpu_numbers=numbers,
             waits_for=waits_for,
             placed_ms=event.at_ms,
+            inside=event.inside,
+            bind_by_ms=event.bind_by_ms,
+            overdue=False,
             started_ms=None,
             stop_cause=None,
             stop_deadline_ms=None,
@@ -170,8 +173,10 @@ class Gangs:
         return ended
 
     def on_overdue(self, event: BindOverdue) -> Gang:
-        """The gang, for the meter; its own state does not change."""
-        return self._attempt(event.gang, event.attempt)
+        """The bind limit has passed."""
+        late = replace(self._attempt(event.gang, event.attempt), overdue=True)
+        self._keep(late)
+        return late
 
     # -- inside -----------------------------------------------------------------------------------------------------------
 
