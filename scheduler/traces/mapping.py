@@ -1,7 +1,7 @@
 """Which Helios tenant runs which Philly job: by size, as the lending rules were measured.
 
-1. Each Helios tenant, most GPU-days first, gets the Philly tenant with most demand not yet met. Demand is scaled so
-   that all jobs together ask for exactly what all tenants own.
+1. Each Helios tenant, most GPU-days first, gets the Philly tenant with most demand not yet met. Demand is what
+   falls inside the days, scaled so that all jobs together ask for exactly what all tenants own.
 2. A Philly tenant's jobs are split among its Helios tenants in proportion to what each owns on the job's day; where
    none of them owns anything that day, to what each owns in the whole slice. Which job goes where depends on
    (seed, row) alone, so thinning never moves a job.
@@ -62,7 +62,7 @@ def map_tenants(calendar: HeliosCalendar, jobs: PhillyJobs, first_ms: int, seed:
     """
     owned = calendar.gpus.sum(axis=0)
     demand = np.zeros(len(jobs.tenants), dtype=np.int64)
-    np.add.at(demand, jobs.tenant, jobs.demand_gpu_ms)
+    np.add.at(demand, jobs.tenant, jobs.demand_gpu_ms(first_ms + len(calendar.gpus) * MS_PER_DAY))
     matched = match_tenants(owned, demand)
     day = np.clip((jobs.submitted_ms - first_ms) // MS_PER_DAY, 0, len(calendar.gpus) - 1)
     drawn = draws(seed, Purpose.TENANT, jobs.row)

@@ -19,6 +19,7 @@ from scheduler.traces.dates import day_of, day_start_ms
 from scheduler.traces.table import Table, read_table
 
 MAX_GPUS = 100_000
+MAX_DURATION_MS = 10 * 366 * MS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +54,9 @@ class PhillyJobs:
         """The last job's day."""
         return day_of(int(self.submitted_ms[-1]))
 
-    @property
-    def demand_gpu_ms(self) -> Int64s:
-        """GPUs times duration: (n_jobs,) int64."""
-        return self.gpus * self.duration_ms
+    def demand_gpu_ms(self, until_ms: int) -> Int64s:
+        """What each job asks for before `until_ms` if it starts when submitted: (n_jobs,) int64, 0 for a later one."""
+        return self.gpus * np.clip(until_ms - self.submitted_ms, 0, self.duration_ms)
 
     def slice(self, from_date: date, days: int, *, running_at_start: bool = False) -> PhillyJobs:
         """Jobs submitted in the `days` days from `from_date` on.
@@ -96,7 +96,7 @@ def load_jobs(path: Path) -> PhillyJobs:
     clusters = table.names("cluster")
     table.require_whole_last_line(lambda: table.columns[-1] == "cluster" and clusters[-1] in clusters[:-1])
     submitted_ms = table.timestamps_ms("timestamp")
-    duration_ms = table.seconds_as_ms("duration", at_least_ms=1)
+    duration_ms = table.seconds_as_ms("duration", at_least_ms=1, at_most_ms=MAX_DURATION_MS)
     gpus = table.integers("num_gpus", at_least=1, at_most=MAX_GPUS)
     _check_gpu_time(table, duration_ms, gpus)
     tenants, tenant = indexed(clusters)

@@ -186,14 +186,14 @@ def combine(
         raise InvalidValue("GPUs owned", "the Helios calendar", 0, "at least one node on one day")
     end_ms = days * MS_PER_DAY
     capacity_gpu_ms = calendar.peak_gpus * end_ms
-    demand = _demand_inside_gpu_ms(jobs.gpus, jobs.submitted_ms - origin_ms, jobs.duration_ms, end_ms)
+    demand = jobs.demand_gpu_ms(origin_ms + end_ms)
     copies = np.ones(len(jobs), dtype=np.int64)
     if load_ppm_asked is not None:
         copies = keep(demand, jobs.row, capacity_gpu_ms * load_ppm_asked // ONE_PPM, seed)
     gangs = _gangs(
         jobs, map_tenants(calendar, jobs, origin_ms, seed), copies, Interval(origin_ms, origin_ms + end_ms), seed
     )
-    came = _demand_inside_gpu_ms(gangs.gpus, gangs.submitted_ms, gangs.duration_ms, end_ms)
+    came = gangs.gpus * np.minimum(gangs.duration_ms, end_ms - gangs.submitted_ms)
     return ReplayInput(
         tenants=calendar.tenants,
         origin_ms=origin_ms,
@@ -205,11 +205,6 @@ def combine(
         natural_load_ppm=load_ppm(int(demand.sum()), capacity_gpu_ms),
         load_ppm=load_ppm(int(came.sum()), capacity_gpu_ms),
     )
-
-
-def _demand_inside_gpu_ms(gpus: Int32s, submitted_ms: Int64s, duration_ms: Int64s, end_ms: int) -> Int64s:
-    """What each job asks for before the replay ends, if it started at once: work beyond that loads another week."""
-    return gpus.astype(np.int64) * np.minimum(duration_ms, end_ms - submitted_ms)
 
 
 def _lots(calendar: HeliosCalendar) -> Lots:

@@ -60,19 +60,23 @@ class Table:
         self.require(column, (values >= at_least) & (values <= at_most), expected)
         return sealed(values)
 
-    def seconds_as_ms(self, column: str, at_least_ms: int = 0, empty_as_ms: int | None = None) -> Int64s:
+    def seconds_as_ms(
+        self, column: str, at_least_ms: int = 0, at_most_ms: int = 10**15, empty_as_ms: int | None = None
+    ) -> Int64s:
         """A column of seconds, with or without decimals, as milliseconds to the nearest: (n_rows,) int64.
 
         An empty field is refused unless `empty_as_ms` says what it stands for.
         """
-        expected = "a number of seconds of 0 or more" if at_least_ms == 0 else f"seconds, {at_least_ms} ms or more"
+        expected = (
+            "a number of seconds of 0 or more" if at_least_ms == 0 else f"seconds, {at_least_ms}..{at_most_ms} ms"
+        )
         texts = self.texts(column)
         if empty_as_ms is not None:
             texts = [text or f"{empty_as_ms / 1000:.3f}" for text in texts]
         self._refuse(column, (i for i, text in enumerate(texts) if not _SECONDS(text)), expected)
         seconds = np.fromiter(map(float, texts), dtype=np.float64, count=len(texts))
         values = np.rint(seconds * 1000).astype(np.int64)
-        self.require(column, values >= at_least_ms, expected)
+        self.require(column, (values >= at_least_ms) & (values <= at_most_ms), expected)
         return sealed(values)
 
     def timestamps_ms(self, column: str) -> Int64s:
@@ -85,7 +89,9 @@ class Table:
         except ValueError:
             self._refuse(column, (i for i, text in enumerate(texts) if not _is_instant(text)), expected)
             raise
-        return sealed(instants.astype("datetime64[ms]").astype(np.int64))
+        values = instants.astype("datetime64[ms]").astype(np.int64)
+        self.require(column, values >= 0, expected + ", 1970 or later")
+        return sealed(values)
 
     def require(self, column: str, holds: Bools, expected: str) -> None:
         """Raise InvalidValue for the first row where `holds` (n_rows,) is false."""
