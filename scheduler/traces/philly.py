@@ -56,7 +56,7 @@ class PhillyJobs:
 
     def demand_gpu_ms(self, until_ms: int) -> Int64s:
         """What each job asks for before `until_ms` if it starts when submitted: (n_jobs,) int64, 0 for a later one."""
-        return self.gpus * np.clip(until_ms - self.submitted_ms, 0, self.duration_ms)
+        return self.gpus.astype(np.int64) * np.clip(until_ms - self.submitted_ms, 0, self.duration_ms)
 
     def slice(self, from_date: date, days: int, *, running_at_start: bool = False) -> PhillyJobs:
         """Jobs submitted in the `days` days from `from_date` on.
