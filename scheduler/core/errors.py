@@ -5,7 +5,11 @@
     │   ├── InvalidValue       one value: what, which, was, expected
     │   ├── InvalidInstrument  a listing, with every fault named
     │   ├── UnknownName        a name that nothing answers to, with the names that would have done
-    │   ├── Conflict           the input contradicts what is already known (other hash, second owner, oversold)
+    │   ├── Conflict           the input contradicts what is already known (a second owner, a taken name)
+    │   │   ├── SequenceGap        something in between is missing: ask for it, or for a snapshot
+    │   │   ├── Fenced             from a publisher whose epoch is over
+    │   │   ├── Equivocation       the same key with other content: the stream freezes, a person must look
+    │   │   └── Oversold           more than there is
     │   └── Unauthorised       the caller may not see or do this
     ├── Unavailable        an outside system did not answer; the same call may succeed later
     └── Damaged            stored bytes are not what was written; a person must look. Nothing was changed
@@ -73,6 +77,36 @@ class Conflict(Refused):
     """The input contradicts what is already known: another hash for a key, a second owner, an oversold pool."""
 
     code = "CONFLICT"
+
+
+class SequenceGap(Conflict):
+    """Something between what is known and the input is missing. Ask for `expected` on, or for a snapshot."""
+
+    code = "SEQUENCE_GAP"
+
+    def __init__(self, stream: str, expected: int, got: int) -> None:
+        super().__init__(f"seq of stream {stream} was {got}, expected {expected}: what lies between is missing")
+        self.stream = stream
+        self.expected = expected
+        self.got = got
+
+
+class Fenced(Conflict):
+    """The input comes from a publisher whose epoch is over: a newer one has spoken."""
+
+    code = "FENCED"
+
+
+class Equivocation(Conflict):
+    """The same key came twice with different content. The stream freezes; a person must look."""
+
+    code = "EQUIVOCATION"
+
+
+class Oversold(Conflict):
+    """More was given away than there is."""
+
+    code = "OVERSOLD"
 
 
 class Unauthorised(Refused):
