@@ -20,7 +20,13 @@ export UV_COMPILE_BYTECODE := 1
 # Copies, not links into a cache that may lie on another file system.
 export UV_LINK_MODE := copy
 # Published traces, where there are any: tests and benchmarks that need them skip, and say so, where there are none.
-export TENOR_TRACES ?= $(abspath $(or $(TRACES),$(wildcard ../shared/traces)))
+# TRACES= on the command line goes before the environment's TENOR_TRACES, and that before a folder beside this one.
+ifneq ($(TRACES),)
+  override TENOR_TRACES := $(TRACES)
+else ifeq ($(origin TENOR_TRACES),undefined)
+  TENOR_TRACES := $(if $(wildcard ../shared/traces),$(CURDIR)/../shared/traces)
+endif
+export TENOR_TRACES
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 PROTOS = $(wildcard protos/scheduler/*/v1/*.proto)
