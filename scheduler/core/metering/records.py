@@ -1,0 +1,185 @@
+"""Meter records and pool certificates: the only thing that statements are made of.
+
+A record is one position, one interval, one version. Identities, each checked by `broken_identities`: the ten states add
+up to `contracted_gpu_ms` exactly; the losses add up to what was not delivered, state by state, each GPU-ms with one
+cause; what is estimated is no more than what was contracted; version 1 supersedes nothing, version n supersedes n - 1.
+A correction is a new record, never an edit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+
+from pydantic import Field
+
+from scheduler.core.causes import Cause
+from scheduler.core.errors import Conflict
+from scheduler.core.ids import Name
+from scheduler.core.intervals import Interval
+from scheduler.core.metering.states import DELIVERED, STATE_OF_CAUSE, State
+from scheduler.core.models import Model
+
+
+class RecordStatus(StrEnum):
+    """How settled a record is."""
+
+    PROVISIONAL = "provisional"
+    INITIAL = "initial"
+    FINAL = "final"
+    CORRECTED = "corrected"
+
+
+class Quality(StrEnum):
+    """How a record came about; the worst that applies, in this order of rising doubt."""
+
+    MEASURED = "measured"
+    SUBSTITUTED = "substituted"
+    ESTIMATED = "estimated"
+    SUSPECT = "suspect"
+
+
+class MeterRecord(Model):
+    """Where every contracted GPU-ms of one position went in one interval. All `_gpu_ms` are 0 or more."""
+
+    position: Name
+    instrument: str = Field(min_length=1, max_length=300)
+    start_ms: int = Field(ge=0)
+    end_ms: int = Field(ge=1)
+    version: int = Field(default=1, ge=1)
+    status: RecordStatus = RecordStatus.INITIAL
+    supersedes: int | None = Field(default=None, ge=1)
+    contracted_gpu_ms: int = Field(ge=0)
+    used_gpu_ms: int = Field(default=0, ge=0)
+    available_unused_gpu_ms: int = Field(default=0, ge=0)
+    released_gpu_ms: int = Field(default=0, ge=0)
+    derated_gpu_ms: int = Field(default=0, ge=0)
+    out_forced_gpu_ms: int = Field(default=0, ge=0)
+    out_planned_gpu_ms: int = Field(default=0, ge=0)
+    out_buyer_gpu_ms: int = Field(default=0, ge=0)
+    out_excused_gpu_ms: int = Field(default=0, ge=0)
+    recalled_gpu_ms: int = Field(default=0, ge=0)
+    unknown_gpu_ms: int = Field(default=0, ge=0)
+    losses: tuple[tuple[Cause, int], ...] = ()
+    """(cause, gpu_ms), ascending by cause, no zeros: what was not delivered, and why."""
+    par_gpu_ms: int = Field(default=0, ge=0)
+    """What was delivered, in GPU-ms of the par grade: each grade's part × its conversion, rounded down once."""
+    measured_mean_ppm: int = Field(default=0, ge=0)
+    """Time-weighted mean performance of covered, healthy, observed GPUs, rounded down; 0 where there were none."""
+    measured_min_ppm: int = Field(default=0, ge=0)
+    """The least performance among them."""
+    suite: str = Field(default="", max_length=600)
+    """The suites that measured it, sorted and joined by `+`; empty where nothing was measured yet."""
+    quality: Quality = Quality.MEASURED
+    estimated_gpu_ms: int = Field(default=0, ge=0)
+
+    @property
+    def interval(self) -> Interval:
+        """`[start_ms, end_ms)`."""
+        return Interval(self.start_ms, self.end_ms)
+
+    def gpu_ms(self, state: State) -> int:
+        """The quantity in a state."""
+        quantity: int = getattr(self, f"{state}_gpu_ms")
+        return quantity
+
+    @property
+    def states(self) -> dict[State, int]:
+        """The quantity in each state, zeros included."""
+        return {state: self.gpu_ms(state) for state in State}
+
+    @property
+    def delivered_gpu_ms(self) -> int:
+        """Used, available and released: what the seller owed and gave."""
+        return self.used_gpu_ms + self.available_unused_gpu_ms + self.released_gpu_ms
+
+
+class PoolRecord(Model):
+    """Sold against what stood behind it, for one pool and interval: `covered`, the three `unsold` and `unknown` tile
+    `total`.
+
+    A GPU counts from the instant at which it joined. Which GPUs are covered is always known, so `unknown` is of unsold
+    ones.
+    """
+
+    grade: Name
+    site: Name
+    start_ms: int = Field(ge=0)
+    end_ms: int = Field(ge=1)
+    total_gpu_ms: int = Field(ge=0)
+    sold_gpu_ms: int = Field(ge=0)
+    """Contracted for the par grade of this pool; positions without a contract at the close count as they were covered.
+    """
+    covered_gpu_ms: int = Field(ge=0)
+    """What stood behind some position, in whatever state."""
+    unsold_used_gpu_ms: int = Field(ge=0)
+    unsold_idle_gpu_ms: int = Field(ge=0)
+    unsold_unhealthy_gpu_ms: int = Field(ge=0)
+    unknown_gpu_ms: int = Field(ge=0)
+
+    @property
+    def pool(self) -> str:
+        """`site/grade`."""
+        return f"{self.site}/{self.grade}"
+
+
+def broken_identities(record: MeterRecord) -> tuple[str, ...]:
+    """Every identity that the record breaks, in words; empty for a sound one. Auditors call it on every leaf."""
+    states = record.states
+    broken = []
+    if record.start_ms >= record.end_ms:
+        broken.append(f"end_ms was {record.end_ms}, expected an instant after start_ms {record.start_ms}")
+    if sum(states.values()) != record.contracted_gpu_ms:
+        broken.append(f"the states add up to {sum(states.values())}, contracted_gpu_ms is {record.contracted_gpu_ms}")
+    broken += _broken_losses(record)
+    if record.estimated_gpu_ms > record.contracted_gpu_ms:
+        broken.append(
+            f"estimated_gpu_ms {record.estimated_gpu_ms} exceeds contracted_gpu_ms {record.contracted_gpu_ms}"
+        )
+    before = record.version - 1 if record.version > 1 else None
+    if record.supersedes != before:
+        broken.append(f"version {record.version} supersedes {record.supersedes}, expected {before}")
+    if record.version == 1 and record.status is RecordStatus.CORRECTED:
+        broken.append("version 1 has status corrected, expected an earlier version to correct")
+    return tuple(broken)
+
+
+def _broken_losses(record: MeterRecord) -> list[str]:
+    broken = []
+    causes = [cause for cause, _ in record.losses]
+    if causes != sorted(set(causes)) or any(gpu_ms <= 0 for _, gpu_ms in record.losses):
+        broken.append("losses must rise by cause, each once and above 0")
+    lost: Counter[State] = Counter()
+    for cause, gpu_ms in record.losses:
+        lost[STATE_OF_CAUSE[cause]] += gpu_ms
+    lost[State.OUT_FORCED] -= record.derated_gpu_ms  # UNDER_PERFORMANCE is the cause of both
+    if record.derated_gpu_ms > dict(record.losses).get(Cause.UNDER_PERFORMANCE, 0):
+        broken.append(f"derated_gpu_ms {record.derated_gpu_ms} exceeds the loss by {Cause.UNDER_PERFORMANCE.name}")
+    for state in State:
+        expected = 0 if state in DELIVERED or state is State.DERATED else record.gpu_ms(state)
+        if lost[state] != expected:
+            broken.append(f"the causes of {state} add up to {lost[state]}, expected {expected}")
+    return broken
+
+
+_OF_THE_VERSION = {"version", "status", "supersedes"}
+
+
+def superseding(
+    previous: MeterRecord, current: MeterRecord, status: RecordStatus = RecordStatus.CORRECTED
+) -> MeterRecord | None:
+    """`current` as the next version after `previous`, with `status`; None where that would say nothing new.
+
+    A correction says something new where a quantity differs, a promotion (INITIAL to FINAL) where the status does.
+    Raises Conflict where the two are not of one position and interval.
+    """
+    of_previous = (previous.position, previous.instrument, previous.start_ms, previous.end_ms)
+    of_current = (current.position, current.instrument, current.start_ms, current.end_ms)
+    if of_previous != of_current:
+        raise Conflict(f"the record {of_previous} cannot be superseded by one of {of_current}")
+    content = dict(current)
+    same = all(content[field] == value for field, value in previous if field not in _OF_THE_VERSION)
+    if same and status in (previous.status, RecordStatus.CORRECTED):
+        return None
+    content |= {"version": previous.version + 1, "supersedes": previous.version, "status": status}
+    return MeterRecord.model_validate(content)

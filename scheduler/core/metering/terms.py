@@ -1,0 +1,67 @@
+"""What metering takes from an instrument and a position: the terms that decide states, and the contracted quantity over
+time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level
+from scheduler.core.instruments import InstrumentTerms, ThroughputScope
+from scheduler.core.intervals import StepFunction
+from scheduler.core.quantities import ONE_PPM
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringTerms:
+    """The terms that decide in which state a GPU-ms is. `deliverables`: (grade, conversion_ppm); empty: any grade is
+    par.
+    """
+
+    interval_ms: int
+    gpus_per_lot: int = 1
+    cell: Level = Level.GPU
+    grade: str = ""
+    site: str = ""
+    deliverables: tuple[tuple[str, int], ...] = ()
+    floor_ppm: int = 0
+    reject_below_ppm: int = 0
+    discount_slope_ppm: int = ONE_PPM
+    total: bool = False
+    """Whether the floor holds for the mean of the position's GPUs instead of for each."""
+
+    @classmethod
+    def of(cls, terms: InstrumentTerms) -> MeteringTerms:
+        """The metering part of a listing."""
+        throughput = terms.throughput
+        return cls(
+            interval_ms=terms.interval_ms,
+            gpus_per_lot=terms.lot.gpus,
+            cell=terms.lot.cell,
+            grade=terms.grade.klass,
+            site=terms.site,
+            deliverables=tuple((each.grade, each.conversion_ppm) for each in terms.deliverables),
+            floor_ppm=throughput.floor_ppm,
+            reject_below_ppm=throughput.reject_below_ppm,
+            discount_slope_ppm=throughput.discount_slope_ppm,
+            total=throughput.scope is ThroughputScope.TOTAL,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """One position as the meter sees it. `contracted_gpus`: lots × GPUs a lot × profile, over time."""
+
+    index: int
+    """The position's index, as `Meter.set_owner` was given it."""
+    position: str
+    instrument: str
+    terms: MeteringTerms
+    contracted_gpus: StepFunction
+    account: int
+    """The owner's account index, as `Meter.set_occupant` is given it."""
+    uncovered_cause: Cause | StepFunction = Cause.OVERSOLD
+    """Why contracted GPUs that nothing covers are missing; a step function of cause codes where that changed (0:
+    OVERSOLD).
+    """
