@@ -24,6 +24,8 @@ def reported(location: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translated(error, location) from error
+    except UnicodeDecodeError as error:  # SQLite quotes damaged text in a message that Python cannot read either
+        raise Damaged(f"{location} is not what was written: {error}") from error
 
 
 def _translated(error: sqlite3.Error, location: str) -> TenorError:

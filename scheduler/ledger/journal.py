@@ -161,8 +161,6 @@ class Journal:
                     self._check(previous, after_seq + 1, entry)
                 previous, after_seq = entry.chain, after_seq + 1
                 yield entry
-        if after_seq < self.head[0]:
-            raise Damaged(f"{self._location}: entry {after_seq + 1} is missing, the head is {self.head[0]}")
 
     def leaves(self, stream: str, start: int = 0, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
         """`(index, leaf)` of the stream's log from `start` on, at most `limit`, each checked against the tree.
@@ -218,13 +216,13 @@ class Journal:
 
     def acknowledged(self, stream: str) -> int:
         """The number of leaves, from the oldest on, that the receiver is known to have."""
-        row = self._one("SELECT acknowledged FROM delivery WHERE stream = ?", stream)
-        return int(row[0]) if row else 0
+        row = self._one("SELECT acknowledged FROM delivery WHERE stream = ?", (int,), stream)
+        return row[0] if row else 0
 
     def cursor(self, name: str) -> bytes | None:
         """The cursor as it was last committed; None where it never was."""
-        row = self._one("SELECT value FROM cursor WHERE name = ?", name)
-        return bytes(row[0]) if row else None
+        row = self._one("SELECT value FROM cursor WHERE name = ?", (bytes,), name)
+        return row[0] if row else None
 
     def save_checkpoint(self, stream: str, size: int, note: bytes) -> None:
         """Keeps the latest signed checkpoint of a log.
@@ -242,8 +240,8 @@ class Journal:
 
     def checkpoint(self, stream: str) -> tuple[int, bytes] | None:
         """The size and the note of the latest checkpoint; None before the first."""
-        row = self._one("SELECT size, note FROM checkpoint WHERE stream = ?", stream)
-        return (int(row[0]), bytes(row[1])) if row else None
+        row = self._one("SELECT size, note FROM checkpoint WHERE stream = ?", (int, bytes), stream)
+        return (row[0], row[1]) if row else None
 
     def save_snapshot(self, seq: int, chain: bytes, body: bytes) -> None:
         """Keeps what the entries up to `seq` fold to, and the one before it; older ones go.
@@ -265,11 +263,12 @@ class Journal:
 
     def snapshot(self) -> tuple[int, bytes, bytes] | None:
         """The `seq`, chain and body of the latest snapshot; None before the first. Raises Damaged where it changed."""
-        row = self._one("SELECT seq, chain, body, hash FROM snapshot ORDER BY seq DESC LIMIT 1")
+        query = "SELECT seq, chain, body, hash FROM snapshot ORDER BY seq DESC LIMIT 1"
+        row = self._one(query, (int, bytes, bytes, bytes))
         if row is None:
             return None
         seq, chain, body, stored = row
-        if not (isinstance(chain, bytes) and isinstance(body, bytes)) or _snapshot_hash(seq, chain, body) != stored:
+        if _snapshot_hash(seq, chain, body) != stored:
             raise Damaged(f"{self._location}: the snapshot at {seq} is not what was written")
         return seq, chain, body
 
@@ -302,16 +301,21 @@ class Journal:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _one(self, query: str, *arguments: str) -> tuple[Any, ...] | None:
+    def _one(self, query: str, types: tuple[type, ...], *arguments: str) -> tuple[Any, ...] | None:
+        """The first row, its columns of those types. SQLite would give a column of damaged bytes as any type."""
         with self._guard, reported(self._location):
             row: tuple[Any, ...] | None = self._connection.execute(query, arguments).fetchone()
-            return row
+        if row is not None and not all(isinstance(value, kind) for value, kind in zip(row, types, strict=True)):
+            raise Damaged(f"{self._location}: {query} gave {row!r}")
+        return row
 
     def _stored_head(self) -> tuple[int, bytes]:
         row = self._connection.execute("SELECT seq, chain FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
         if row is None:
             return 0, GENESIS_CHAIN
-        return int(row[0]), _chain_of(row[1], self._location, row[0])
+        if not isinstance(row[0], int):
+            raise Damaged(f"{self._location}: the last seq was {row[0]!r}")
+        return row[0], _chain_of(row[1], self._location, row[0])
 
     def _chain_at(self, seq: int) -> bytes:
         """The stored chain of an entry; the genesis chain at 0."""
@@ -327,9 +331,12 @@ class Journal:
         with self._guard:
             try:
                 with reported(self._location):
-                    return self._connection.execute(query, (after_seq, _PAGE_ENTRIES)).fetchall()
+                    rows = self._connection.execute(query, (after_seq, _PAGE_ENTRIES)).fetchall()
             except Damaged as damaged:
                 raise Damaged(f"{damaged} (in the entries after {after_seq})") from damaged
+            if not rows and after_seq < self._head[0]:
+                raise Damaged(f"{self._location}: entry {after_seq + 1} is missing, the head is {self._head[0]}")
+            return rows
 
     def _check(self, previous: bytes, seq: int, entry: StoredEntry) -> None:
         try:
@@ -359,4 +366,4 @@ def _chain_of(stored: object, location: str, seq: int) -> bytes:
 
 
 def _snapshot_hash(seq: int, chain: bytes, body: bytes) -> bytes:
-    return hashlib.sha256(seq.to_bytes(8, "big") + chain + body).digest()
+    return hashlib.sha256(seq.to_bytes(8, "big", signed=True) + chain + body).digest()

@@ -194,8 +194,8 @@ class TreeStore:
         """Reads the partial tiles and holds them against the stored edge."""
         log_id, size, edge = row
         where = f"{self._location}, stream {stream!r}"
-        if not isinstance(size, int) or not isinstance(edge, bytes):
-            raise Damaged(f"{where}: its size and edge were {size!r} and {edge!r}")
+        if not (isinstance(log_id, int) and isinstance(size, int) and size >= 0 and isinstance(edge, bytes)):
+            raise Damaged(f"{where}: its number, size and edge were {log_id!r}, {size!r} and {edge!r}")
         log = _Log(log_id, size, edge)
         first = size - size % TILE_WIDTH
         bodies = self._bodies(log, first, size)
