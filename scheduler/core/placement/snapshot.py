@@ -19,6 +19,14 @@ Queue = Mapping[str, Mapping[Shape, Sequence[Gang]]]
 """Waiting gangs by account and shape, each sequence sorted by `Gang.order`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """An account's next window: at `at_ms` it will own this many GPUs in all."""
+
+    at_ms: int
+    gpus: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
     """The state of the fleet and its workloads at `now_ms`, as planning needs it."""
@@ -45,6 +53,8 @@ class Snapshot:
     """Every WAITING gang."""
     balance_gpu_ms: Mapping[str, int] = field(default_factory=dict)
     """Half-life decayed GPU-ms lent minus borrowed, by account; missing is 0."""
+    opens: Mapping[str, Opening] = field(default_factory=dict)
+    """When an account next owns more than now, where the calendar says so; only reasons speak of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,127 @@
+"""Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
+
+Order: who waits longer than `starving_ms`, then by waiting time, ties to the account that lent more than it borrowed, then
+the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang that never checkpoints
+and runs long borrows only while its pool is roomy. Fullest nodes first, so that whole nodes stay for whole-node gangs.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement.books import Books, BoolArray
+from scheduler.core.placement.firm import lasting
+from scheduler.core.placement.fits import cells_of_nodes, slots_by_cell
+from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.room import free_fit
+from scheduler.core.placement.wants import Want, demand, wants
+from scheduler.core.quantities import ONE_PPM
+from scheduler.core.workloads import Gang, Shape
+
+Turn = tuple[bool, int, int, tuple[int, int, int]]
+
+
+class Borrowed:
+    """The second phase of a round. Free GPUs only become fewer, so a shape that was refused stays refused."""
+
+    def __init__(self, books: Books, lines: Lines) -> None:
+        self._books = books
+        self._lines = lines
+        self._refused: set[Shape] = set()
+        self._fitting: set[Shape] = set()
+        self.accounts: set[str] = set()
+        """Accounts that borrowed in this round."""
+
+    def run(self) -> None:
+        """Place every borrower that fits, in order."""
+        if not self._books.free.any():
+            return
+        turns: list[tuple[Turn, Line]] = []
+        for line in self._lines.all():
+            self._line_up(turns, line)
+        heapify(turns)
+        while turns:
+            _, line = heappop(turns)
+            gang = self._lines.head(line)
+            if gang is None or gang.shape in self._refused:
+                continue
+            if self._placed(gang):
+                self._lines.take(line)
+                self.accounts.add(line[0])
+                self._line_up(turns, line)
+            else:
+                self._refused.add(gang.shape)
+
+    def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
+        gang = self._lines.head(line)
+        if gang is not None and self._may_fit(gang.shape):
+            heappush(turns, (self._turn(gang), line))
+
+    def _turn(self, gang: Gang) -> Turn:
+        snapshot = self._books.snapshot
+        starves = self._books.now_ms - gang.queued_ms > self._books.policy.starving_ms
+        return (not starves, gang.queued_ms, -snapshot.balance_gpu_ms.get(gang.spec.account, 0), gang.order)
+
+    def _may_fit(self, shape: Shape) -> bool:
+        """Whether the shape fitted when it was first asked for; asked once a round."""
+        if shape in self._refused:
+            return False
+        if shape not in self._fitting:
+            fits = any(fits_free(self._books, shape, pool) for pool in self._books.pools_for(shape.grade))
+            (self._fitting if fits else self._refused).add(shape)
+            return fits
+        return True
+
+    def _placed(self, gang: Gang) -> bool:
+        books = self._books
+        for pool in books.pools_for(gang.shape.grade):
+            if not roomy(books, gang.shape, pool):
+                continue
+            gpus = free_fit(books, wants(gang.shape), _tiers(books, gang, pool), books.free & (books.owner < 0))
+            if gpus is not None:
+                books.place(gang, gpus, inside=False)
+                return True
+        return False
+
+
+def _tiers(books: Books, gang: Gang, pool: int) -> tuple[BoolArray, ...]:
+    free = books.free & books.of_pool(pool)
+    unsold = free & (books.owner < 0)
+    if not gang.shape.preemptible:
+        return (unsold & lasting(books, gang),)
+    runtime_ms = gang.spec.max_runtime_ms
+    if runtime_ms is None:
+        return (unsold, free)
+    return (unsold, unsold | (free & (books.until_ms >= books.now_ms + runtime_ms)), free)
+
+
+def roomy(books: Books, shape: Shape, pool: int) -> bool:
+    """Whether the pool keeps its idle share when a gang of this shape borrows; asked only of reckless shapes."""
+    if not (shape.reckless and shape.preemptible):
+        return True
+    in_pool = books.of_pool(pool)
+    idle = int(np.count_nonzero(books.free & in_pool)) - shape.gpus
+    return idle * ONE_PPM >= books.policy.reckless_idle_ppm * int(np.count_nonzero(in_pool))
+
+
+def fits_free(books: Books, shape: Shape, pool: int) -> bool:
+    """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
+    want = demand(shape)
+    if want is None:
+        return False
+    free = books.free & books.of_pool(pool)
+    if not shape.preemptible:
+        free &= (books.owner < 0) & (books.until_ms >= books.now_ms + shape.runtime_ms)
+    return has_slots(books, books.by_node(free), want) and roomy(books, shape, pool)
+
+
+def has_slots(books: Books, counts: IntArray, want: Want) -> bool:
+    """Whether nodes with so many GPUs have room for the want."""
+    slots = counts // want.size
+    cells = cells_of_nodes(books.fleet, want.level)
+    if cells is None:
+        return int(slots.sum()) >= want.parts
+    return bool((slots_by_cell(cells, slots) >= want.parts).any())

@@ -1,0 +1,79 @@
+"""When is a gang inside its account's entitlement? The published rule, by counts and by cells.
+
+A gang of k GPUs of account `a` is inside in a pool when
+
+1. *count*: what `a` uses there on any basis, plus k, is at most its usable owned GPUs there. Used are the GPUs of its
+   BINDING and RUNNING gangs, and of those being moved (STOPPING as CONSOLIDATED): a move never costs a gang its turn;
+2. *cells*: the gangs that (1) counts and that can be preempted, plus this one, repack into `a`'s own usable GPUs that hold
+   nothing non-preemptible, by `packs` below;
+3. if it cannot be preempted: see `scheduler.core.placement.firm`.
+
+`packs` is a fixed rule, so that everybody can recompute it: gangs bound to a cell first, by level from below, largest
+first, each into the first cell with enough slots; then all other parts, largest first, each into the first node with
+room. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from scheduler.core.cluster import Fleet, IntArray
+from scheduler.core.placement.fits import cells_of_nodes
+from scheduler.core.placement.wants import Want
+
+
+def packing_order(want: Want) -> tuple[int, int, int, int]:
+    """The order in which `packs` serves wants: bound to a cell first, low levels first, then the largest."""
+    if want.level is None:
+        return (1, 0, -want.size, -want.parts)
+    return (0, int(want.level), -want.gpus, -want.size)
+
+
+def packs(room: IntArray, wanted: Mapping[Want, int], fleet: Fleet) -> bool:
+    """Whether so many gangs of each want fit into `room` ((n_nodes): GPUs of each node) by the rule."""
+    return packed(room, ((want, number) for want, number in wanted.items() if number), fleet) is not None
+
+
+def packed(room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet) -> list[tuple[Want, IntArray]] | None:
+    """The rule's packing: for each (want, number) in packing order the parts on each node, or None where one is left out.
+
+    The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one.
+    """
+    left = room.copy()
+    steps: list[tuple[Want, IntArray]] = []
+    for want, number in sorted(wanted, key=lambda pair: packing_order(pair[0])):
+        cells = cells_of_nodes(fleet, want.level)
+        if cells is None:
+            taken = _first_fit(left, want.size, want.parts * number)
+            if taken is None:
+                return None
+            left -= taken * want.size
+            steps.append((want, taken))
+            continue
+        for _ in range(number):
+            taken = _first_cell(left, want, cells)
+            if taken is None:
+                return None
+            left -= taken * want.size
+            steps.append((want, taken))
+    return steps
+
+
+def _first_fit(left: IntArray, size: int, parts: int) -> IntArray | None:
+    slots = left // size
+    before = slots.cumsum()
+    if not len(before) or int(before[-1]) < parts:
+        return None
+    return np.clip(parts - (before - slots), 0, slots)
+
+
+def _first_cell(left: IntArray, want: Want, cells: IntArray) -> IntArray | None:
+    slots = left // want.size
+    in_cell = np.bincount(np.repeat(cells, slots))
+    enough = np.flatnonzero(in_cell >= want.parts)
+    if not len(enough):
+        return None
+    slots = np.where(cells == enough[0], slots, 0)
+    return np.clip(want.parts - (slots.cumsum() - slots), 0, slots)

@@ -1,0 +1,137 @@
+"""Gangs inside their entitlement, by priority and age over all accounts: each of them gets its GPUs in this round.
+
+Where: free GPUs of its own cells (tightest node), then unsold ones, then any free fit (it counts as owned wherever it
+stands), then the least lost work of accounts over their count, anywhere; as the last resort its own cells, where everything
+that can be preempted makes way. An account's use falls when it is reclaimed from, so its lines are asked again: at
+the end no preemptible gang that waits is inside.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.firm import place_firm
+from scheduler.core.placement.home import go_home
+from scheduler.core.placement.inside import packs
+from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
+from scheduler.core.placement.wants import demand, wants
+from scheduler.core.workloads import Gang, Shape
+
+
+class Owned:
+    """The first phase of a round. `run` may be called again; it then asks only lines that may have come inside."""
+
+    def __init__(self, books: Books, lines: Lines) -> None:
+        self._books = books
+        self._lines = lines
+        self._heap: list[tuple[tuple[int, int, int], Line]] = []
+        self._asked: set[Line] = set()
+        self.unpacked: dict[str, set[Line]] = {}
+        """By account: lines within their count whose cells did not repack. More work may, oddly, help the fixed rule."""
+
+    def run(self) -> None:
+        """Place every gang that is inside its entitlement."""
+        for line in self._lines.all():
+            self._ask(line)
+        self._drain()
+
+    def run_again(self) -> None:
+        """Ask once more the lines whose account got borrowed work since they were refused for their cells."""
+        again = sorted(line for lines in self.unpacked.values() for line in lines)
+        for line in again:
+            self._ask(line)
+        self._drain()
+
+    def _ask(self, line: Line) -> None:
+        account, shape = line
+        if line in self._asked or not self._has_room(account, shape):
+            return
+        gang = self._lines.head(line)
+        if gang is not None:
+            self._asked.add(line)
+            heappush(self._heap, (gang.order, line))
+
+    def _has_room(self, account: str, shape: Shape) -> bool:
+        books = self._books
+        index = books.account_index[account]
+        entitled, used, gpus = books.entitled[index], books.used[index], shape.gpus
+        if demand(shape) is None:
+            return False
+        return any(used[pool] + gpus <= entitled[pool] for pool in books.pools_for(shape.grade))
+
+    def _drain(self) -> None:
+        heapify(self._heap)
+        while self._heap:
+            _, line = heappop(self._heap)
+            self._asked.discard(line)
+            gang = self._lines.head(line)
+            if gang is None or not self._placed(gang):
+                continue
+            self._lines.take(line)
+            self._settle_withdrawn()
+            self._ask(line)
+            for again in sorted(self.unpacked.pop(gang.spec.account, ())):
+                self._ask(again)
+            self._ask_lowered()
+
+    def _settle_withdrawn(self) -> None:
+        """Gangs of this round that had to make way: those inside are placed again at once, the others wait on."""
+        books = self._books
+        while books.withdrawn:
+            gang, inside = books.withdrawn.pop()
+            if not inside or not self._placed(gang):
+                self._lines.give_back(gang)
+
+    def _ask_lowered(self) -> None:
+        books = self._books
+        names = sorted(name for name, i in books.account_index.items() if i in books.lowered)
+        books.lowered.clear()
+        for name in names:
+            self.unpacked.pop(name, None)
+            for line in self._lines.of(name):
+                self._ask(line)
+
+    def _placed(self, gang: Gang) -> bool:
+        """Place the gang in the first pool in which it is inside. Whether there was one."""
+        books = self._books
+        account = books.account_index[gang.spec.account]
+        for pool in books.pools_for(gang.shape.grade):
+            if books.headroom(account, pool) < gang.shape.gpus:
+                continue
+            if not gang.shape.preemptible:
+                if place_firm(books, gang, account, pool):
+                    return True
+            elif self._repacks(gang.shape, account, pool) and _place(books, gang, account, pool):
+                return True
+            else:
+                self.unpacked.setdefault(gang.spec.account, set()).add((gang.spec.account, gang.shape))
+        return False
+
+    def _repacks(self, shape: Shape, account: int, pool: int) -> bool:
+        want = demand(shape)
+        if want is None:
+            return False
+        wanted = self._books.counted(account, pool).copy()
+        wanted[want] += 1
+        return packs(self._books.repack_room(account, pool), wanted, self._books.fleet)
+
+
+def _place(books: Books, gang: Gang, account: int, pool: int) -> bool:
+    """Place a preemptible gang that is inside. Always succeeds: it was shown to fit its own cells."""
+    free = books.free & books.of_pool(pool)
+    own = free & (books.owner == account)
+    tiers = (own, own | (free & (books.owner < 0)), free)
+    gpus = free_fit(books, wants(gang.shape), tiers, own)
+    if gpus is not None:
+        books.place(gang, gpus, inside=True)
+        return True
+    want = wants(gang.shape)[-1]
+    room = room_from_accounts_over_count(books, want, pool)
+    if room is None:
+        room = room_from_others(books, want, account, pool, books.own(account, pool))
+    if room is not None:
+        take_room(books, gang, room)
+        return True
+    return go_home(books, gang, account, pool)

@@ -1,0 +1,33 @@
+"""One round: which waiting gang gets which GPUs now, who makes way, and why the rest waits.
+
+    1. gangs inside their entitlement, each of them (`owned`; `firm` for those that cannot be preempted)
+    2. the others borrow what is free (`borrowed`)
+    3. whole nodes are emptied for a gang that waits for them, where that is worth the lost work (`consolidate`)
+    4. one reason for every line that still waits (`reasons`)
+
+Law: after the round no preemptible gang that waits is inside its entitlement (`inside`). The plan is a function of its
+arguments: same snapshot, same plan, byte for byte; nothing given is changed.
+"""
+
+from __future__ import annotations
+
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.borrowed import Borrowed
+from scheduler.core.placement.consolidate import consolidate
+from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.owned import Owned
+from scheduler.core.placement.reasons import reasons
+from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
+
+
+def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 - frozen
+    """The actions of this round in the order in which they hold, and a reason for every (account, shape) left waiting."""
+    books, lines = Books(snapshot, policy), Lines(snapshot.queue)
+    owned, borrowed = Owned(books, lines), Borrowed(books, lines)
+    owned.run()
+    borrowed.run()
+    if policy.consolidate:
+        consolidate(books, lines)
+    if owned.unpacked:
+        owned.run_again()
+    return Plan(tuple(action for action in books.actions if action is not None), reasons(books, lines))

@@ -1,0 +1,186 @@
+"""Why a line waits, with the numbers behind it and what would change it. One reason a line, the first that applies:
+
+NO_SUCH_GRADE         no node of the fleet has that grade
+LARGER_THAN_FLEET     even the empty fleet could not hold it in that shape
+UNHEALTHY_CELLS       its account's count would hold it, were all owned GPUs usable
+FRAGMENTED            the count holds it, but the account's cells do not repack around it
+OUTLASTS_WINDOW       it cannot be preempted, and the GPUs it may have change hands before it would end
+AWAITING_RECLAIM      it fits once the gangs that are stopping have gone
+BORROWING_RESTRICTED  it would fit, but never checkpoints: it borrows only while the pool is roomy
+FRAGMENTED            enough GPUs are free, but not in that shape
+BEFORE_WINDOW         the account will own enough at a known instant
+OVER_ENTITLEMENT      the account uses its count, and too little is free to borrow
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from itertools import accumulate
+
+import numpy as np
+
+from scheduler.core.placement.books import Books, BoolArray
+from scheduler.core.placement.borrowed import has_slots, roomy
+from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.wants import demand
+from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
+
+REMEDIES: Mapping[Reason, str] = {
+    Reason.NO_SUCH_GRADE: "ask for a grade that the fleet has",
+    Reason.LARGER_THAN_FLEET: "ask for fewer or smaller workers, or a wider topology",
+    Reason.UNHEALTHY_CELLS: "starts when the account's unusable GPUs are repaired or replaced",
+    Reason.OUTLASTS_WINDOW: "declare a shorter run time, make it preemptible, or buy a longer window",
+    Reason.AWAITING_RECLAIM: "starts when the gangs that are stopping have gone",
+    Reason.BORROWING_RESTRICTED: "let it checkpoint, declare an hour or less, or buy more GPUs",
+    Reason.FRAGMENTED: "ask for smaller workers, or wait until whole nodes become free",
+    Reason.BEFORE_WINDOW: "starts when the account's next window opens",
+    Reason.OVER_ENTITLEMENT: "buy more GPUs, end other work of the account, or wait until GPUs can be borrowed",
+    Reason.PAUSED: "starts when planning resumes",
+}
+
+
+def reasons(books: Books, lines: Lines) -> dict[Line, Waiting]:
+    """A reason for every line that still has a gang."""
+    asked = _Asked(books)
+    return {line: asked.reason(*line) for line in lines.all() if lines.head(line) is not None}
+
+
+class _Asked:
+    """What reasons share in one round; everything is worked out once, for the shape or for the account."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._of_shape: dict[Shape, tuple[Reason | None, tuple[tuple[str, int], ...], int | None]] = {}
+        self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
+        self._ends: dict[int, tuple[list[int], list[int]]] = {}
+        self._lent: list[int] | None = None
+        self._pools: dict[str | None, list[int]] = {}
+
+    def reason(self, account: str, shape: Shape) -> Waiting:
+        books = self._books
+        index = books.account_index[account]
+        if shape not in self._of_shape:
+            self._of_shape[shape] = self._physical(shape)
+        physical, free, until_ms = self._of_shape[shape]
+        if physical in _WHATEVER_IS_OWNED:
+            return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
+        numbers = (("asked_gpus", shape.gpus), *self._numbers(index, shape.grade), *free)
+        pools = self._pools_for(shape.grade)
+        gpus = shape.gpus
+        if any(books.headroom(index, pool) >= gpus for pool in pools):
+            reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
+            return Waiting(reason, numbers, None, REMEDIES[reason])
+        if any(books.owned_gpus[index][pool] - books.used[index][pool] >= gpus for pool in pools):
+            return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
+        if physical is not None:
+            return Waiting(physical, numbers, until_ms, REMEDIES[physical])
+        opens = books.snapshot.opens.get(account)
+        if opens is not None and opens.gpus >= gpus + min(books.used[index][pool] for pool in pools):
+            return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
+        expected_ms = self._own_ends_ms(index, shape)
+        return Waiting(Reason.OVER_ENTITLEMENT, numbers, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
+
+    def _pools_for(self, grade: str | None) -> list[int]:
+        if grade not in self._pools:
+            self._pools[grade] = self._books.pools_for(grade)
+        return self._pools[grade]
+
+    def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
+        key = (account, grade)
+        if key not in self._of_account:
+            books, pools = self._books, self._pools_for(grade)
+            self._of_account[key] = (
+                ("entitled_gpus", sum(books.entitled[account][pool] for pool in pools)),
+                (
+                    "unusable_gpus",
+                    sum(books.owned_gpus[account][pool] - books.entitled[account][pool] for pool in pools),
+                ),
+                ("used_gpus", sum(books.used[account][pool] for pool in pools)),
+                ("lent_gpus", self._lent_by(account)),
+            )
+        return self._of_account[key]
+
+    def _lent_by(self, account: int) -> int:
+        if self._lent is None:
+            books = self._books
+            holders = np.array([*books.account_of_row, -1], dtype=np.int64)[books.holder]
+            lent = (books.owner >= 0) & (holders >= 0) & (holders != books.owner)
+            self._lent = np.bincount(books.owner[lent], minlength=len(books.account_index)).tolist()
+        return self._lent[account]
+
+    def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
+        """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
+        books, want, pools = self._books, demand(shape), self._pools_for(shape.grade)
+        if not pools:
+            return Reason.NO_SUCH_GRADE, (), None
+        in_pools = [books.pool_of_gpu == pool for pool in pools]
+        if want is None or not any(has_slots(books, books.by_node(in_pool), want) for in_pool in in_pools):
+            return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in in_pools)),), None
+        free = [books.by_node(books.free & in_pool) for in_pool in in_pools]
+        numbers = (
+            ("free_gpus", sum(int(each.sum()) for each in free)),
+            ("free_parts", max(int((each // want.size).sum()) for each in free)),
+            ("asked_parts", want.parts),
+        )
+        if not shape.preemptible:
+            return Reason.OUTLASTS_WINDOW if self._fits_unsold(shape, in_pools) else None, numbers, None
+        if any(has_slots(books, each, want) for each in free):
+            reason = None if any(roomy(books, shape, pool) for pool in pools) else Reason.BORROWING_RESTRICTED
+            return reason, numbers, None
+        opening = books.usable & (books.holder < 0)
+        if any(has_slots(books, books.by_node(opening & in_pool), want) for in_pool in in_pools):
+            return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms()
+        fragmented = any(int(each.sum()) >= want.gpus for each in free)
+        return Reason.FRAGMENTED if fragmented else None, numbers, None
+
+    def _fits_unsold(self, shape: Shape, in_pools: list[BoolArray]) -> bool:
+        """Whether it would fit unsold free GPUs if they stayed unsold."""
+        books, want = self._books, demand(shape)
+        unsold = books.free & (books.owner < 0)
+        return want is not None and any(has_slots(books, books.by_node(unsold & each), want) for each in in_pools)
+
+    def _leavers_gone_ms(self) -> int:
+        """The latest deadline of all gangs that are stopping."""
+        books = self._books
+        deadlines = [
+            books.now_ms + books.rows[row].spec.grace_ms
+            if books.rows[row].stop_deadline_ms is None
+            else int(books.rows[row].stop_deadline_ms or 0)
+            for row in np.unique(books.leaver[books.leaver >= 0]).tolist()
+        ]
+        return max(deadlines, default=books.now_ms)
+
+    def _own_ends_ms(self, account: int, shape: Shape) -> int | None:
+        """When enough of the account's own work has reached its declared end, were nobody served before."""
+        books = self._books
+        pools = self._pools_for(shape.grade)
+        if all(books.entitled[account][pool] < shape.gpus for pool in pools):
+            return None
+        best: int | None = None
+        for pool in pools:
+            ends_ms, freed = self._ends_in(account, pool)
+            at = bisect_left(freed, shape.gpus - books.headroom(account, pool))
+            if books.entitled[account][pool] >= shape.gpus and at < len(freed):
+                best = ends_ms[at] if best is None else min(best, ends_ms[at])
+        return best
+
+    def _ends_in(self, account: int, pool: int) -> tuple[list[int], list[int]]:
+        """Declared ends of the account's placed work in the pool, ascending, with the GPUs freed up to each."""
+        key = account * self._books.n_pools + pool
+        if key not in self._ends:
+            books = self._books
+            ends = sorted(
+                ((gang.started_ms or books.now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus)
+                for row, gang in enumerate(books.rows)
+                if books.account_of_row[row] == account
+                and books.pool_of_row[row] == pool
+                and books.counts_of_row[row]
+                and gang.status is not GangStatus.STOPPING
+                and gang.spec.max_runtime_ms is not None
+            )
+            self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
+        return self._ends[key]
+
+
+_WHATEVER_IS_OWNED = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET})

@@ -1,0 +1,211 @@
+"""A small world for placement's tests: a fleet, its owners and gangs, that plans are applied to and time passes in.
+
+It does what the service does, in the simplest way: a stopped gang stays STOPPING until `gone`, a placed one is BINDING
+until everybody it waits for is gone, then RUNNING. It shares no code with the planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from scheduler.core.cluster import Fleet, Level, NodeSpec
+from scheduler.core.placement.snapshot import Opening, Place, Plan, Snapshot, Stop
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, shape_of
+
+FOR_EVER_MS = 2**63 - 1
+HOUR_MS = 3_600_000
+
+
+def fleet_of(gpus: Sequence[int], grades: Sequence[str] | None = None, nodes_a_domain: int = 2) -> Fleet:
+    """Nodes `node-0 ..` of so many GPUs; every `nodes_a_domain` of them share an NVLink domain."""
+    return Fleet.of(
+        tuple(
+            NodeSpec(
+                name=f"node-{i}",
+                grade=grades[i] if grades else "H100",
+                gpus=count,
+                block=f"block-{i // (2 * nodes_a_domain)}",
+                domain=f"domain-{i // nodes_a_domain}",
+            )
+            for i, count in enumerate(gpus)
+        )
+    )
+
+
+def spec_of(account: str = "a", workers: int = 1, size: int = 1, **given: Any) -> GangSpec:
+    """A gang's specification; it checkpoints every ten minutes unless told otherwise."""
+    wished = {"checkpoint_ms": 600_000, "max_runtime_ms": 2 * HOUR_MS, "grace_ms": 0, "restart_ms": 0, **given}
+    return GangSpec(account=account, name="g", command=("run",), workers=workers, gpus_per_worker=size, **wished)
+
+
+class World:
+    """The state of a fleet, changed by plans and by what happens."""
+
+    def __init__(self, fleet: Fleet, owners: Sequence[str | None], accounts: Sequence[str] = ("a", "b", "c")) -> None:
+        self.now_ms = HOUR_MS
+        self.fleet = fleet
+        self.accounts = tuple(accounts)
+        n_gpus = fleet.n_gpus
+        self.usable = np.ones(n_gpus, dtype=np.bool_)
+        self.owner = np.array([-1 if name is None else self.accounts.index(name) for name in owners], dtype=np.int32)
+        self.until_ms = np.full(n_gpus, FOR_EVER_MS, dtype=np.int64)
+        self.occupant = np.full(n_gpus, -1, dtype=np.int64)
+        self.claimant = np.full(n_gpus, -1, dtype=np.int64)
+        self.gangs: dict[int, Gang] = {}
+        self.balance_gpu_ms: dict[str, int] = {}
+        self.opens: dict[str, Opening] = {}
+
+    # ---- what the planner sees ----
+
+    def snapshot(self) -> Snapshot:
+        """The state now."""
+        queue: dict[str, dict[Shape, list[Gang]]] = {}
+        for gang in sorted(self.gangs.values(), key=lambda gang: gang.order):
+            if gang.status is GangStatus.WAITING:
+                queue.setdefault(gang.account, {}).setdefault(gang.shape, []).append(gang)
+        placed = {number: gang for number, gang in self.gangs.items() if gang.status is not GangStatus.WAITING}
+        return Snapshot(
+            now_ms=self.now_ms,
+            fleet=self.fleet,
+            accounts=self.accounts,
+            usable=self.usable,
+            owner=self.owner,
+            until_ms=self.until_ms,
+            swappable=np.ones(len(self.fleet.nodes), dtype=np.bool_),
+            occupant=self.occupant,
+            claimant=self.claimant,
+            placed=placed,
+            queue=queue,
+            balance_gpu_ms=self.balance_gpu_ms,
+            opens=self.opens,
+        )
+
+    # ---- what happens ----
+
+    def submit(self, spec: GangSpec, submitted_ms: int | None = None) -> Gang:
+        """A new gang at the end of its line."""
+        number = max(self.gangs, default=-1) + 1
+        at_ms = self.now_ms if submitted_ms is None else submitted_ms
+        gang = Gang(
+            id=f"gang-{number}",
+            number=number,
+            spec=spec,
+            shape=shape_of(spec),
+            submitted_ms=at_ms,
+            queued_ms=at_ms,
+        )
+        self.gangs[number] = gang
+        return gang
+
+    def running(self, spec: GangSpec, gpus: Sequence[int], started_ms: int | None = None) -> Gang:
+        """A gang that runs on these GPUs already."""
+        gang = self.submit(spec)
+        self._bind(Place(gang=gang, pieces=self._pieces(gang, gpus), gpu_numbers=tuple(gpus), inside=True, waits_for=()))
+        self.start(started_ms)
+        return self.gangs[gang.number]
+
+    def _pieces(self, gang: Gang, gpus: Sequence[int]) -> Any:
+        from scheduler.core.workloads import Piece  # noqa: PLC0415
+
+        size = gang.shape.gpus_per_worker
+        workers = [gpus[i : i + size] for i in range(0, len(gpus), size)]
+        nodes = [int(self.fleet.node_of_gpu[worker[0]]) for worker in workers]
+        return tuple(
+            Piece(node=self.fleet.nodes[node].name, gpus=tuple(gpu - int(self.fleet.first_gpu[node]) for gpu in worker))
+            for node, worker in zip(nodes, workers, strict=True)
+        )
+
+    def apply(self, plan: Plan) -> None:
+        """Do what the plan says, in order; refuses what could not be done."""
+        for action in plan.actions:
+            if isinstance(action, Stop):
+                self._stop(action)
+            elif isinstance(action, Place):
+                self._bind(action)
+
+    def _stop(self, action: Stop) -> None:
+        gang = self.gangs[action.gang.number]
+        assert gang.status in (GangStatus.BINDING, GangStatus.RUNNING)
+        deadline_ms = self.now_ms + gang.spec.grace_ms
+        self.gangs[gang.number] = gang.moved(
+            GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms
+        )
+        self.claimant[self.claimant == gang.number] = -1
+
+    def _bind(self, action: Place) -> None:
+        gang = self.gangs[action.gang.number]
+        leavers = set()
+        for gpu in action.gpu_numbers:
+            assert self.usable[gpu], f"GPU {gpu} is not usable"
+            assert self.claimant[gpu] < 0, f"GPU {gpu} has a claimant"
+            there = int(self.occupant[gpu])
+            if there < 0:
+                self.occupant[gpu] = gang.number
+            else:
+                assert self.gangs[there].status is GangStatus.STOPPING, f"GPU {gpu} is occupied"
+                self.claimant[gpu] = gang.number
+                leavers.add(self.gangs[there].id)
+        assert leavers == set(action.waits_for)
+        self.gangs[gang.number] = gang.moved(
+            GangStatus.BINDING,
+            attempt=gang.attempt + 1,
+            pieces=action.pieces,
+            gpu_numbers=action.gpu_numbers,
+            waits_for=action.waits_for,
+            placed_ms=self.now_ms,
+            started_ms=None,
+            stop_cause=None,
+        )
+
+    def start(self, started_ms: int | None = None) -> None:
+        """Every BINDING gang that waits for nobody runs."""
+        present = {gang.id for gang in self.gangs.values() if gang.status is GangStatus.STOPPING}
+        for gang in list(self.gangs.values()):
+            if gang.status is GangStatus.BINDING and present.isdisjoint(gang.waits_for):
+                self.claimant[self.claimant == gang.number] = -1
+                self.occupant[list(gang.gpu_numbers)] = gang.number
+                at_ms = self.now_ms if started_ms is None else started_ms
+                self.gangs[gang.number] = gang.moved(GangStatus.RUNNING, started_ms=at_ms, waits_for=())
+
+    def gone(self, number: int) -> None:
+        """A STOPPING gang is gone, and waits again."""
+        gang = self.gangs[number]
+        self.occupant[self.occupant == number] = -1
+        self.gangs[number] = gang.moved(
+            GangStatus.WAITING, pieces=(), gpu_numbers=(), queued_ms=self.now_ms, stop_cause=None, stop_deadline_ms=None
+        )
+
+    def end(self, number: int) -> None:
+        """A gang ends and leaves."""
+        self.occupant[self.occupant == number] = -1
+        self.claimant[self.claimant == number] = -1
+        del self.gangs[number]
+
+    def lose_node(self, node: int) -> None:
+        """A node fails: nothing may stand there, and what stood there waits again."""
+        gpus = list(self.fleet.gpus_of_node(node))
+        self.usable[gpus] = False
+        for number, gang in list(self.gangs.items()):
+            if not set(gang.gpu_numbers).isdisjoint(gpus):
+                self.occupant[self.occupant == number] = -1
+                self.claimant[self.claimant == number] = -1
+                self.gangs[number] = replace(
+                    gang, status=GangStatus.WAITING, pieces=(), gpu_numbers=(), waits_for=(), stop_cause=None
+                )
+
+    def in_status(self, *statuses: GangStatus) -> list[int]:
+        """Numbers of the gangs in these statuses, ascending."""
+        return sorted(number for number, gang in self.gangs.items() if gang.status in statuses)
+
+
+def owners_of(counts: Mapping[str | None, int]) -> list[str | None]:
+    """Owners of GPUs 0, 1, ...: so many of each account, in the order given."""
+    return [name for name, count in counts.items() for _ in range(count)]
+
+
+NODE = Level.NODE
+DOMAIN = Level.NVLINK_DOMAIN
