@@ -130,6 +130,8 @@ class Journal:
         Raises InvalidValue for what cannot be stored, Unavailable where the disk is full or fails; nothing is changed.
         """
         with self._guard:
+            with reported(self._location):
+                self._head = self._stored_head()  # an interrupt may have come between the last commit and its noting
             seq, chain = self._head
             rows = []
             for seq, entry in enumerate(entries, seq + 1):  # noqa: B020 - goes on from the head, and stays there if empty

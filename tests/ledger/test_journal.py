@@ -195,6 +195,14 @@ def test_reading_from_beyond_the_head_is_refused() -> None:
             list(journal.read(3))
 
 
+def test_an_interrupt_just_after_a_commit_does_not_confuse_the_next(path: Path) -> None:
+    with Journal.open(path) as journal:
+        journal.commit(_entries(2))
+        journal._head = (0, GENESIS_CHAIN)  # as if the interrupt came before the head was noted
+        assert journal.commit(_entries(1)) == 3
+        assert len(list(journal.read())) == 3
+
+
 def test_a_second_owner_is_refused_and_told_who_the_first_is(path: Path) -> None:
     with (
         Journal.open(path),
