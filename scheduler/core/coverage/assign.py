@@ -1,14 +1,15 @@
 """Which cells stand behind which position, over the whole calendar: demands in, holdings out; and admission by count.
 
-All windows are known in advance, so the whole calendar is planned at once: groups of equal lots, longest first, each where it
-newly breaks the fewest hours of the blocks, domains and nodes above; then repair by guided ejection for what is left. Laws:
-pinned holdings never move, no GPU is given twice, the same input gives the same holdings, and lots of one level that are
-admissible by count at every instant are all placed when what is pinned is in force from the first window on.
+All windows are known in advance, so the whole calendar is planned at once: groups of equal lots, longest first, each
+where it newly breaks the fewest hours of the blocks, domains and nodes above; then repair by guided ejection for what
+is left. Laws: pinned holdings never move, no GPU is given twice, the same input gives the same holdings, and lots of
+one level that are admissible by count at every instant are all placed when what is pinned is in force from the first
+window on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from scheduler.core.holdings import Demand, Holding
 
 Usable = npt.NDArray[np.bool_]
 
-ROUNDS = 500
+ROUNDS = 2_000
 """Rounds of repair for each order, where lots are left."""
 ROUND_LOTS = 20_000_000
 """Rounds × lots at most, so that the largest calendars stay quick."""
@@ -46,13 +47,17 @@ def assign(
     pinned: Holdings = (),
     usable: Usable | None = None,
     prefer: Sequence[Holding] = (),
+    account_of: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
 ) -> Assignment:
-    """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see `replace.cover`).
+    """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see
+    `replace.cover`).
 
-    `pinned` occupy their cells and never move. `usable` is (n_gpus) bool: cells with an unusable GPU are not given (None: all
-    are usable). `prefer` holds cells that a demand of the same position and level takes first where they are free. `rounds`
-    bounds the repair. Raises InvalidValue on a demand that no fleet could mean, Conflict where the pinned contradict themselves.
+    `pinned` occupy their cells and never move. `usable` is (n_gpus) bool: cells with an unusable GPU are not given
+    (None: all are usable). `prefer` holds cells that a demand of the same position and level takes first where they are
+    free. `account_of` (account by position; missing: the position itself) lets an account keep its cells from one
+    window to the next where that costs nothing. `rounds` bounds the repair. Raises InvalidValue on a demand that no
+    fleet could mean, Conflict where the pinned contradict themselves.
     """
     _check_demands(fleet, demands)
     mask = all_usable(fleet) if usable is None else usable
@@ -63,7 +68,7 @@ def assign(
         board = board_of(fleet, pool, demands, columns, mask)
         requests = _requests(board, (d for d in demands if d.pool == pool and d.lots), prefer)
         layout = planned(board, [request.group for request in requests], rounds)
-        made, short = dealt(layout, requests, columns, mask)
+        made, short = dealt(layout, requests, columns, mask, account_of or {})
         holdings += made
         unplaced += [requests[r].demands[d]._replace(lots=lots) for (r, d), lots in short.items()]
     return Assignment(tuple(sorted(holdings, key=order)), tuple(sorted(unplaced)))
@@ -179,7 +184,9 @@ def _count_refusals(fleet: Fleet, board: Board, level: Level, wanted: Sequence[D
 
 
 def _cells_inside(board: Board, outer: Level, inner: Level) -> int:
-    """How many cells of the inner level the smallest whole cell of the outer one holds (1 where there is none at all)."""
+    """How many cells of the inner level the smallest whole cell of the outer one holds (1 where there is none at
+    all).
+    """
     if outer == inner:
         return 1
     counts: list[int] = []

@@ -1,8 +1,9 @@
-"""One pool's calendar as arrays over compressed time: which GPUs are taken in which slot, and what is still untouched above.
+"""One pool's calendar as arrays over compressed time: which GPUs are taken in which slot, and what is still untouched
+above.
 
-Time is cut at every start and end; between two cuts lies a *slot*, in which nothing changes. A GPU lot counts on its node only:
-which GPU of the node it gets is decided last, since any lots that never exceed the node's GPUs can be told apart by start.
-Laws: `used` never exceeds `size`; `place` and then the same with `times=-1` changes nothing.
+Time is cut at every start and end; between two cuts lies a *slot*, in which nothing changes. A GPU lot counts on its
+node only: which GPU of the node it gets is decided last, since any lots that never exceed the node's GPUs can be told
+apart by start. Laws: `used` never exceeds `size`; `place` and then the same with `times=-1` changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ PARENTS = (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK, Level.SITE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tier:
-    """The cells of one level that the pool has nodes in, ascending by rank. Node numbers are the board's (see `Board`)."""
+    """The cells of one level that the pool has nodes in, ascending by rank. Node numbers are the board's (see
+    `Board`).
+    """
 
     cells: IntArray
     """The fleet's numbers."""
@@ -40,7 +43,9 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Board:
-    """See the module. A node's number here is its place among the pool's nodes by rank; every cell is a range of them."""
+    """See the module. A node's number here is its place among the pool's nodes by rank; every cell is a range of
+    them.
+    """
 
     pool: int
     topology: Topology
@@ -60,8 +65,9 @@ class Board:
     first_row: IntArray
     """(n_nodes + 1): each node's first row in `pinned_gpus`."""
     pinned_gpus: npt.NDArray[np.bool_]
-    """(GPUs of the pool by rank, n_slots), where a pinned holding or ill health takes each; no rows where all pinned GPU lots
-    are in force from the first slot on: then counts alone decide."""
+    """(GPUs of the pool by rank, n_slots), where a pinned holding or ill health takes each; no rows where all pinned
+    GPU lots are in force from the first slot on: then counts alone decide.
+    """
 
     @property
     def n_nodes(self) -> int:
@@ -109,14 +115,14 @@ class Board:
 
     def newly_broken_ms(self, level: Level, cells: IntArray, i: int, j: int) -> IntArray:
         """(len(cells)) int64: how long, of the slots `[i, j)`, each of these cells of a tier is still untouched."""
-        if level == Level.NODE:
-            untouched = self.used[cells, i:j] == 0
-        else:
-            untouched = self.touched[level][cells, i:j] == 0
+        taken = self.used if level == Level.NODE else self.touched[level]
+        untouched = taken[cells, i:j] == 0
         return np.asarray(untouched @ self.length_ms[i:j])
 
     def place(self, level: Level, at: int, i: int, j: int, times: int = 1) -> None:
-        """Take the cell at that place of its tier (a GPU of that node) for the slots, so many times; negative gives back."""
+        """Take the cell at that place of its tier (a GPU of that node) for the slots, so many times; negative gives
+        back.
+        """
         if level == Level.GPU:
             first, end = at, at + 1
             self.used[at, i:j] += np.uint8(times % 256)
@@ -154,7 +160,9 @@ def board_of(
     pinned: Columns,
     usable: npt.NDArray[np.bool_],
 ) -> Board:
-    """The board of a pool with the pinned holdings on it. Raises Conflict where two of them share a GPU and an instant."""
+    """The board of a pool with the pinned holdings on it. Raises Conflict where two of them share a GPU and an
+    instant.
+    """
     topology = topology_of(fleet)
     in_pool = fleet.pool_of_node[topology.node_at] == pool
     node_ranks = np.flatnonzero(in_pool)

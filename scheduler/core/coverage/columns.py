@@ -1,4 +1,5 @@
-"""Holdings as columns: the same facts as arrays, so that questions about thousands of holdings are a few vector operations.
+"""Holdings as columns: the same facts as arrays, so that questions about thousands of holdings are a few vector
+operations.
 
 Whoever asks several questions of one set of holdings makes the columns once; every function here takes either form.
 """

@@ -1,7 +1,7 @@
 """The plan at an instant: whom each GPU covers and until when, when that next changes, and the law that keeps it sound.
 
-A swap relabels: the holdings inside two equal cells trade places from an instant on, and nobody's work moves. It is lawful
-where the cells are of one pool and shape and no lot of a higher level needs either cell to stay where it is.
+A swap relabels: the holdings inside two equal cells trade places from an instant on, and nobody's work moves. It is
+lawful where the cells are of one pool and shape and no lot of a higher level needs either cell to stay where it is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def owner_at(
 ) -> tuple[npt.NDArray[np.int32], IntArray]:
     """(owner, until_ms) of every GPU at an instant, both (n_gpus).
 
-    `owner` int32: the index of the position that the GPU covers, -1 where it is unsold. `until_ms` int64: when that holding ends;
-    for an unsold GPU, when the next one on it starts, or INT64_MAX. Raises UnknownName where a position has no index.
+    `owner` int32: the index of the position that the GPU covers, -1 where it is unsold. `until_ms` int64: when that
+    holding ends; for an unsold GPU, when the next one on it starts, or INT64_MAX. Raises UnknownName where a position
+    has no index.
     """
     columns, topology = columns_of(holdings), topology_of(fleet)
     owner = np.full(fleet.n_gpus, -1, dtype=np.int32)
@@ -63,7 +64,9 @@ def next_turn(holdings: Holdings, now_ms: int) -> int | None:
 
 
 def may_swap(fleet: Fleet, holdings: Holdings, level: Level, left: int, right: int, at_ms: int) -> bool:
-    """Whether the two cells may trade places at an instant: one pool, one shape, no higher lot over either from then on."""
+    """Whether the two cells may trade places at an instant: one pool, one shape, no higher lot over either from then
+    on.
+    """
     topology = topology_of(fleet)
     if left == right or not (0 <= left < topology.n_cells(level) and 0 <= right < topology.n_cells(level)):
         return False
@@ -89,7 +92,8 @@ def tied_cells(topology: Topology, columns: Columns, level: Level, at_ms: int) -
 def swap_cells(
     fleet: Fleet, holdings: Holdings, level: Level, left: int, right: int, at_ms: int
 ) -> tuple[Holding, ...]:
-    """All holdings, with those inside the two cells in each other's place from `at_ms` on; past parts stay as they were.
+    """All holdings, with those inside the two cells in each other's place from `at_ms` on; past parts stay as they
+    were.
 
     Raises Conflict where `may_swap` says no.
     """
@@ -115,7 +119,9 @@ def swap_cells(
 
 
 def check(fleet: Fleet, holdings: Holdings) -> tuple[str, ...]:
-    """The law in words: each fault found (the first ten of a kind), empty where all cells exist and no GPU is held twice."""
+    """The law in words: each fault found (the first ten of a kind), empty where all cells exist and no GPU is held
+    twice.
+    """
     columns, topology = columns_of(holdings), topology_of(fleet)
     n_cells = np.array([topology.n_cells(level) for level in LEVELS])
     missing = np.flatnonzero((columns.cell >= n_cells[columns.level]) | (columns.cell < 0))
@@ -148,7 +154,7 @@ def check(fleet: Fleet, holdings: Holdings) -> tuple[str, ...]:
                 outer_cell = topology.cell_of_rank[level][topology.first_gpu[below][columns.cell[inner]]]
                 from_key = outer_cell * span + starts[inner]
                 until_key = from_key + (ends[inner] - starts[inner])
-                # The last holding that starts before the inner one ends: they overlap if it ends after the inner starts.
+                # The last holding to start before the inner one ends: they overlap if it ends after the inner starts.
                 before = np.searchsorted(keys, until_key) - 1
                 hit = np.flatnonzero((before >= 0) & (key_ends[before] > from_key))
                 faults += [_overlap(columns, int(inner[k]), int(rows[before[k]])) for k in hit[:SHOWN]]

@@ -1,8 +1,8 @@
 """Planning one pool: groups of equal lots onto the cells of a board, in a measured order, each where it breaks least.
 
-Lots of one level and window are interchangeable, so they are placed as a group with a count. Which of four orders is best
-depends on the calendar; the first won nearly always, so the others are tried only where lots remain. The last order, by
-start with first fit, is interval-graph colouring: for lots of one level it succeeds whenever any plan does.
+Lots of one level and window are interchangeable, so they are placed as a group with a count. Which of four orders is
+best depends on the calendar; the first won nearly always, so the others are tried only where lots remain. The last
+order, by start with first fit, is interval-graph colouring: for lots of one level it succeeds whenever any plan does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Repair by guided ejection: a lot that found no cell takes one where the lots in its way matter least, and those look again.
+"""Repair by guided ejection: a lot that found no cell takes one where the lots in its way matter least, and those look
+again.
 
-Each time a lot is found without a cell its penalty grows, so that what is hard to place is no longer pushed out by what is
-easy. The cost of a cell is the sum of penalty × sqrt(GPU-hours) over the lots in the way; pinned holdings are never in play.
-The best state seen is kept. Bounded by rounds, deterministic: ties go to the earlier group and the lower number.
+Each time a lot is found without a cell its penalty grows, so that what is hard to place is no longer pushed out by what
+is easy, and so that the next try goes to another. The cost of a cell is the sum of penalty × sqrt(GPU-hours) over the
+lots in the way; pinned holdings are never in play. The best state seen is kept. Bounded by rounds, deterministic: ties
+go to the earlier group and the lower number.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class _Lots:
 
 
 def repaired(empty: Board, layout: Layout, groups: Sequence[Group], rounds: int) -> Layout:
-    """A layout at least as good, after so many rounds or once nothing is left. `empty` is the board without any group."""
+    """A layout at least as good, after so many rounds or once nothing is left. `empty` is the board without any
+    group.
+    """
     board, lots = layout.board.copy(), _lots_of(layout, groups)
     left = int(lots.gpu_ms[lots.at < 0].sum())
     best, best_at = left, lots.at.copy()
@@ -52,7 +56,8 @@ def repaired(empty: Board, layout: Layout, groups: Sequence[Group], rounds: int)
         waiting = np.flatnonzero((lots.at < 0) & ~hopeless)
         if not len(waiting):
             break
-        lot = int(waiting[np.argmax(lots.gpu_ms[waiting])])
+        # Large lots first, but one that failed often lets others try: without this the largest would take all rounds.
+        lot = int(waiting[np.argmax(lots.weight[waiting] // lots.penalty[waiting])])
         lots.penalty[lot] += 1
         group = groups[int(lots.group[lot])]
         found = chosen(board, group, 1)
@@ -105,7 +110,9 @@ def _set(board: Board, lots: _Lots, lot: int, at: int) -> None:
 
 
 def _cheapest(board: Board, lots: _Lots, group: Group, allowed: npt.NDArray[np.bool_]) -> tuple[int, IntArray] | None:
-    """(place in the tier, lots in the way): where pushing them out costs least; None where pinned holdings bar all cells."""
+    """(place in the tier, lots in the way): where pushing them out costs least; None where pinned holdings bar all
+    cells.
+    """
     if not allowed.any():
         return None
     overlapping = np.flatnonzero((lots.at >= 0) & (lots.i < group.j) & (lots.j > group.i))
@@ -148,7 +155,9 @@ def _cheapest_node(
 
 
 def _making_room(board: Board, lots: _Lots, group: Group, node: int, here: IntArray) -> tuple[IntArray, int]:
-    """The lots to push out of a node so that one GPU lot fits: all larger ones, then GPU lots that relieve full slots best."""
+    """The lots to push out of a node so that one GPU lot fits: all larger ones, then GPU lots that relieve full
+    slots best.
+    """
     over = here[lots.level[here] > Level.GPU]
     ejected = over.tolist()
     used = board.used[node, group.i : group.j].astype(np.int64)
@@ -186,4 +195,12 @@ def _layout_of(empty: Board, lots: _Lots, at: IntArray, groups: Sequence[Group])
     for group, taken in zip(groups, places, strict=True):
         for place, count in taken.items():
             board.place(group.level, place, group.i, group.j, count)
+    by_size = sorted(
+        range(len(groups)), key=lambda g: (-lot_gpus(board, groups[g].level) * length_ms(board, groups[g]), g)
+    )
+    for g in by_size:
+        group, short = groups[g], groups[g].lots - sum(places[g].values())
+        for place, count in chosen(board, group, short) if short else ():
+            board.place(group.level, place, group.i, group.j, count)
+            places[g][place] = places[g].get(place, 0) + count
     return Layout(board, tuple(places))

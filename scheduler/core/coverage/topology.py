@@ -69,7 +69,9 @@ class Topology:
         return expanded(self.first_gpu[level][cells], self.end_gpu[level][cells])
 
     def whole_and_usable(self, level: Level, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """(n_cells) bool: whether all GPUs of each cell are usable. `usable` is (n_gpus) bool by the fleet's numbers."""
+        """(n_cells) bool: whether all GPUs of each cell are usable. `usable` is (n_gpus) bool by the fleet's
+        numbers.
+        """
         bad = np.concatenate(([0], np.cumsum(~usable[self.gpu_at])))
         return np.asarray(bad[self.end_gpu[level]] == bad[self.first_gpu[level]])
 
