@@ -154,7 +154,7 @@ def _grade_faults(terms: InstrumentTerms, known: Collection[str] | GradeShapes) 
             sizes = known[grade].get(terms.lot.cell, ())
             if terms.lot.gpus not in sizes:
                 there_are = ", ".join(map(str, sorted(sizes))) or "no such cell"
-                wanted = f"a lot is a {terms.lot.cell.name} of {terms.lot.gpus} GPUs"
+                wanted = f"a lot is one {terms.lot.cell.name} of {terms.lot.gpus} GPUs"
                 yield f"{field} {grade!r} does not reach the lot's shape: {wanted}, the grade has {there_are}"
 
 
