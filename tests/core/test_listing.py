@@ -305,7 +305,7 @@ def test_where_grades_and_sites_are_unknown_they_are_not_checked() -> None:
 WRITTEN: dict[str, Any] = standard(profile=peak(), cell=Level.NODE, gpus=8).model_dump(mode="json")
 
 
-def test_terms_are_read_from_json_and_from_plain_data() -> None:
+def test_terms_are_read_from_json_and_from_mappings() -> None:
     terms = standard(profile=peak(), cell=Level.NODE, gpus=8)
     assert parse_terms(terms.model_dump_json()) == terms
     assert parse_terms(terms.model_dump_json().encode()) == terms
