@@ -194,7 +194,7 @@ Global___MeterRecord: _TypeAlias = MeterRecord  # noqa: Y015
 
 @_typing.final
 class CoverageCertificate(_message.Message):
-    """Where every GPU-ms of a pool went in one interval: sold against what stood behind it. The eight parts add up to
+    """Sold against what stood behind it, for one pool and interval: covered, the three unsold parts and unknown add up to
     total_gpu_ms exactly.
     """
 
@@ -205,27 +205,25 @@ class CoverageCertificate(_message.Message):
     START_MS_FIELD_NUMBER: _builtins.int
     END_MS_FIELD_NUMBER: _builtins.int
     TOTAL_GPU_MS_FIELD_NUMBER: _builtins.int
-    SOLD_OCCUPIED_GPU_MS_FIELD_NUMBER: _builtins.int
-    SOLD_IDLE_GPU_MS_FIELD_NUMBER: _builtins.int
-    SOLD_UNHEALTHY_GPU_MS_FIELD_NUMBER: _builtins.int
-    SOLD_UNSEEN_GPU_MS_FIELD_NUMBER: _builtins.int
-    UNSOLD_OCCUPIED_GPU_MS_FIELD_NUMBER: _builtins.int
+    SOLD_GPU_MS_FIELD_NUMBER: _builtins.int
+    COVERED_GPU_MS_FIELD_NUMBER: _builtins.int
+    UNSOLD_USED_GPU_MS_FIELD_NUMBER: _builtins.int
     UNSOLD_IDLE_GPU_MS_FIELD_NUMBER: _builtins.int
     UNSOLD_UNHEALTHY_GPU_MS_FIELD_NUMBER: _builtins.int
-    UNSOLD_UNSEEN_GPU_MS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_GPU_MS_FIELD_NUMBER: _builtins.int
     grade: _builtins.str
     site: _builtins.str
     start_ms: _builtins.int
     end_ms: _builtins.int
     total_gpu_ms: _builtins.int
-    sold_occupied_gpu_ms: _builtins.int
-    sold_idle_gpu_ms: _builtins.int
-    sold_unhealthy_gpu_ms: _builtins.int
-    sold_unseen_gpu_ms: _builtins.int
-    unsold_occupied_gpu_ms: _builtins.int
+    sold_gpu_ms: _builtins.int
+    """Contracted for this pool's grade, covered or not."""
+    covered_gpu_ms: _builtins.int
+    """What stood behind some position, in whatever state."""
+    unsold_used_gpu_ms: _builtins.int
     unsold_idle_gpu_ms: _builtins.int
     unsold_unhealthy_gpu_ms: _builtins.int
-    unsold_unseen_gpu_ms: _builtins.int
+    unknown_gpu_ms: _builtins.int
     def __init__(
         self,
         *,
@@ -234,18 +232,16 @@ class CoverageCertificate(_message.Message):
         start_ms: _builtins.int = ...,
         end_ms: _builtins.int = ...,
         total_gpu_ms: _builtins.int = ...,
-        sold_occupied_gpu_ms: _builtins.int = ...,
-        sold_idle_gpu_ms: _builtins.int = ...,
-        sold_unhealthy_gpu_ms: _builtins.int = ...,
-        sold_unseen_gpu_ms: _builtins.int = ...,
-        unsold_occupied_gpu_ms: _builtins.int = ...,
+        sold_gpu_ms: _builtins.int = ...,
+        covered_gpu_ms: _builtins.int = ...,
+        unsold_used_gpu_ms: _builtins.int = ...,
         unsold_idle_gpu_ms: _builtins.int = ...,
         unsold_unhealthy_gpu_ms: _builtins.int = ...,
-        unsold_unseen_gpu_ms: _builtins.int = ...,
+        unknown_gpu_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ms", b"end_ms", "grade", b"grade", "site", b"site", "sold_idle_gpu_ms", b"sold_idle_gpu_ms", "sold_occupied_gpu_ms", b"sold_occupied_gpu_ms", "sold_unhealthy_gpu_ms", b"sold_unhealthy_gpu_ms", "sold_unseen_gpu_ms", b"sold_unseen_gpu_ms", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_occupied_gpu_ms", b"unsold_occupied_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_unseen_gpu_ms", b"unsold_unseen_gpu_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered_gpu_ms", b"covered_gpu_ms", "end_ms", b"end_ms", "grade", b"grade", "site", b"site", "sold_gpu_ms", b"sold_gpu_ms", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unknown_gpu_ms", b"unknown_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_used_gpu_ms", b"unsold_used_gpu_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,191 @@
+"""Tenor's errors on the wire, and back: `google.rpc.Status` with an `ErrorInfo`, so that any gRPC client can read them.
+
+The `ErrorInfo` carries the error's code as its reason, `tenor.dev` as its domain, and the error's fields as metadata; a
+refused listing names each fault as a field violation. A client raises the same class that the server did. Only
+`UNAVAILABLE` and `RESOURCE_EXHAUSTED` may be tried again: everything else would be refused again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from scheduler.core.errors import (
+    Conflict,
+    Damaged,
+    Equivocation,
+    Fenced,
+    InvalidInstrument,
+    InvalidValue,
+    Oversold,
+    Refused,
+    SequenceGap,
+    TenorError,
+    Unauthorised,
+    Unavailable,
+    UnknownName,
+)
+
+DOMAIN = "tenor.dev"
+
+_LONGEST_DETAIL = 1_000
+_MOST_VIOLATIONS = 30
+
+Result = TypeVar("Result")
+
+
+class CursorCompacted(SequenceGap):
+    """The events after a cursor are no longer kept. Take a snapshot, then go on from its cursor."""
+
+    code = "CURSOR_COMPACTED"
+
+
+class Exhausted(Unavailable):
+    """The receiver takes no more for now. The same call may succeed later."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+_CODES: dict[type[TenorError], int] = {
+    InvalidValue: code_pb2.INVALID_ARGUMENT,
+    InvalidInstrument: code_pb2.INVALID_ARGUMENT,
+    UnknownName: code_pb2.NOT_FOUND,
+    CursorCompacted: code_pb2.OUT_OF_RANGE,
+    SequenceGap: code_pb2.FAILED_PRECONDITION,
+    Fenced: code_pb2.ABORTED,
+    Equivocation: code_pb2.FAILED_PRECONDITION,
+    Oversold: code_pb2.FAILED_PRECONDITION,
+    Conflict: code_pb2.FAILED_PRECONDITION,
+    Unauthorised: code_pb2.PERMISSION_DENIED,
+    Refused: code_pb2.INVALID_ARGUMENT,
+    Exhausted: code_pb2.RESOURCE_EXHAUSTED,
+    Unavailable: code_pb2.UNAVAILABLE,
+    Damaged: code_pb2.DATA_LOSS,
+    TenorError: code_pb2.INTERNAL,
+}
+"""The status code of each class; a class that is not here has its nearest ancestor's."""
+
+_CLASSES = {kind.code: kind for kind in _CODES}
+_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+
+def status_of(error: TenorError) -> status_pb2.Status:
+    """The error as a status with its details."""
+    number = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    status = status_pb2.Status(code=number, message=str(error)[: 4 * _LONGEST_DETAIL])
+    fields = {name: _packed(value) for name, value in sorted(vars(error).items()) if not name.startswith("_")}
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=fields))
+    violations = _violations(error)
+    if violations:
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    return status
+
+
+def error_of(failed: grpc.RpcError) -> TenorError:
+    """The error that the server raised, of the same class; where it said none, as the code says."""
+    call = _call(failed)
+    if call is None:
+        return TenorError(f"the exchange failed: {failed!r}")
+    status = _status(call)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in _CLASSES and status is not None:
+            return _raised(_CLASSES[info.reason], status.message, dict(info.metadata))
+    code = call.code()
+    if code in _RETRIED or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return Unavailable(f"the exchange did not answer: {code.name}, {call.details()}")
+    return TenorError(f"the exchange failed: {code.name if code else 'no status'}, {call.details()}")
+
+
+def is_retried(error: TenorError) -> bool:
+    """Whether the same call may succeed later."""
+    return isinstance(error, Unavailable)
+
+
+def refuse(context: grpc.ServicerContext, error: TenorError) -> NoReturn:
+    """End a call with the error's status."""
+    context.abort_with_status(rpc_status.to_status(status_of(error)))
+    raise AssertionError("abort_with_status raises")
+
+
+def answers(call: Callable[[Any, Any, grpc.ServicerContext], Result]) -> Callable[..., Result]:
+    """A servicer's method whose TenorErrors end the call with their status."""
+
+    @wraps(call)
+    def answered(service: Any, request: Any, context: grpc.ServicerContext) -> Result:
+        try:
+            return call(service, request, context)
+        except TenorError as error:
+            refuse(context, error)
+
+    return answered
+
+
+def streams(call: Callable[[Any, Any, grpc.ServicerContext], Iterator[Result]]) -> Callable[..., Iterator[Result]]:
+    """The same for a method that answers with a stream."""
+
+    @wraps(call)
+    def streamed(service: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Result]:
+        try:
+            yield from call(service, request, context)
+        except TenorError as error:
+            refuse(context, error)
+
+    return streamed
+
+
+def _packed(value: object) -> str:
+    try:
+        packed = json.dumps(value)
+    except (TypeError, ValueError):
+        packed = json.dumps(repr(value))
+    return packed if len(packed) <= _LONGEST_DETAIL else json.dumps(packed[:_LONGEST_DETAIL])
+
+
+def _unpacked(packed: str) -> object:
+    try:
+        value = json.loads(packed)
+    except ValueError:
+        return packed
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _violations(error: TenorError) -> list[error_details_pb2.BadRequest.FieldViolation]:
+    violation = error_details_pb2.BadRequest.FieldViolation
+    match error:
+        case InvalidInstrument():
+            faults = error.faults[:_MOST_VIOLATIONS]
+            return [violation(field=fault.partition(" ")[0], description=fault[:_LONGEST_DETAIL]) for fault in faults]
+        case InvalidValue():
+            return [violation(field=error.what, description=str(error)[:_LONGEST_DETAIL])]
+        case _:
+            return []
+
+
+def _call(failed: object) -> grpc.Call | None:
+    """What every error of a call is too, though the types do not say so."""
+    return failed if isinstance(failed, grpc.Call) else None
+
+
+def _status(call: grpc.Call) -> status_pb2.Status | None:
+    try:
+        return rpc_status.from_call(call)
+    except ValueError:  # the details are of another status than the call's: somebody in between changed one
+        return None
+
+
+def _raised(kind: type[TenorError], message: str, fields: dict[str, str]) -> TenorError:
+    """The error without its constructor: the message and the fields are those that the server made."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    for name, packed in fields.items():
+        setattr(error, name, _unpacked(packed))
+    if isinstance(error, InvalidInstrument) and not isinstance(getattr(error, "faults", None), tuple):
+        error.faults = (message,)
+    return error

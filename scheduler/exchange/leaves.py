@@ -1,0 +1,234 @@
+"""The leaves of the delivery log: meter records, coverage and shortage certificates as bytes, and back.
+
+A leaf is one protobuf `LogEntry`. Its bytes as they were first made are what is hashed, sent, kept and proved: nobody
+encodes a leaf a second time, so no two implementations need to agree on an encoding. Laws: `decode` of what an encoder
+made gives the same value; what `decode` gives has only known enum values and causes, and no negative quantity;
+everything else is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+from pydantic import ValidationError
+
+from scheduler.core.causes import Cause
+from scheduler.core.coverage.shortage import Certificate, certificate_of
+from scheduler.core.errors import Damaged, InvalidValue, Refused
+from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
+from scheduler.exchange.v1 import delivery_pb2 as wire
+
+MAX_INSTANT_MS = 7_258_118_400_000
+"""2200-01-01T00:00:00Z: nothing is written later."""
+
+_STATUS_NUMBERS = {
+    RecordStatus.PROVISIONAL: wire.RECORD_STATUS_PROVISIONAL,
+    RecordStatus.INITIAL: wire.RECORD_STATUS_INITIAL,
+    RecordStatus.FINAL: wire.RECORD_STATUS_FINAL,
+    RecordStatus.CORRECTED: wire.RECORD_STATUS_CORRECTED,
+}
+_QUALITY_NUMBERS = {
+    Quality.MEASURED: wire.QUALITY_MEASURED,
+    Quality.ESTIMATED: wire.QUALITY_ESTIMATED,
+    Quality.SUBSTITUTED: wire.QUALITY_SUBSTITUTED,
+    Quality.SUSPECT: wire.QUALITY_SUSPECT,
+}
+_STATUSES = {int(number): status for status, number in _STATUS_NUMBERS.items()}
+_QUALITIES = {int(number): quality for quality, number in _QUALITY_NUMBERS.items()}
+_CAUSES = {int(cause): cause for cause in Cause}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLeaf:
+    """Where every contracted GPU-ms of a position went in an interval, as it was known at `written_ms`."""
+
+    written_ms: int
+    record: MeterRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLeaf:
+    """What was sold of a pool in an interval, against what stood behind it."""
+
+    written_ms: int
+    pool: PoolRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ShortageLeaf:
+    """Who went short, by the published rule."""
+
+    written_ms: int
+    certificate: Certificate
+
+
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf
+
+
+def encode_record(record: MeterRecord, written_ms: int) -> bytes:
+    """The leaf of a meter record. Raises InvalidValue for a quantity beyond int64."""
+    try:
+        return wire.LogEntry(
+            written_ms=written_ms,
+            record=wire.MeterRecord(
+                position=record.position,
+                instrument=record.instrument,
+                start_ms=record.start_ms,
+                end_ms=record.end_ms,
+                version=record.version,
+                status=_STATUS_NUMBERS[record.status],
+                supersedes=record.supersedes or 0,
+                contracted_gpu_ms=record.contracted_gpu_ms,
+                used_gpu_ms=record.used_gpu_ms,
+                available_unused_gpu_ms=record.available_unused_gpu_ms,
+                released_gpu_ms=record.released_gpu_ms,
+                derated_gpu_ms=record.derated_gpu_ms,
+                out_forced_gpu_ms=record.out_forced_gpu_ms,
+                out_planned_gpu_ms=record.out_planned_gpu_ms,
+                out_buyer_gpu_ms=record.out_buyer_gpu_ms,
+                out_excused_gpu_ms=record.out_excused_gpu_ms,
+                recalled_gpu_ms=record.recalled_gpu_ms,
+                unknown_gpu_ms=record.unknown_gpu_ms,
+                losses=[wire.Loss(cause=cause, gpu_ms=gpu_ms) for cause, gpu_ms in record.losses],
+                par_gpu_ms=record.par_gpu_ms,
+                measured_ppm=record.measured_mean_ppm or None,
+                least_ppm=record.measured_min_ppm or None,
+                suite=record.suite,
+                quality=_QUALITY_NUMBERS[record.quality],
+                estimated_gpu_ms=record.estimated_gpu_ms,
+            ),
+        ).SerializeToString()
+    except ValueError as error:
+        raise _too_large(f"the record of {record.position} at {record.start_ms}", error) from error
+
+
+def encode_pool(record: PoolRecord, written_ms: int) -> bytes:
+    """The leaf of a pool's coverage certificate. Raises InvalidValue for a quantity beyond int64."""
+    try:
+        coverage = wire.CoverageCertificate(
+            grade=record.grade,
+            site=record.site,
+            start_ms=record.start_ms,
+            end_ms=record.end_ms,
+            total_gpu_ms=record.total_gpu_ms,
+            sold_gpu_ms=record.sold_gpu_ms,
+            covered_gpu_ms=record.covered_gpu_ms,
+            unsold_used_gpu_ms=record.unsold_used_gpu_ms,
+            unsold_idle_gpu_ms=record.unsold_idle_gpu_ms,
+            unsold_unhealthy_gpu_ms=record.unsold_unhealthy_gpu_ms,
+            unknown_gpu_ms=record.unknown_gpu_ms,
+        )
+        return wire.LogEntry(written_ms=written_ms, coverage=coverage).SerializeToString()
+    except ValueError as error:
+        raise _too_large(f"the certificate of {record.pool} at {record.start_ms}", error) from error
+
+
+def encode_shortage(certificate_json: str, written_ms: int) -> bytes:
+    """The leaf of a shortage certificate, given as its canonical JSON."""
+    shortage = wire.ShortageCertificate(body=certificate_json.encode())
+    return wire.LogEntry(written_ms=written_ms, shortage=shortage).SerializeToString()
+
+
+def decode(leaf: bytes) -> Leaf:
+    """What a leaf says. Raises Refused for bytes that are no leaf, a kind or an enum value that is not known, and
+    values outside what they may be.
+    """
+    try:
+        entry = wire.LogEntry.FromString(leaf)
+    except DecodeError as error:
+        raise Refused(f"a leaf of {len(leaf)} bytes is no LogEntry: {error}") from error
+    if not 0 <= entry.written_ms <= MAX_INSTANT_MS:
+        raise InvalidValue("written_ms", "a leaf", entry.written_ms, f"0..{MAX_INSTANT_MS}")
+    match entry.WhichOneof("kind"):
+        case "record":
+            return RecordLeaf(entry.written_ms, _record(entry.record))
+        case "coverage":
+            return PoolLeaf(entry.written_ms, _pool(entry.coverage))
+        case "shortage":
+            return ShortageLeaf(entry.written_ms, _certificate(entry.shortage.body))
+        case _:
+            raise InvalidValue("kind", "a leaf", "not known", "record, coverage or shortage")
+
+
+def _record(sent: wire.MeterRecord) -> MeterRecord:
+    where = f"the record of {sent.position[:253]} at {sent.start_ms}"
+    status, quality = _STATUSES.get(sent.status), _QUALITIES.get(sent.quality)
+    if status is None:
+        raise InvalidValue("status", where, sent.status, f"one of {sorted(_STATUSES)}")
+    if quality is None:
+        raise InvalidValue("quality", where, sent.quality, f"one of {sorted(_QUALITIES)}")
+    fields = {
+        "position": sent.position,
+        "instrument": sent.instrument,
+        "start_ms": sent.start_ms,
+        "end_ms": sent.end_ms,
+        "version": sent.version,
+        "status": status,
+        "supersedes": sent.supersedes or None,
+        "contracted_gpu_ms": sent.contracted_gpu_ms,
+        "used_gpu_ms": sent.used_gpu_ms,
+        "available_unused_gpu_ms": sent.available_unused_gpu_ms,
+        "released_gpu_ms": sent.released_gpu_ms,
+        "derated_gpu_ms": sent.derated_gpu_ms,
+        "out_forced_gpu_ms": sent.out_forced_gpu_ms,
+        "out_planned_gpu_ms": sent.out_planned_gpu_ms,
+        "out_buyer_gpu_ms": sent.out_buyer_gpu_ms,
+        "out_excused_gpu_ms": sent.out_excused_gpu_ms,
+        "recalled_gpu_ms": sent.recalled_gpu_ms,
+        "unknown_gpu_ms": sent.unknown_gpu_ms,
+        "losses": tuple([(_cause(loss.cause, where), loss.gpu_ms) for loss in sent.losses]),
+        "par_gpu_ms": sent.par_gpu_ms,
+        "measured_mean_ppm": sent.measured_ppm,
+        "measured_min_ppm": sent.least_ppm,
+        "suite": sent.suite,
+        "quality": quality,
+        "estimated_gpu_ms": sent.estimated_gpu_ms,
+    }
+    try:
+        return MeterRecord.model_validate(fields)
+    except ValidationError as error:
+        raise _refused(where, error) from error
+
+
+def _pool(sent: wire.CoverageCertificate) -> PoolRecord:
+    try:
+        return PoolRecord(
+            grade=sent.grade,
+            site=sent.site,
+            start_ms=sent.start_ms,
+            end_ms=sent.end_ms,
+            total_gpu_ms=sent.total_gpu_ms,
+            sold_gpu_ms=sent.sold_gpu_ms,
+            covered_gpu_ms=sent.covered_gpu_ms,
+            unsold_used_gpu_ms=sent.unsold_used_gpu_ms,
+            unsold_idle_gpu_ms=sent.unsold_idle_gpu_ms,
+            unsold_unhealthy_gpu_ms=sent.unsold_unhealthy_gpu_ms,
+            unknown_gpu_ms=sent.unknown_gpu_ms,
+        )
+    except ValidationError as error:
+        raise _refused(f"the certificate of {sent.site[:253]}/{sent.grade[:253]} at {sent.start_ms}", error) from error
+
+
+def _certificate(body: bytes) -> Certificate:
+    try:
+        return certificate_of(body)
+    except Damaged as error:
+        raise Refused(str(error)) from error
+
+
+def _cause(number: int, where: str) -> Cause:
+    cause = _CAUSES.get(number)
+    if cause is None:
+        raise InvalidValue("cause", where, number, "a cause of the published list")
+    return cause
+
+
+def _refused(where: str, error: ValidationError) -> Refused:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or "value"
+    return InvalidValue(field, where, first["input"], first["msg"].lower())
+
+
+def _too_large(where: str, error: ValueError) -> InvalidValue:
+    return InvalidValue("quantity", where, str(error), "integers that fit their wire fields")
