@@ -32,6 +32,9 @@ class Lock:
             owner = os.pread(self._file, 32, 0).decode(errors="replace").strip()
             os.close(self._file)
             raise Conflict(f"{path} is owned by the running process {owner or 'that just started'}") from None
+        except OSError as error:
+            os.close(self._file)
+            raise Unavailable(f"{self.path} could not be locked: {error.strerror}") from error
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
