@@ -24,6 +24,8 @@ from scheduler.core.metering.history import FieldHistory
 from scheduler.core.metering.records import RecordStatus
 from scheduler.core.metering.terms import Contract
 
+_CAUSES = frozenset(int(cause) for cause in Cause)
+
 
 class Meter:
     """See the module. GPUs are numbered as in the fleet; instants are UTC milliseconds."""
@@ -47,8 +49,8 @@ class Meter:
 
     def set_cause(self, at_ms: int, gpus: IntArray, cause: int) -> None:
         """From `at_ms` on the GPUs are ill for a `Cause`; 0: healthy again."""
-        if cause:
-            Cause(cause)
+        if cause and cause not in _CAUSES:
+            raise InvalidValue("cause", "Meter.set_cause", cause, "0 or the code of a Cause")
         self._tell(self.history.cause, at_ms, gpus, cause)
 
     def set_occupant(self, at_ms: int, gpus: IntArray, account: int) -> None:
@@ -88,6 +90,8 @@ class Meter:
     ) -> Closing:
         """One record a contract, version 1, by position; one certificate a pool. Changes nothing.
 
+        A record is made of each contract, also where nothing was contracted in the interval: which are due is the
+        caller's to know (`settlement.expected_intervals`). `fleet` says which GPUs make a cell, a grade and a pool.
         Raises Conflict where history was forgotten that this needs, or where more GPUs cover a position than it has
         contracted (which is a bug in who covers, never of a buyer).
         """

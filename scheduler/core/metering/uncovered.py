@@ -84,7 +84,8 @@ def _refuse_excess(missing: IntArray, keys: IntArray, interval: Interval, contra
     at_ms, contract = interval.start_ms + offset, contracts[row]
     gpus = contract.contracted_gpus.at(at_ms)
     raise Conflict(
-        f"{gpus - int(missing[excess[0]])} GPUs cover position {contract.position} at {at_ms}, it has contracted {gpus}"
+        f"{gpus - int(missing[excess[0]])} GPUs cover position {contract.position} at {at_ms}, "
+        f"expected at most the {gpus} contracted"
     )
 
 

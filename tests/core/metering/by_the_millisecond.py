@@ -1,0 +1,209 @@
+"""The meter as its definition says it, one GPU and one millisecond at a time: slow, and too simple to be wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Fleet, Level
+from scheduler.core.intervals import Interval, StepFunction
+from scheduler.core.metering.estimation import Sight
+from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
+from scheduler.core.metering.states import STATE_OF_CAUSE, State
+from scheduler.core.metering.terms import Contract
+from scheduler.core.quantities import ONE_PPM
+
+INITIAL: dict[str, Any] = {"owner": -1, "cause": 0, "occupant": -1, "performance": (ONE_PPM, ""), "late": False}
+
+
+@dataclass
+class Told:
+    """What the meter was told: (field, instant, GPUs, value) in the order of telling; sights; when each GPU joined."""
+
+    fleet: Fleet
+    joined_ms: Sequence[int]
+    facts: list[tuple[str, int, tuple[int, ...], Any]] = field(default_factory=list)
+    sights: list[tuple[int, Sight]] = field(default_factory=list)
+
+    def value(self, name: str, gpu: int, at_ms: int) -> Any:
+        """The latest fact at or before an instant; of two at one instant the later told."""
+        best_ms, value = -1, INITIAL[name]
+        for fact, told_ms, gpus, told in self.facts:
+            since_ms = max(told_ms, self.joined_ms[gpu])
+            if fact == name and gpu in gpus and best_ms <= since_ms <= at_ms:
+                best_ms, value = since_ms, told
+        return value
+
+    def sight(self, at_ms: int) -> Sight:
+        """How the fleet was seen at an instant."""
+        best_ms, seen = -1, Sight.OBSERVED
+        for told_ms, told in self.sights:
+            if best_ms <= told_ms <= at_ms:
+                best_ms, seen = told_ms, told
+        return seen
+
+    def cell_mates(self, gpu: int, level: Level) -> list[int]:
+        """All GPUs of the cell that a GPU lies in."""
+        number = {
+            Level.GPU: gpu,
+            Level.NODE: int(self.fleet.node_of_gpu[gpu]),
+            Level.NVLINK_DOMAIN: int(self.fleet.domain_of_node[self.fleet.node_of_gpu[gpu]]),
+        }[level]
+        return [int(mate) for mate in self.fleet.gpus_of_cell(level, number)]
+
+    def sickness(self, gpu: int, level: Level, at_ms: int) -> int:
+        """Its own cause, else the lowest in its cell."""
+        own = self.value("cause", gpu, at_ms)
+        causes = [self.value("cause", mate, at_ms) for mate in self.cell_mates(gpu, level)]
+        return int(own or min((cause for cause in causes if cause), default=0))
+
+
+def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | State:
+    """What one covered GPU-ms counts as, before any derate."""
+    terms = contract.terms
+    sick = told.sickness(gpu, terms.cell, at_ms)
+    grade = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])].grade
+    ppm, _ = told.value("performance", gpu, at_ms)
+    if told.sight(at_ms) is Sight.NOT_OBSERVED:
+        return Cause.NOT_OBSERVED
+    if sick:
+        return Cause(sick)
+    if terms.deliverables and grade not in dict(terms.deliverables):
+        return Cause.WRONG_GRADE
+    if told.value("late", gpu, at_ms):
+        return Cause.LATE_BIND
+    if not terms.total and ppm < terms.reject_below_ppm:
+        return Cause.UNDER_PERFORMANCE
+    return State.USED if told.value("occupant", gpu, at_ms) == contract.account else State.AVAILABLE_UNUSED
+
+
+@dataclass
+class Counted:
+    """One position's interval, counted."""
+
+    outcomes: Counter[tuple[Cause | State, str, int]] = field(default_factory=Counter)
+    """By outcome, grade and ppm; what had no GPU has grade `-`."""
+    suites: set[str] = field(default_factory=set)
+    contracted: int = 0
+    estimated: int = 0
+    suspect: bool = False
+
+
+def count(told: Told, contract: Contract, interval: Interval) -> Counted:
+    """Walk the interval."""
+    counted = Counted()
+    for at_ms in range(interval.start_ms, interval.end_ms):
+        mine = [
+            gpu
+            for gpu in range(told.fleet.n_gpus)
+            if told.joined_ms[gpu] <= at_ms and told.value("owner", gpu, at_ms) == contract.index
+        ]
+        contracted = contract.contracted_gpus.at(at_ms)
+        assert len(mine) <= contracted, "the example covers more than was contracted"
+        counted.contracted += contracted
+        counted.suspect |= told.sight(at_ms) is Sight.SUSPECT
+        cause = contract.uncovered_cause
+        missing = Cause(cause.at(at_ms) or Cause.OVERSOLD) if isinstance(cause, StepFunction) else cause
+        counted.outcomes[missing, "-", 0] += contracted - len(mine)
+        for gpu in mine:
+            outcome = outcome_of(told, contract, gpu, at_ms)
+            ppm, suite = told.value("performance", gpu, at_ms)
+            grade = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])].grade
+            counted.outcomes[outcome, grade, ppm] += 1
+            counted.estimated += told.sight(at_ms) is Sight.ESTIMATED
+            if outcome in (State.USED, State.AVAILABLE_UNUSED, Cause.UNDER_PERFORMANCE):
+                counted.suites |= {suite} - {""}
+    return counted
+
+
+def record_of(told: Told, contract: Contract, interval: Interval) -> MeterRecord:
+    """The record that the definition gives."""
+    terms, counted = contract.terms, count(told, contract, interval)
+    judged = [
+        (gpu_ms, ppm)
+        for (outcome, grade, ppm), gpu_ms in counted.outcomes.items()
+        if grade != "-" and outcome in (State.USED, State.AVAILABLE_UNUSED, Cause.UNDER_PERFORMANCE) and gpu_ms
+    ]
+    weight = sum(gpu_ms for gpu_ms, _ in judged)
+    mean = sum(gpu_ms * ppm for gpu_ms, ppm in judged) // weight if weight else 0
+    states, losses, delivered = dict.fromkeys(State, 0), Counter[Cause](), Counter[str]()
+    to_derate: Counter[tuple[State, str, int]] = Counter()
+    for (outcome, grade, ppm), gpu_ms in counted.outcomes.items():
+        if isinstance(outcome, State):
+            if terms.total and mean < terms.reject_below_ppm:
+                states[State.OUT_FORCED] += gpu_ms
+                losses[Cause.UNDER_PERFORMANCE] += gpu_ms
+            else:
+                to_derate[outcome, grade, mean if terms.total else ppm] += gpu_ms
+            continue
+        states[STATE_OF_CAUSE[outcome]] += gpu_ms
+        if outcome is Cause.BUYER_RELEASE:
+            delivered[grade] += gpu_ms
+        else:
+            losses[outcome] += gpu_ms
+    for (state, grade, ppm), gpu_ms in to_derate.items():
+        gone = max(0, terms.floor_ppm - ppm) * terms.discount_slope_ppm * gpu_ms
+        lost = min(gpu_ms, gone // 10**12 + (gone % 10**12 > 0))
+        states[state] += gpu_ms - lost
+        states[State.DERATED] += lost
+        losses[Cause.UNDER_PERFORMANCE] += lost
+        delivered[grade] += gpu_ms - lost
+    conversion = dict(terms.deliverables)
+    worth = sum(gpu_ms * conversion.get(grade, ONE_PPM) for grade, gpu_ms in delivered.items() if grade != "-")
+    substituted = any(gpu_ms and grade not in ("-", terms.grade) for grade, gpu_ms in delivered.items())
+    quality = Quality.SUBSTITUTED if substituted else Quality.MEASURED
+    quality = Quality.ESTIMATED if counted.estimated else quality
+    return MeterRecord(
+        position=contract.position,
+        instrument=contract.instrument,
+        start_ms=interval.start_ms,
+        end_ms=interval.end_ms,
+        status=RecordStatus.INITIAL,
+        contracted_gpu_ms=counted.contracted,
+        **{f"{state}_gpu_ms": gpu_ms for state, gpu_ms in states.items()},
+        losses=tuple(sorted((cause, gpu_ms) for cause, gpu_ms in losses.items() if gpu_ms)),
+        par_gpu_ms=worth // ONE_PPM + delivered["-"],
+        measured_mean_ppm=mean,
+        measured_min_ppm=min((ppm for _, ppm in judged), default=0),
+        suite="+".join(sorted(counted.suites)),
+        quality=Quality.SUSPECT if counted.suspect else quality,
+        estimated_gpu_ms=counted.estimated,
+    )
+
+
+def pools_of(told: Told, contracts: Sequence[Contract], interval: Interval) -> tuple[PoolRecord, ...]:
+    """The pool certificates that the definition gives."""
+    parts: dict[tuple[str, str], Counter[str]] = {pool: Counter() for pool in told.fleet.pools}
+    known = {contract.index for contract in contracts}
+    for contract in contracts:
+        parts[contract.terms.grade, contract.terms.site]["sold"] += contract.contracted_gpus.integral(interval)
+    for at_ms in range(interval.start_ms, interval.end_ms):
+        for gpu in range(told.fleet.n_gpus):
+            if told.joined_ms[gpu] > at_ms:
+                continue
+            node = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])]
+            part, owner = parts[node.grade, node.site], told.value("owner", gpu, at_ms)
+            part["total"] += 1
+            if owner != -1:
+                part["covered"] += 1
+                part["sold"] += owner not in known
+            elif told.sight(at_ms) is Sight.NOT_OBSERVED:
+                part["unknown"] += 1
+            elif told.value("cause", gpu, at_ms):
+                part["unsold_unhealthy"] += 1
+            else:
+                part["unsold_idle" if told.value("occupant", gpu, at_ms) == -1 else "unsold_used"] += 1
+    names = ("total", "sold", "covered", "unsold_used", "unsold_idle", "unsold_unhealthy", "unknown")
+    return tuple(
+        PoolRecord(
+            grade=grade,
+            site=site,
+            start_ms=interval.start_ms,
+            end_ms=interval.end_ms,
+            **{f"{name}_gpu_ms": part[name] for name in names},
+        )
+        for (grade, site), part in parts.items()
+    )
