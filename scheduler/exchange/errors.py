@@ -100,7 +100,7 @@ def error_of(failed: grpc.RpcError) -> TenorError:
     code = call.code()
     if code in _RETRIED or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return Unavailable(f"the exchange did not answer: {code.name}, {call.details()}")
-    return TenorError(f"the exchange failed: {code.name if code else 'no status'}, {call.details()}")
+    return TenorError(f"the exchange failed: {code.name}, {call.details()}")
 
 
 def is_retried(error: TenorError) -> bool:

@@ -124,7 +124,7 @@ class MeterRecord(_message.Message):
     version: _builtins.int
     status: Global___RecordStatus.ValueType
     supersedes: _builtins.int
-    """The version that this one supersedes; 0: none."""
+    """The version that this one supersedes; 0: none. Always the one before."""
     contracted_gpu_ms: _builtins.int
     used_gpu_ms: _builtins.int
     available_unused_gpu_ms: _builtins.int
@@ -140,7 +140,7 @@ class MeterRecord(_message.Message):
     """What was delivered, in GPU-ms of the par grade, and the part of it that was available and not used."""
     par_unused_gpu_ms: _builtins.int
     measured_ppm: _builtins.int
-    """Time-weighted mean and least performance of covered, healthy GPUs, in ppm of the suite's reference."""
+    """Time-weighted mean and least performance of covered, healthy GPUs, in ppm of the suite's reference; absent: none were."""
     least_ppm: _builtins.int
     suite: _builtins.str
     quality: Global___Quality.ValueType
@@ -321,7 +321,9 @@ class Batch(_message.Message):
     def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """RFC 9162 consistency from the last acknowledged checkpoint's size to this one's."""
+        """RFC 9162 consistency from the tree that ends with this batch to the checkpoint's; empty where they are the same. The
+        receiver holds every leaf before, so this and its own root show that no earlier checkpoint was taken back.
+        """
 
     def __init__(
         self,

@@ -445,6 +445,8 @@ Global___TransferRequest: _TypeAlias = TransferRequest  # noqa: Y015
 
 @_typing.final
 class CorrectRequest(_message.Message):
+    """`lots` from `effective_ms` on, whatever was known of later instants; 0 lots end the position (EXPIRY)."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
