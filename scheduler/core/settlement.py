@@ -21,8 +21,8 @@ written for one lot over the whole window (the damages cap, the recall limit) co
 quantity.
 
 Laws (tested): records given twice or in any order change nothing; the statements of two halves of the window, or of two
-parts of a position, add up to the whole's (exactly, where no cap binds); a slower GPU or a steeper slope never costs
-more; the corrections' statement less the first is `difference`.
+parts of a position, add up to the whole's (exactly, where neither cap nor recall limit binds); a slower GPU or a
+steeper slope never costs more; the corrections' statement less the first is `difference`.
 """
 
 from __future__ import annotations
