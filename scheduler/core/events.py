@@ -121,9 +121,13 @@ class CancelAsked(EventModel):
 
 
 class CoverageAssigned(EventModel):
-    """From `at_ms` on these positions are covered by exactly these holdings (past parts are kept as they were)."""
+    """From `from_ms` on, which may be late or ahead, these positions are covered by exactly these holdings.
+
+    What they were covered by before is kept.
+    """
 
     kind: Literal["coverage_assigned"] = "coverage_assigned"
+    from_ms: int
     why: Literal["traded", "replaced", "planned", "drained", "shortage", "transferred", "ended"]
     positions: tuple[Name, ...]
     holdings: tuple[Holding, ...]

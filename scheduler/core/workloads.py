@@ -101,6 +101,7 @@ class StopCause(StrEnum):
     CONSOLIDATED = "consolidated"
     WINDOW_ENDED = "window_ended"
     NODE_LOST = "node_lost"
+    GPU_ILL = "gpu_ill"
     DRAINED = "drained"
     CANCELLED = "cancelled"
     RUNTIME_OVER = "runtime_over"

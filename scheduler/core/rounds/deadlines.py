@@ -1,7 +1,8 @@
 """What falls due by itself: declared run times that are over, binds that are late, drains whose time has come.
 
-Each function gives the events that are due at `now_ms`, with the instant at which they fell due, in a fixed order; `next_due_ms`
-says when to look again. A deadline that passed while nobody looked is emitted late but holds from its own instant.
+Each function gives the events that are due at `now_ms`, with the instant at which they fell due, in a fixed order;
+`next_due_ms` says when to look again. A deadline that passed while nobody looked is emitted late but holds from its own
+instant.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ DEFAULT_BIND_LIMIT_MS = 30_000
 
 
 def due(state: State, now_ms: int) -> list[Event]:
-    """Events that are due, by instant, then gang."""
-    found = [event for event in _all(state) if event.at_ms <= now_ms]
-    return sorted(found, key=lambda event: (event.at_ms, event.kind, event.model_dump_json()))
+    """Events that are due, by instant, then gangs by number, then nodes by name."""
+    found = sorted(
+        ((at_ms, _order(subject), subject) for at_ms, subject in _moments(state) if at_ms <= now_ms),
+        key=lambda moment: moment[:2],
+    )
+    return [_event(at_ms, subject) for at_ms, _, subject in found]
 
 
 def next_due_ms(state: State) -> int | None:
     """The earliest instant at which something falls due."""
-    return min((event.at_ms for event in _all(state)), default=None)
+    return min((at_ms for at_ms, _ in _moments(state)), default=None)
 
 
 def bind_limit_ms(state: State, account: str) -> int:
@@ -44,20 +48,33 @@ def grace_given_ms(victim: Gang, limit_ms: int) -> int:
     return min(victim.spec.grace_ms, max(0, limit_ms - START_ALLOWANCE_MS))
 
 
-def _all(state: State) -> Iterator[Event]:
+def _moments(state: State) -> Iterator[tuple[int, Gang | str]]:
+    """(instant, the gang or the node) of everything that will fall due if nothing happens before."""
     for gang in state.gangs.placed.values():
-        if gang.status is GangStatus.RUNNING and gang.spec.max_runtime_ms and gang.started_ms is not None:
-            over_ms = gang.started_ms + gang.spec.max_runtime_ms
-            yield GangStopAsked(
-                at_ms=over_ms,
-                gang=gang.id,
-                attempt=gang.attempt,
-                cause=StopCause.RUNTIME_OVER,
-                deadline_ms=over_ms + gang.spec.grace_ms,
-            )
-        if gang.status is GangStatus.BINDING and gang.bind_by_ms is not None and not gang.overdue:
-            yield BindOverdue(at_ms=gang.bind_by_ms, gang=gang.id, attempt=gang.attempt)
+        if gang.status is GangStatus.RUNNING:
+            if gang.spec.max_runtime_ms and gang.started_ms is not None:
+                yield gang.started_ms + gang.spec.max_runtime_ms, gang
+        elif gang.status is GangStatus.BINDING and gang.bind_by_ms is not None and not gang.overdue:
+            yield gang.bind_by_ms, gang
     for node, by_ms in state.health.draining.items():
         number = state.fleet.index_of_node[node]
         if not state.health.cause[state.fleet.gpus_of_node(number).start]:
-            yield HealthChanged(at_ms=by_ms, node=node, cause=Cause.DRAIN)
+            yield by_ms, node
+
+
+def _order(subject: Gang | str) -> tuple[int, int, str]:
+    return (0, subject.number, "") if isinstance(subject, Gang) else (1, 0, subject)
+
+
+def _event(at_ms: int, subject: Gang | str) -> Event:
+    if isinstance(subject, str):
+        return HealthChanged(at_ms=at_ms, node=subject, cause=Cause.DRAIN)
+    if subject.status is GangStatus.BINDING:
+        return BindOverdue(at_ms=at_ms, gang=subject.id, attempt=subject.attempt)
+    return GangStopAsked(
+        at_ms=at_ms,
+        gang=subject.id,
+        attempt=subject.attempt,
+        cause=StopCause.RUNTIME_OVER,
+        deadline_ms=at_ms + subject.spec.grace_ms,
+    )

@@ -9,7 +9,9 @@ from scheduler.core.state.state import State
 
 
 def events_of(plan: Plan, state: State, now_ms: int) -> list[Event]:
-    """The plan's actions as events at `now_ms`. A victim's grace is cut to what the waiting owner's bind limit leaves."""
+    """The plan's actions as events at `now_ms`. A victim's grace is cut to what the waiting owner's bind limit
+    leaves.
+    """
     events: list[Event] = []
     deadlines: dict[str, int] = {}
     limits: dict[str, int] = {}
@@ -54,10 +56,7 @@ def _bind_by_ms(place: Place, state: State, deadlines: dict[str, int], now_ms: i
     The cap bounds both, since graces are cut to it; victims that were told to stop earlier have earlier deadlines.
     """
     gone_ms = max((_deadline_ms(name, state, deadlines, now_ms) for name in place.waits_for), default=now_ms)
-    return max(
-        min(gone_ms + DEFAULT_BIND_LIMIT_MS, now_ms + bind_limit_ms(state, place.gang.account)),
-        now_ms + DEFAULT_BIND_LIMIT_MS,
-    )
+    return min(gone_ms + DEFAULT_BIND_LIMIT_MS, now_ms + bind_limit_ms(state, place.gang.account))
 
 
 def _deadline_ms(name: str, state: State, deadlines: dict[str, int], now_ms: int) -> int:

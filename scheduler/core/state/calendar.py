@@ -1,7 +1,7 @@
 """The calendar as it is known now: all holdings, and the owner of every GPU at this instant.
 
-Folded from coverage events. `owner_position` changes only by an event (an assignment, a swap, a turn of the calendar), so
-that metering is an integral over events and nothing else.
+Folded from coverage events. `owner_position` changes only by an event (an assignment, a swap, a turn of the calendar),
+so that metering is an integral over events and nothing else.
 """
 
 from __future__ import annotations

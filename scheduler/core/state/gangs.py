@@ -58,7 +58,7 @@ class Gangs:
         """All waiting gangs, in no order that matters."""
         return (gang for shapes in self.queue.values() for gangs in shapes.values() for gang in gangs)
 
-    # -- the fold -------------------------------------------------------------------------------------------------------
+    # -- the fold ------------------------------------------------------------------------------------------------------
 
     def on_submitted(self, event: GangSubmitted) -> None:
         """A new gang waits."""
@@ -178,7 +178,16 @@ class Gangs:
         self._keep(late)
         return late
 
-    # -- inside -----------------------------------------------------------------------------------------------------------
+    def restore(self, gang: Gang) -> None:
+        """A gang as a snapshot kept it; call in order of number, then set the arrays."""
+        self.ids.append(gang.id)
+        self.by_id[gang.id] = gang
+        if gang.status is GangStatus.WAITING:
+            self._enqueue(gang)
+        elif gang.status not in ENDED:
+            self.placed[gang.number] = gang
+
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _attempt(self, gang_id: str, attempt: int) -> Gang:
         gang = self.get(gang_id)

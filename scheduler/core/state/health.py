@@ -39,7 +39,7 @@ class FleetHealth:
         """The GPUs whose health it is about."""
         gpus = gpus_named(fleet, event.node, event.gpus)
         self.cause[gpus] = HEALTHY if event.cause is None else int(event.cause)
-        self._refresh(fleet)
+        self.refresh(fleet)
         return gpus
 
     def on_performance(self, event: PerformanceMeasured, fleet: Fleet) -> npt.NDArray[np.int64]:
@@ -54,9 +54,10 @@ class FleetHealth:
             self.draining.pop(event.node, None)
         else:
             self.draining[event.node] = event.by_ms
-        self._refresh(fleet)
+        self.refresh(fleet)
 
-    def _refresh(self, fleet: Fleet) -> None:
+    def refresh(self, fleet: Fleet) -> None:
+        """Derive `usable` anew."""
         self.usable = self.cause == HEALTHY
         for node in self.draining:
             self.usable[gpus_named(fleet, node, None)] = False

@@ -1,7 +1,7 @@
 """State is a fold over the journal's events. This is the fold: one method a kind of event, nothing else writes.
 
-The state is mutable inside, for speed, and owned by one writer; what leaves it (`snapshot`, `contracts`) must not be written
-to. Law: the same events in the same order give the same state, bit for bit (`dump` of both are equal).
+The state is mutable inside, for speed, and owned by one writer; what leaves it (`snapshot`, `contracts`) must not be
+written to. Law: the same events in the same order give the same state, bit for bit (`dump` of both are equal).
 """
 
 from __future__ import annotations
@@ -39,15 +39,20 @@ from scheduler.core.events import (
     ShortageDecided,
 )
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.intervals import StepFunction
+from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Snapshot
 from scheduler.core.positions import PositionBook
 from scheduler.core.state.calendar import Calendar
+from scheduler.core.state.contracted import contracted_gpus
 from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.health import FleetHealth
 from scheduler.core.workloads import Gang
 
 NOBODY = -1
+CORRECTION_HORIZON_MS = 3_600_000
+"""How long the meter's history is kept behind the last closed interval, for what the exchange tells late."""
 
 
 class State:
@@ -65,13 +70,15 @@ class State:
         """Index by account name, in order of first appearance."""
         self.position_index: dict[str, int] = {}
         """Index by position, in order of first appearance: what `owner_position` holds."""
+        self.contracted: dict[str, StepFunction] = {}
+        """GPUs contracted over time, of every position whose instrument is known."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
         self.closed_ms: dict[int, int] = {}
         """The end of the last closed metering interval, by interval length."""
         self.now_ms = 0
 
-    # -- reading --------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def account_of_position(self) -> dict[str, int]:
         """Account index by position."""
@@ -93,7 +100,11 @@ class State:
             queue=self.gangs.queue,
         )
 
-    # -- the fold -------------------------------------------------------------------------------------------------------
+    def refresh_contracted(self) -> None:
+        """Derive `contracted` anew, after positions were restored."""
+        self._index_positions(self.book.positions)
+
+    # -- the fold ------------------------------------------------------------------------------------------------------
 
     def apply(self, event: Event) -> None:  # noqa: C901, PLR0912 - one line a kind of event
         """Fold one event in. Raises a TenorError where the event contradicts the state; then nothing changed."""
@@ -132,24 +143,28 @@ class State:
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
+                self.book.apply(event.event, self.instruments)
                 self._account(event.event.account)
-                self.book.apply(event.event)
-                self._index_positions((event.event.position,))
+                source = () if event.event.source is None else (event.event.source,)
+                self._index_positions((*source, event.event.position))
             case PositionsLoaded():
                 self._on_loaded(event)
             case InstrumentListed():
                 self.instruments[event.terms.id] = event.terms
+                self._index_positions(
+                    name for name, held in self.book.positions.items() if held.instrument == event.terms.id
+                )
             case ObservationGap():
                 self._on_gap(event)
             case IntervalClosed():
-                self.closed_ms[event.interval_ms] = event.end_ms
+                self._on_closed(event)
             case ShortageDecided():
                 pass
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
 
-    # -- inside ---------------------------------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _account(self, name: str) -> int:
         return self.accounts.setdefault(name, len(self.accounts))
@@ -157,13 +172,16 @@ class State:
     def _index_positions(self, names: Iterable[str]) -> None:
         for name in names:
             self.position_index.setdefault(name, len(self.position_index))
+            terms = self.instruments.get(self.book.positions[name].instrument)
+            if terms is not None:
+                self.contracted[name] = contracted_gpus(terms, self.book.positions[name])
 
     def _on_joined(self, event: NodeJoined) -> None:
         self.fleet = self.fleet.joined(event.node)
         self.health.grow(self.fleet.n_gpus)
         self.gangs.grow(self.fleet.n_gpus)
         self.calendar.grow(self.fleet)
-        self.meter.grow(self.fleet.n_gpus)
+        self.meter.grow(self.fleet.n_gpus, event.at_ms)
 
     def _on_loaded(self, event: PositionsLoaded) -> None:
         self.book = PositionBook.of(event.cursor, event.positions)
@@ -199,24 +217,29 @@ class State:
         self.meter.set_owner(event.at_ms, gpus, self.calendar.owner_position[gpus])
 
     def _on_assigned(self, event: CoverageAssigned) -> None:
-        self.calendar.assign(event.positions, event.holdings, event.at_ms)
+        self.calendar.assign(event.positions, event.holdings, event.from_ms)
         for position in event.positions:
             self.refused.pop(position, None)
+        now_ms = max(self.now_ms, event.at_ms)
         for holding in event.holdings:
-            if holding.start_ms < self.now_ms:
+            if holding.start_ms < now_ms:
                 # Learnt late: the meter integrates from when it held, not from when we heard.
                 gpus = self.fleet.gpus_of_cell(holding.level, holding.cell)
                 self.meter.set_owner(holding.start_ms, gpus, self.position_index[holding.position])
-        self._turn(max(event.at_ms, self.now_ms))
+        self._turn(now_ms)
 
     def _turn(self, at_ms: int) -> None:
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position())
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
 
+    def _on_closed(self, event: IntervalClosed) -> None:
+        self.closed_ms[event.interval_ms] = event.end_ms
+        self.meter.forget(min(self.closed_ms.values()) - CORRECTION_HORIZON_MS)
+
     def _on_gap(self, event: ObservationGap) -> None:
-        self.meter.set_seen(event.from_ms, "estimated" if event.bridged else "unseen")
-        self.meter.set_seen(event.at_ms, "seen")
+        self.meter.set_seen(event.from_ms, Sight.ESTIMATED if event.bridged else Sight.NOT_OBSERVED)
+        self.meter.set_seen(event.at_ms, Sight.OBSERVED)
 
 
 def _gpus(gang: Gang) -> npt.NDArray[np.int64]:

@@ -1,0 +1,94 @@
+"""Closing metering intervals: which are due, what was contracted in them, and what the meter says of it.
+
+All instruments with one interval length close together. Intervals are aligned to the epoch (00:00:00Z is a multiple of
+every length), so that everybody who knows the length knows the edges. Law: for each position the intervals that close
+tile its delivery intervals, without gap or overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from scheduler.core.causes import Cause
+from scheduler.core.intervals import Interval
+from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.terms import Contract, MeteringTerms
+from scheduler.core.quantities import floor_div
+from scheduler.core.state.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class DueInterval:
+    """One interval to close, and the positions that contracted something in it."""
+
+    interval_ms: int
+    interval: Interval
+    contracts: tuple[Contract, ...]
+
+
+def due_intervals(state: State, now_ms: int, lag_ms: int) -> Iterator[DueInterval]:
+    """Every interval that ended `lag_ms` ago or more and is not closed, shortest length first, each in order of
+    time.
+    """
+    for interval_ms, positions in _by_length(state).items():
+        start_ms = state.closed_ms.get(interval_ms)
+        while True:
+            start_ms = _next_start_ms(state, positions, interval_ms, start_ms)
+            if start_ms is None or start_ms + interval_ms + lag_ms > now_ms:
+                break
+            interval = Interval(start_ms, start_ms + interval_ms)
+            contracts = tuple(
+                _contract(state, position) for position in positions if state.contracted[position].maximum(interval) > 0
+            )
+            yield DueInterval(interval_ms, interval, contracts)
+            start_ms = interval.end_ms
+
+
+def next_close_ms(state: State) -> int | None:
+    """When the next interval ends; None where nothing is contracted any more."""
+    ends = []
+    for interval_ms, positions in _by_length(state).items():
+        start_ms = _next_start_ms(state, positions, interval_ms, state.closed_ms.get(interval_ms))
+        if start_ms is not None:
+            ends.append(start_ms + interval_ms)
+    return min(ends, default=None)
+
+
+def close(state: State, due: DueInterval) -> Closing:
+    """The records of a due interval, and one for each pool."""
+    return state.meter.close(due.interval, due.contracts, state.fleet)
+
+
+def _by_length(state: State) -> dict[int, list[str]]:
+    """Positions by the length of their metering interval, both ascending."""
+    by_length: dict[int, list[str]] = {}
+    for position in sorted(state.contracted):
+        interval_ms = state.instruments[state.book.positions[position].instrument].interval_ms
+        by_length.setdefault(interval_ms, []).append(position)
+    return dict(sorted(by_length.items()))
+
+
+def _next_start_ms(state: State, positions: Iterable[str], interval_ms: int, from_ms: int | None) -> int | None:
+    """The start of the first aligned interval at or after `from_ms` (None: any) in which something is contracted."""
+    starts = []
+    for position in positions:
+        steps = state.contracted[position].steps
+        for (at_ms, gpus), following in zip(steps, (*steps[1:], None), strict=True):
+            if gpus > 0 and (from_ms is None or following is None or following[0] > from_ms):
+                starts.append(max(at_ms, from_ms or 0))
+                break
+    return floor_div(min(starts), interval_ms) * interval_ms if starts else None
+
+
+def _contract(state: State, name: str) -> Contract:
+    position = state.book.positions[name]
+    return Contract(
+        index=state.position_index[name],
+        position=name,
+        instrument=position.instrument,
+        account=state.accounts[position.account],
+        terms=MeteringTerms.of(state.instruments[position.instrument]),
+        contracted_gpus=state.contracted[name],
+        uncovered_cause=state.refused.get(name, Cause.OVERSOLD),
+    )

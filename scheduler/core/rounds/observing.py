@@ -1,0 +1,114 @@
+"""What execution saw, as events: filtered by what the state knows, held to the instants that are still open.
+
+An observation of an attempt that is not the current one, or of an unknown node, changes nothing: it is an echo. An
+instant in an interval that is already closed is moved to its end: what was measured is measured (only the exchange may
+correct it).
+"""
+
+from __future__ import annotations
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.events import (
+    Event,
+    GangEnded,
+    GangStarted,
+    GangStopAsked,
+    HealthChanged,
+    NodeJoined,
+    PerformanceMeasured,
+)
+from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.state import State
+from scheduler.core.workloads import Gang, GangStatus, StopCause
+
+
+def open_from_ms(state: State) -> int:
+    """The instant from which every interval is still open."""
+    return max(state.closed_ms.values(), default=0)
+
+
+def held_open(state: State, at_ms: int, now_ms: int) -> int:
+    """The instant itself, or the nearest one that is neither closed nor in the future."""
+    return min(max(at_ms, open_from_ms(state)), now_ms)
+
+
+def node_seen(state: State, node: NodeSpec, at_ms: int) -> list[Event]:
+    """A node that is new joins; one that was lost is well again."""
+    number = state.fleet.index_of_node.get(node.name)
+    if number is None:
+        return [NodeJoined(at_ms=at_ms, node=node)]
+    gpus = state.fleet.gpus_of_node(number)
+    if (state.health.cause[gpus.start : gpus.stop] == int(Cause.NODE_LOST)).any():
+        return [HealthChanged(at_ms=at_ms, node=node.name)]
+    return []
+
+
+def node_missing(state: State, node: str, cause: Cause, at_ms: int) -> list[Event]:
+    """Its GPUs are ill. Attempts on it end by their own observations."""
+    number = state.fleet.index_of_node.get(node)
+    if number is None or (state.health.cause[state.fleet.gpus_of_node(number).start] == int(cause)):
+        return []
+    return [HealthChanged(at_ms=at_ms, node=node, cause=cause)]
+
+
+def gpus_ill(state: State, node: str, gpus: tuple[int, ...], cause: Cause | None, at_ms: int) -> list[Event]:
+    """Single GPUs fell ill, or are well again."""
+    return (
+        [] if node not in state.fleet.index_of_node else [HealthChanged(at_ms=at_ms, node=node, gpus=gpus, cause=cause)]
+    )
+
+
+def measured(state: State, node: str, gpus: tuple[int, ...] | None, ppm: int, suite: str, at_ms: int) -> list[Event]:
+    """A probe's reading."""
+    if node not in state.fleet.index_of_node:
+        return []
+    return [PerformanceMeasured(at_ms=at_ms, node=node, gpus=gpus, ppm=ppm, suite=suite)]
+
+
+def started(state: State, gang_id: str, attempt: int, at_ms: int) -> list[Event]:
+    """All workers run."""
+    gang = _current(state, gang_id, attempt)
+    if gang is None or gang.status is not GangStatus.BINDING:
+        return []
+    return [GangStarted(at_ms=max(at_ms, gang.placed_ms), gang=gang_id, attempt=attempt)]
+
+
+def ended(state: State, gang_id: str, attempt: int, exit_code: int | None, detail: str, at_ms: int) -> list[Event]:
+    """The attempt is over."""
+    gang = _current(state, gang_id, attempt)
+    if gang is None:
+        return []
+    at_ms = max(at_ms, gang.started_ms or gang.placed_ms)
+    return [GangEnded(at_ms=at_ms, gang=gang_id, attempt=attempt, exit_code=exit_code, detail=detail[:2_000])]
+
+
+def never_started(event: GangStopAsked) -> GangEnded:
+    """The end of an attempt that was stopped before it was launched."""
+    return GangEnded(at_ms=event.at_ms, gang=event.gang, attempt=event.attempt, detail="stopped before it started")
+
+
+def to_stop_after(event: Event, state: State) -> list[tuple[Gang, StopCause]]:
+    """Gangs that must leave GPUs that fell ill, by number.
+
+    What ran on a lost node ended with it, which is observed by itself; what still waited to start there has to be told.
+    """
+    if not isinstance(event, HealthChanged) or event.cause is None:
+        return []
+    span = state.fleet.gpus_of_node(state.fleet.index_of_node[event.node])
+    ill = [gpu for gpu in span if event.gpus is None or gpu - span.start in event.gpus]
+    numbers = {int(n) for gpu in ill for n in (state.gangs.occupant[gpu], state.gangs.claimant[gpu])} - {NOBODY}
+    gangs = [state.gangs.by_number(number) for number in sorted(numbers)]
+    match event.cause:
+        case Cause.NODE_LOST:
+            return [(gang, StopCause.NODE_LOST) for gang in gangs if gang.status is GangStatus.BINDING]
+        case Cause.DRAIN:
+            return [(gang, StopCause.DRAINED) for gang in gangs if gang.status is not GangStatus.STOPPING]
+        case _:
+            return [(gang, StopCause.GPU_ILL) for gang in gangs if gang.status is not GangStatus.STOPPING]
+
+
+def _current(state: State, gang_id: str, attempt: int) -> Gang | None:
+    gang = state.gangs.by_id.get(gang_id)
+    placed = gang is not None and gang.number in state.gangs.placed and gang.attempt == attempt
+    return gang if placed else None

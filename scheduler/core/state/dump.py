@@ -1,0 +1,137 @@
+"""The state as bytes and back: what a snapshot keeps. Equal states give equal bytes.
+
+One zip-free container: a line of canonical JSON for everything but the meter, then the meter's own dump.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Fleet, NodeSpec
+from scheduler.core.errors import Damaged
+from scheduler.core.holdings import Holding
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.meter import Meter
+from scheduler.core.models import canonical_bytes
+from scheduler.core.positions import Cursor, Position, PositionBook
+from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.state import State
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, shape_of
+
+LAYOUT = 1
+
+
+def dump(state: State) -> bytes:
+    """The state's bytes."""
+    plain = {
+        "layout": LAYOUT,
+        "now_ms": state.now_ms,
+        "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
+        "cause": state.health.cause.tolist(),
+        "ppm": state.health.ppm.tolist(),
+        "draining": state.health.draining,
+        "gangs": [_gang(state.gangs.by_id[gang_id]) for gang_id in state.gangs.ids],
+        "requests": state.gangs.requests,
+        "occupant": state.gangs.occupant.tolist(),
+        "claimant": state.gangs.claimant.tolist(),
+        "holdings": [holding.model_dump(mode="json") for holding in state.calendar.holdings],
+        "owner_position": state.calendar.owner_position.tolist(),
+        "owner_account": state.calendar.owner_account.tolist(),
+        "until_ms": state.calendar.until_ms.tolist(),
+        "turns": list(state.calendar.turns),
+        "instruments": [terms.model_dump(mode="json") for terms in state.instruments.values()],
+        "cursor": None if state.book.cursor is None else state.book.cursor.model_dump(mode="json"),
+        "positions": [position.model_dump(mode="json") for position in state.book.positions.values()],
+        "accounts": list(state.accounts),
+        "position_index": list(state.position_index),
+        "refused": {name: int(cause) for name, cause in state.refused.items()},
+        "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
+    }
+    return canonical_bytes(plain) + b"\n" + state.meter.dump()
+
+
+def load(body: bytes) -> State:
+    """The state that was dumped. Raises Damaged on bytes that `dump` did not write."""
+    head, _, meter = body.partition(b"\n")
+    try:
+        plain = json.loads(head)
+        if plain["layout"] != LAYOUT:
+            raise Damaged(f"a snapshot has layout {plain['layout']}, expected {LAYOUT}")
+        state = State()
+        _load_fleet(state, plain)
+        _load_positions(state, plain)
+        _load_gangs(state.gangs, plain)
+        state.meter = Meter.load(meter)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"a snapshot cannot be read: {error}") from error
+    return state
+
+
+def _load_fleet(state: State, plain: dict[str, Any]) -> None:
+    state.now_ms = plain["now_ms"]
+    state.fleet = Fleet.of(tuple(NodeSpec.model_validate(node) for node in plain["nodes"]))
+    state.health.grow(state.fleet.n_gpus)
+    state.health.cause[:] = plain["cause"]
+    state.health.ppm[:] = plain["ppm"]
+    state.health.draining = plain["draining"]
+    state.health.refresh(state.fleet)
+    state.calendar.holdings = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["holdings"])
+    state.calendar.grow(state.fleet)
+    state.calendar.owner_position[:] = plain["owner_position"]
+    state.calendar.owner_account[:] = plain["owner_account"]
+    state.calendar.until_ms[:] = plain["until_ms"]
+    state.calendar.turns = tuple(plain["turns"])
+
+
+def _load_positions(state: State, plain: dict[str, Any]) -> None:
+    for terms in plain["instruments"]:
+        parsed = InstrumentTerms.model_validate_json(json.dumps(terms))
+        state.instruments[parsed.id] = parsed
+    positions = tuple(Position.model_validate_json(json.dumps(position)) for position in plain["positions"])
+    if plain["cursor"] is not None:
+        state.book = PositionBook.of(Cursor.model_validate(plain["cursor"]), positions)
+    state.accounts = {name: i for i, name in enumerate(plain["accounts"])}
+    state.position_index = {name: i for i, name in enumerate(plain["position_index"])}
+    state.refresh_contracted()
+    state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
+    state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
+
+
+def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:
+    for row in plain["gangs"]:
+        gangs.restore(_loaded_gang(row))
+    gangs.requests = plain["requests"]
+    gangs.occupant = np.array(plain["occupant"], dtype=np.int64)
+    gangs.claimant = np.array(plain["claimant"], dtype=np.int64)
+
+
+_PLAIN = tuple(
+    field.name for field in fields(Gang) if field.name not in {"spec", "shape", "pieces", "status", "stop_cause"}
+)
+
+
+def _gang(gang: Gang) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(gang, name) for name in _PLAIN}
+    row["spec"] = gang.spec.model_dump(mode="json")
+    row["pieces"] = [piece.model_dump(mode="json") for piece in gang.pieces]
+    row["status"] = str(gang.status)
+    row["stop_cause"] = None if gang.stop_cause is None else str(gang.stop_cause)
+    return row
+
+
+def _loaded_gang(row: dict[str, Any]) -> Gang:
+    spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
+    plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
+    return Gang(
+        spec=spec,
+        shape=shape_of(spec),
+        pieces=tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"]),
+        status=GangStatus(row["status"]),
+        stop_cause=None if row["stop_cause"] is None else StopCause(row["stop_cause"]),
+        **plain,
+    )

@@ -1,0 +1,1 @@
+"""Replay: published traces through the production code, on virtual time."""

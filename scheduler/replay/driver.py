@@ -1,0 +1,142 @@
+"""The replay's loop: the production scheduler on a virtual clock that jumps from instant to instant.
+
+At each instant everything that happens then is told first, in a fixed order (execution, submissions), and one round
+follows. The journal is real, on disk; it is not synced (`durable=False`), since a replay can be run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.closing import Closing
+from scheduler.core.positions import PositionEvent
+from scheduler.core.state.dump import dump
+from scheduler.core.state.state import State
+from scheduler.core.workloads import GangSpec
+from scheduler.delivery import LogWriter
+from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
+from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.recovery import fold
+from scheduler.replay.checks import LawChecker
+from scheduler.replay.figures import Figures
+from scheduler.replay.shortage import UnavoidableShortfall
+from scheduler.service import Scheduler, ServiceSettings
+
+LOG_NAME = "tenor.local/replay"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What happens in a run: everything that is not the scheduler's to decide."""
+
+    start_ms: int
+    end_ms: int
+    nodes: tuple[NodeSpec, ...]
+    terms: tuple[InstrumentTerms, ...]
+    trades: tuple[PositionEvent, ...]
+    gangs: Iterable[tuple[int, GangSpec, Work]]
+    """(instant, what is submitted, what it does), by instant."""
+    faults: tuple[Fault, ...] = ()
+    spares: tuple[str, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    figures: Figures
+    events: int
+    rounds: int
+    seconds: float
+    violations: int
+    faults: list[str]
+    unavoidable_gpu_ms: int
+    state: State
+    closings: list[Closing] = field(default_factory=list)
+
+
+Progress = Callable[[int, int, Scheduler], None]
+"""Called now and then with (virtual now, end, the scheduler)."""
+
+
+class _RecordingLog(LogWriter):
+    """The production log, which also tells figures and checks what it wrote."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self, stream: str, signer: SignerKey, heard: Callable[[Closing, int], None]) -> None:
+        super().__init__(stream, signer)
+        object.__setattr__(self, "heard", heard)
+
+    def leaves_of(self, closing: Closing, written_ms: int) -> list[bytes]:
+        """The leaves, told on."""
+        self.heard(closing, written_ms)
+        return super().leaves_of(closing, written_ms)
+
+
+def play(script: Script, journal_path: Path | str, *, check: bool = False, progress: Progress | None = None) -> Outcome:
+    """Run the script to its end. Raises what the journal and the scheduler raise."""
+    began = monotonic()
+    figures, laws, shortage = Figures(), LawChecker(), UnavoidableShortfall()
+    now = [script.start_ms]
+    works: dict[str, Work] = {}
+
+    def heard(closing: Closing, written_ms: int) -> None:
+        figures.on_records(closing.records, closing.pools)
+        if check:
+            laws.on_records(closing.records, written_ms)
+
+    executor = SimulatedExecutor(script.nodes, lambda: now[0], lambda launch: works[launch.gang], script.faults)
+    with Journal.open(journal_path, durable=False) as journal:
+        signer = SignerKey.generate(LOG_NAME)
+        settings = ServiceSettings(close_lag_ms=0, spares=script.spares)
+        scheduler = Scheduler(journal, executor, _RecordingLog("replay", signer, heard), lambda: now[0], settings)
+        scheduler.listeners.append(figures.on_event)
+        scheduler.round()
+        scheduler.learn_instruments(script.terms)
+        for trade in script.trades:
+            scheduler.learn_event(trade)
+        due_ms = scheduler.round()
+        gangs = iter(script.gangs)
+        coming = next(gangs, None)
+        rounds = 0
+        while True:
+            at_ms = _next_ms(due_ms, executor.next_event_ms(), coming)
+            if at_ms is None or at_ms > script.end_ms:
+                break
+            shortage.advance(scheduler.state, at_ms)
+            now[0] = max(at_ms, now[0])
+            while coming is not None and coming[0] <= now[0]:
+                gang = scheduler.submit(coming[1])
+                works[gang.id] = coming[2]
+                coming = next(gangs, None)
+            due_ms = scheduler.round()
+            rounds += 1
+            if check:
+                laws.after_round(scheduler.state, now[0])
+            if progress is not None and rounds % 64 == 0:
+                progress(now[0], script.end_ms, scheduler)
+        if check:
+            laws.finish(dump(scheduler.state), dump(fold(journal).state), chain_ok=True, now_ms=now[0])
+        return Outcome(
+            figures=figures,
+            events=journal.head[0],
+            rounds=rounds,
+            seconds=monotonic() - began,
+            violations=laws.count,
+            faults=laws.found,
+            unavoidable_gpu_ms=shortage.gpu_ms,
+            state=scheduler.state,
+        )
+
+
+def _next_ms(due_ms: int | None, event_ms: int | None, coming: tuple[int, GangSpec, Work] | None) -> int | None:
+    """The next instant at which something happens."""
+    instants = (due_ms, event_ms, coming[0] if coming else None)
+    return min((at_ms for at_ms in instants if at_ms is not None), default=None)

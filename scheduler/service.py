@@ -1,0 +1,362 @@
+"""The loop: load, decide, persist, apply.
+
+`Scheduler` owns the journal and the state that is its fold. Whatever it learns or decides becomes an event, is folded
+in, and is committed before anything outside sees it; only then are gangs started and stopped. Every public method may
+be called from any thread. Laws: persist, then act; persist, then tell; the same facts at the same instants give the
+same events, byte for byte; what could not be saved was not done, and is tried again before anything else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from scheduler.core.errors import Refused, Unavailable, UnknownName
+from scheduler.core.events import (
+    VERSION,
+    CalendarTurned,
+    CancelAsked,
+    DrainOrdered,
+    Event,
+    GangStopAsked,
+    GangSubmitted,
+    InstrumentListed,
+    IntervalClosed,
+    ObservationGap,
+    PositionChanged,
+    PositionsLoaded,
+    ShortageDecided,
+    encode,
+)
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.placement.plan import plan
+from scheduler.core.placement.snapshot import Plan, Policy
+from scheduler.core.positions import Cursor, Position, PositionEvent
+from scheduler.core.rounds import closing, covering, deadlines, observing, placing
+from scheduler.core.state.state import State
+from scheduler.core.workloads import ENDED, Gang, GangSpec, GangStatus, StopCause
+from scheduler.delivery import LogWriter
+from scheduler.execution.protocol import Executor, Launch
+from scheduler.ledger.journal import Entry, Journal
+from scheduler.observations import events_of
+
+OBSERVED_CURSOR = "observed_ms"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSettings:
+    """How the loop runs; every time in ms."""
+
+    policy: Policy = field(default_factory=Policy)
+    close_lag_ms: int = 1_000
+    """How long after an interval's end it is closed, so that what was observed late is in."""
+    reading_ms: int = 5_000
+    """How often the fleet must be seen for the meter to know it; gaps of up to two readings are estimated."""
+    spares: tuple[str, ...] = ()
+    """Nodes that are never sold: they stand in for nodes that fail."""
+
+
+class Scheduler:
+    """See the module. Made on a journal that may hold a past: `recovery.recover` brings it up to date first."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        executor: Executor,
+        log: LogWriter,
+        clock_ms: Callable[[], int],
+        settings: ServiceSettings | None = None,
+        state: State | None = None,
+    ) -> None:
+        self.state = state or State()
+        self.settings = settings or ServiceSettings()
+        self.guard = threading.RLock()
+        self.woken = threading.Event()
+        self.last_plan: Plan | None = None
+        self.paused = ""
+        """Why nothing is decided at present; empty while all is well."""
+        self._journal = journal
+        self._executor = executor
+        self._log = log
+        self._clock_ms = clock_ms
+        self._unsaved: list[Entry] = []
+        self._unsaved_leaves: list[bytes] = []
+        self._launched: set[tuple[str, int]] = set()
+        self._stop_sent: set[tuple[str, int]] = set()
+        self._blind_since_ms: int | None = None
+        self._next_close_ms: int | None = None
+        self._positions_changed = True
+        self._turn_coverage = False
+        self.listeners: list[Callable[[Event], None]] = []
+
+    # -- what others tell ----------------------------------------------------------------------------------------------
+
+    def learn_instruments(self, terms: Iterable[InstrumentTerms]) -> None:
+        """Terms that the exchange lists; known ones change nothing."""
+        with self.guard:
+            for each in terms:
+                if each.id not in self.state.instruments:
+                    self._emit(InstrumentListed(at_ms=self._clock_ms(), terms=each))
+            self._save_or_raise()
+
+    def learn_positions(self, cursor: Cursor, positions: Sequence[Position]) -> None:
+        """All positions as of a cursor, from the exchange's snapshot."""
+        with self.guard:
+            now_ms = self._clock_ms()
+            self._emit(PositionsLoaded(at_ms=now_ms, cursor=cursor, positions=tuple(positions)))
+            self._emit_all(covering.after_snapshot(self.state, now_ms, self.settings.spares))
+            self._save_or_raise()
+            self.woken.set()
+
+    def learn_event(self, event: PositionEvent) -> None:
+        """One position event with its cursor: committed together with what it does to coverage.
+
+        Raises Conflict where the exchange contradicts itself (gap, equivocation, oversold); then nothing changed.
+        """
+        with self.guard:
+            now_ms = self._clock_ms()
+            cursor = self.state.book.cursor
+            if cursor is not None and cursor.epoch == event.cursor.epoch and event.cursor.seq <= cursor.seq:
+                self.state.book.apply(event)  # a repeat changes nothing; one with other content raises
+                return
+            self._emit(PositionChanged(at_ms=now_ms, event=event))
+            self._emit_all(covering.after_position_event(self.state, event, now_ms, self.settings.spares))
+            self._save_or_raise()
+            self.woken.set()
+
+    def submit(self, spec: GangSpec, request: str = "") -> Gang:
+        """A new gang in the queue, durable when this returns. The same `request` gives the same gang again."""
+        with self.guard:
+            known = self.state.gangs.requests.get(request) if request else None
+            if known is not None:
+                return self._same_request(known, spec, request)
+            gang_id = f"gang-{len(self.state.gangs.ids) + 1}"
+            self._emit(GangSubmitted(at_ms=self._clock_ms(), gang=gang_id, spec=spec, request=request))
+            self._save_or_raise()
+            self.woken.set()
+            return self.state.gangs.get(gang_id)
+
+    def cancel(self, gang_id: str) -> Gang:
+        """End a gang: at once where it waits, with its grace where it runs. Ended gangs stay as they are."""
+        with self.guard:
+            gang = self.state.gangs.get(gang_id)
+            if gang.status in ENDED or gang.stop_cause is StopCause.CANCELLED:
+                return gang
+            now_ms = self._clock_ms()
+            self._emit(CancelAsked(at_ms=now_ms, gang=gang_id))
+            if gang.number in self.state.gangs.placed:
+                self._stop(gang, StopCause.CANCELLED, now_ms, now_ms + gang.spec.grace_ms)
+            self._save_or_raise()
+            self.woken.set()
+            return self.state.gangs.get(gang_id)
+
+    def drain(self, node: str, by_ms: int | None) -> None:
+        """Empty a node by an instant (None: call it off): it takes no new work, its promises move where they can."""
+        with self.guard:
+            if node not in self.state.fleet.index_of_node:
+                raise UnknownName("node", node, tuple(self.state.fleet.index_of_node))
+            now_ms = self._clock_ms()
+            order = DrainOrdered(at_ms=now_ms, node=node, by_ms=by_ms)
+            for event in covering.after_drain(self.state, order, self.settings.spares):
+                self._emit(event)
+            self._save_or_raise()
+            self.woken.set()
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def round(self) -> int | None:
+        """One round at the clock's instant. Gives the next instant at which something falls due by itself."""
+        with self.guard:
+            now_ms = self._clock_ms()
+            self.woken.clear()
+            if not self._save():
+                return now_ms + 1_000
+            self._observe(now_ms)
+            self._fall_due(now_ms)
+            if not self.paused:
+                self._place(now_ms)
+            self._close_intervals(now_ms)
+            if self._save():
+                self._act(now_ms)
+            return self.next_due_ms()
+
+    def next_due_ms(self) -> int | None:
+        """The next instant at which a round is needed though nobody says anything."""
+        if self._positions_changed:
+            self._next_close_ms = closing.next_close_ms(self.state)
+            self._positions_changed = False
+        close_ms = None if self._next_close_ms is None else self._next_close_ms + self.settings.close_lag_ms
+        turn_ms = self.state.calendar.turns[0] if self.state.calendar.turns else None
+        return min(
+            (at_ms for at_ms in (close_ms, turn_ms, deadlines.next_due_ms(self.state)) if at_ms is not None),
+            default=None,
+        )
+
+    def note_observed(self) -> None:
+        """Make durable that the fleet was seen until now: what a restart measures its gap from."""
+        with self.guard:
+            if self._blind_since_ms is None and not self._unsaved:
+                self._journal.commit((), cursors={OBSERVED_CURSOR: str(self._clock_ms()).encode()})
+
+    def adopt(self, events: Iterable[Event], launched: Iterable[tuple[str, int]]) -> None:
+        """What recovery found: facts to fold in and attempts that execution already knows."""
+        with self.guard:
+            self._launched.update(launched)
+            self._emit_all(events)
+            self._save_or_raise()
+
+    # -- steps of a round ----------------------------------------------------------------------------------------------
+
+    def _observe(self, now_ms: int) -> None:
+        blind = getattr(self._executor, "detail", "") if not getattr(self._executor, "healthy", True) else ""
+        observations = self._executor.observe()
+        self.paused = blind
+        if blind and self._blind_since_ms is None:
+            self._blind_since_ms = now_ms
+        elif not blind and self._blind_since_ms is not None:
+            self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
+            self._blind_since_ms = None
+        for observation in observations:
+            for event in events_of(observation, self.state, now_ms):
+                self._emit(event)
+                self._make_room(event, now_ms)
+
+    def _fall_due(self, now_ms: int) -> None:
+        self._turn_coverage = False
+        while self.state.calendar.turns and self.state.calendar.turns[0] <= now_ms:
+            self._emit(CalendarTurned(at_ms=self.state.calendar.turns[0]))
+            self._turn_coverage = True
+        if self._turn_coverage:
+            self._emit_all(covering.retry(self.state, now_ms, self.settings.spares))
+            self._follow(now_ms)
+        for event in deadlines.due(self.state, now_ms):
+            if isinstance(event, GangStopAsked):
+                self._stop(self.state.gangs.get(event.gang), event.cause, event.at_ms, event.deadline_ms)
+                continue
+            self._emit(event)
+            self._make_room(event, now_ms)
+
+    def _place(self, now_ms: int) -> None:
+        self.last_plan = plan(self.state.snapshot(now_ms), self.settings.policy)
+        for event in placing.events_of(self.last_plan, self.state, now_ms):
+            self._emit(event)
+            if isinstance(event, GangStopAsked):
+                self._forget_unstarted(event)
+        if self.last_plan.actions:
+            self._follow(now_ms)
+
+    def _make_room(self, event: Event, now_ms: int) -> None:
+        """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""
+        for gang, cause in observing.to_stop_after(event, self.state):
+            self._stop(gang, cause, now_ms, now_ms + gang.spec.grace_ms)
+        self._emit_all(covering.after_health(self.state, event, now_ms, self.settings.spares))
+
+    def _follow(self, now_ms: int) -> None:
+        self._emit_all(covering.follow(self.state, now_ms))
+
+    def _close_intervals(self, now_ms: int) -> None:
+        if self._positions_changed:
+            self.next_due_ms()
+        if self._next_close_ms is None or self._next_close_ms + self.settings.close_lag_ms > now_ms:
+            return
+        if self._blind_since_ms is not None:
+            self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
+            self._blind_since_ms = now_ms
+        for due in closing.due_intervals(self.state, now_ms, self.settings.close_lag_ms):
+            closed = closing.close(self.state, due)
+            leaves = self._log.leaves_of(closed, now_ms)
+            first = self._log.size(self._journal) + len(self._unsaved_leaves)
+            self._unsaved_leaves += leaves
+            self._emit(
+                IntervalClosed(
+                    at_ms=now_ms,
+                    interval_ms=due.interval_ms,
+                    end_ms=due.interval.end_ms,
+                    first_leaf=first,
+                    leaves=len(leaves),
+                )
+            )
+        self._positions_changed = True
+
+    def _act(self, now_ms: int) -> None:
+        """Apply what is durable: stop what must stop, start what may start."""
+        for gang in list(self.state.gangs.placed.values()):
+            key = (gang.id, gang.attempt)
+            if gang.status is GangStatus.STOPPING and key not in self._stop_sent:
+                self._stop_sent.add(key)
+                grace_ms = max(0, (gang.stop_deadline_ms or now_ms) - now_ms)
+                self._executor.stop(gang.id, gang.attempt, grace_ms)
+            elif gang.status is GangStatus.BINDING and not gang.waits_for and key not in self._launched:
+                self._launched.add(key)
+                self._executor.start(launch_of(gang))
+
+    # -- events and their durability -----------------------------------------------------------------------------------
+
+    def _emit(self, event: Event) -> None:
+        self.state.apply(event)
+        self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
+        match event:
+            case PositionChanged() | PositionsLoaded() | InstrumentListed():
+                self._positions_changed = True
+            case ShortageDecided():
+                self._unsaved_leaves.append(self._log.shortage_leaf(event.certificate, event.at_ms))
+            case _:
+                pass
+        for listener in self.listeners:
+            listener(event)
+
+    def _emit_all(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._emit(event)
+            if isinstance(event, GangStopAsked):
+                self._forget_unstarted(event)
+
+    def _save(self) -> bool:
+        """Commit everything emitted since the last time. False where the disk refuses: the loop pauses and tries
+        again.
+        """
+        if not self._unsaved:
+            return True
+        try:
+            self._log.commit(self._journal, self._unsaved, self._unsaved_leaves)
+        except Unavailable as error:
+            self.paused = str(error)
+            return False
+        self._unsaved, self._unsaved_leaves = [], []
+        return True
+
+    def _save_or_raise(self) -> None:
+        if not self._save():
+            raise Unavailable(f"not saved yet, and so not acted on: {self.paused}")
+
+    def _same_request(self, gang_id: str, spec: GangSpec, request: str) -> Gang:
+        gang = self.state.gangs.get(gang_id)
+        if gang.spec != spec:
+            raise Refused(f"request {request!r} was already used for {gang_id}, with another content")
+        return gang
+
+    def _stop(self, gang: Gang, cause: StopCause, at_ms: int, deadline_ms: int) -> None:
+        event = GangStopAsked(at_ms=at_ms, gang=gang.id, attempt=gang.attempt, cause=cause, deadline_ms=deadline_ms)
+        self._emit(event)
+        self._forget_unstarted(event)
+
+    def _forget_unstarted(self, event: GangStopAsked) -> None:
+        """An attempt that was never launched has nothing to stop: it is over at once."""
+        if (event.gang, event.attempt) not in self._launched:
+            self._emit(observing.never_started(event))
+
+
+def launch_of(gang: Gang) -> Launch:
+    """What execution needs to run the gang's current attempt."""
+    return Launch(
+        gang=gang.id,
+        attempt=gang.attempt,
+        account=gang.account,
+        name=gang.spec.name,
+        command=gang.spec.command,
+        pieces=gang.pieces,
+        env=tuple(sorted(gang.spec.env.items())),
+        working_dir=gang.spec.working_dir,
+        grace_ms=gang.spec.grace_ms,
+    )
