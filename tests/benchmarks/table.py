@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 BENCHMARKS = MappingProxyType(
     {
+        "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
     }

@@ -45,12 +45,11 @@ def cut(history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: Int
         asking = _owned_at_level(initial[0], rows[0], level_of_owner, level)
         gpus, offsets = causes.cuts(asking)
         cut_keys.append(gpus * width + offsets)
-    keys = np.unique(np.concatenate([*row_keys, *cut_keys]))
-    changed = np.unique(keys // width)
-    keys = np.unique(np.concatenate([keys, changed * width]))
+    keys = np.concatenate([*row_keys, *cut_keys])
     calm = np.ones(history.n_gpus, dtype=np.bool_)
-    calm[changed] = False
-    still = np.flatnonzero(calm)
+    calm[keys // width] = False
+    still, changed = np.flatnonzero(calm), np.flatnonzero(~calm)
+    keys = np.union1d(keys, changed * width)
 
     gpu = np.concatenate([keys // width, still])
     start = np.concatenate([keys % width, np.zeros(len(still), dtype=np.int64)])
@@ -69,9 +68,10 @@ def cut(history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: Int
 
 
 def _owned_at_level(owners: IntArray, rows: IntArray, level_of_owner: IntArray, level: int) -> IntArray:
-    first = np.flatnonzero(level_of_owner[owners + 1] == level)
+    asking = level_of_owner[owners + 1] == level
     _, gpus, later = rows
-    return np.unique(np.concatenate([first, gpus[level_of_owner[later + 1] == level]]))
+    asking[gpus[level_of_owner[later + 1] == level]] = True
+    return np.flatnonzero(asking)
 
 
 def _ends(keys: IntArray, width: int) -> IntArray:

@@ -24,6 +24,17 @@ AVAILABLE, USED = 0, 1
 _OUTCOMES: IntArray = np.concatenate([[AVAILABLE, USED], CODES[1:]])
 _RELEASE = int(np.searchsorted(_OUTCOMES, Cause.BUYER_RELEASE))
 _SLOW = int(np.searchsorted(_OUTCOMES, Cause.UNDER_PERFORMANCE))
+_STATE_FIELDS = tuple(f"{state}_gpu_ms" for state in State)
+_DERATED = list(State).index(State.DERATED)
+_LOSS_CAUSES = tuple(Cause(int(code)) for code in CODES[1:])
+_STATE_OF_OUTCOME: IntArray = np.array(
+    [
+        [int(state is of_outcome) for state in State]
+        for of_outcome in (State.AVAILABLE_UNUSED, State.USED, *(STATE_OF_CAUSE[cause] for cause in _LOSS_CAUSES))
+    ],
+    dtype=np.int64,
+)
+"""(outcomes, states): 1 where the outcome's quantity belongs to the state."""
 _HALF_BITS = 15
 """Sums of quantity × ppm are kept in two halves of the ppm, so that each fits 64 bits."""
 
@@ -80,9 +91,15 @@ class Tally:
         np.add.at(self._by_grade, (contract[delivered], grade[delivered]), gpu_ms[delivered])
         self._derate(contract, outcome, grade, self._effective(contract, ppm, mean_ppm), gpu_ms)
         suite = self._suites(contract, outcome, performance >> PPM_BITS, suites)
+        states = self._outcomes @ _STATE_OF_OUTCOME
+        states[:, _DERATED] += self._derated
+        losses = self._outcomes[:, USED + 1 :].copy()
+        losses[:, _RELEASE - USED - 1] = 0
+        losses[:, _SLOW - USED - 1] += self._derated
+        columns = zip(contracted_gpu_ms, states.tolist(), losses.tolist(), mean_ppm, min_ppm, strict=True)
         return tuple(
-            self._record(row, interval, contracted, mean_ppm[row], min_ppm[row], suite.get(row, ""), status)
-            for row, contracted in enumerate(contracted_gpu_ms)
+            self._record(row, interval, contracted, in_states, lost, mean, least, suite.get(row, ""), status)
+            for row, (contracted, in_states, lost, mean, least) in enumerate(columns)
         )
 
     def _grouped(self) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
@@ -152,9 +169,9 @@ class Tally:
     def _suites(self, contract: IntArray, outcome: IntArray, suite: IntArray, names: Sequence[str]) -> dict[int, str]:
         """The suites whose measurements a contract's record rests on, joined, by row."""
         judged = (outcome <= USED) | (outcome == _SLOW)
-        pairs = np.unique(np.stack([contract[judged], suite[judged]], axis=1), axis=0)
         found: dict[int, list[str]] = {}
-        for row, number in pairs.tolist():
+        for pair in np.unique(contract[judged] * len(names) + suite[judged]).tolist():
+            row, number = divmod(pair, len(names))
             if number:
                 found.setdefault(row, []).append(names[number])
         return {row: "+".join(sorted(each)) for row, each in found.items()}
@@ -164,22 +181,14 @@ class Tally:
         row: int,
         interval: Interval,
         contracted_gpu_ms: int,
+        states: Sequence[int],
+        losses: Sequence[int],
         mean_ppm: int,
         min_ppm: int,
         suite: str,
         status: RecordStatus,
     ) -> MeterRecord:
-        contract, derated = self._contracts[row], int(self._derated[row])
-        outcomes = self._outcomes[row].tolist()
-        states = dict.fromkeys(State, 0)
-        states |= {State.AVAILABLE_UNUSED: outcomes[AVAILABLE], State.USED: outcomes[USED], State.DERATED: derated}
-        losses: dict[Cause, int] = {Cause.UNDER_PERFORMANCE: derated}
-        for i in range(2, len(outcomes)):
-            if outcomes[i]:
-                cause = Cause(int(_OUTCOMES[i]))
-                states[STATE_OF_CAUSE[cause]] += outcomes[i]
-                if cause is not Cause.BUYER_RELEASE:
-                    losses[cause] = losses.get(cause, 0) + outcomes[i]
+        contract = self._contracts[row]
         return MeterRecord(
             position=contract.position,
             instrument=contract.instrument,
@@ -187,8 +196,8 @@ class Tally:
             end_ms=interval.end_ms,
             status=status,
             contracted_gpu_ms=contracted_gpu_ms,
-            **{f"{state}_gpu_ms": gpu_ms for state, gpu_ms in states.items()},
-            losses=tuple(sorted((cause, gpu_ms) for cause, gpu_ms in losses.items() if gpu_ms)),
+            **dict(zip(_STATE_FIELDS, states, strict=True)),
+            losses=tuple((_LOSS_CAUSES[i], gpu_ms) for i, gpu_ms in enumerate(losses) if gpu_ms),
             par_gpu_ms=self._par_gpu_ms(row),
             measured_mean_ppm=mean_ppm,
             measured_min_ppm=min_ppm,
