@@ -30,6 +30,7 @@ from scheduler.core.events import (
     encode,
 )
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
@@ -89,6 +90,8 @@ class Scheduler:
         self._positions_changed = True
         self._turn_coverage = False
         self.listeners: list[Callable[[Event], None]] = []
+        """Told of every event as it is folded in, before it is durable: for figures and displays, never for acts."""
+        self.closing_listeners: list[Callable[[Closing], None]] = []
 
     # -- what others tell ----------------------------------------------------------------------------------------------
 
@@ -265,6 +268,8 @@ class Scheduler:
             self._blind_since_ms = now_ms
         for due in closing.due_intervals(self.state, now_ms, self.settings.close_lag_ms):
             closed = closing.close(self.state, due)
+            for heard in self.closing_listeners:
+                heard(closed)
             leaves = self._log.leaves_of(closed, now_ms)
             first = self._log.size(self._journal) + len(self._unsaved_leaves)
             self._unsaved_leaves += leaves

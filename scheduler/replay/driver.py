@@ -65,21 +65,6 @@ Progress = Callable[[int, int, Scheduler], None]
 """Called now and then with (virtual now, end, the scheduler)."""
 
 
-class _RecordingLog(LogWriter):
-    """The production log, which also tells figures and checks what it wrote."""
-
-    __slots__ = ("heard",)
-
-    def __init__(self, stream: str, signer: SignerKey, heard: Callable[[Closing, int], None]) -> None:
-        super().__init__(stream, signer)
-        object.__setattr__(self, "heard", heard)
-
-    def leaves_of(self, closing: Closing, written_ms: int) -> list[bytes]:
-        """The leaves, told on."""
-        self.heard(closing, written_ms)
-        return super().leaves_of(closing, written_ms)
-
-
 def play(script: Script, journal_path: Path | str, *, check: bool = False, progress: Progress | None = None) -> Outcome:
     """Run the script to its end. Raises what the journal and the scheduler raise."""
     began = monotonic()
@@ -87,17 +72,18 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
     now = [script.start_ms]
     works: dict[str, Work] = {}
 
-    def heard(closing: Closing, written_ms: int) -> None:
+    def heard(closing: Closing) -> None:
         figures.on_records(closing.records, closing.pools)
         if check:
-            laws.on_records(closing.records, written_ms)
+            laws.on_records(closing.records, closing.interval.end_ms)
 
     executor = SimulatedExecutor(script.nodes, lambda: now[0], lambda launch: works[launch.gang], script.faults)
     with Journal.open(journal_path, durable=False) as journal:
         signer = SignerKey.generate(LOG_NAME)
         settings = ServiceSettings(close_lag_ms=0, spares=script.spares)
-        scheduler = Scheduler(journal, executor, _RecordingLog("replay", signer, heard), lambda: now[0], settings)
+        scheduler = Scheduler(journal, executor, LogWriter("replay", signer), lambda: now[0], settings)
         scheduler.listeners.append(figures.on_event)
+        scheduler.closing_listeners.append(heard)
         scheduler.round()
         scheduler.learn_instruments(script.terms)
         for trade in script.trades:
@@ -122,6 +108,7 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
                 laws.after_round(scheduler.state, now[0])
             if progress is not None and rounds % 64 == 0:
                 progress(now[0], script.end_ms, scheduler)
+        figures.finish(min(now[0], script.end_ms))
         if check:
             laws.finish(dump(scheduler.state), dump(fold(journal).state), chain_ok=True, now_ms=now[0])
         return Outcome(

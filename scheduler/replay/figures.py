@@ -56,7 +56,10 @@ class Figures:
         self.contracted_gpu_ms = 0
         self.pool: Counter[str] = Counter()
         self._queued_ms: dict[str, int] = {}
-        self._placed: dict[str, tuple[int, bool]] = {}
+        self._placed: dict[str, tuple[int, bool, int]] = {}
+        self._running_since_ms: dict[str, int] = {}
+        self.occupied_gpu_ms = 0
+        """GPU time on which somebody's gang ran."""
 
     def on_event(self, event: Event) -> None:
         """Count, and follow the waits."""
@@ -65,9 +68,11 @@ class Figures:
             case GangSubmitted():
                 self._queued_ms[event.gang] = event.at_ms
             case GangPlaced():
-                self._placed[event.gang] = (event.at_ms, event.inside)
+                gpus = sum(len(piece.gpus) for piece in event.pieces)
+                self._placed[event.gang] = (event.at_ms, event.inside, gpus)
             case GangStarted():
-                placed_ms, inside = self._placed[event.gang]
+                self._running_since_ms[event.gang] = event.at_ms
+                placed_ms, inside, _ = self._placed[event.gang]
                 if inside:
                     # Inside from its placement at the latest: an inside gang is placed in the round in which it becomes
                     # one.
@@ -78,6 +83,7 @@ class Figures:
                 self.reclaimed += event.cause is StopCause.RECLAIMED
             case GangEnded():
                 self._queued_ms[event.gang] = event.at_ms
+                self._stopped(event.gang, event.at_ms)
             case _:
                 pass
 
@@ -93,14 +99,19 @@ class Figures:
             for name, value in pool.model_dump(exclude={"grade", "site", "start_ms", "end_ms"}).items():
                 self.pool[name] += value
 
-    @property
-    def occupied_gpu_ms(self) -> int:
-        """GPU time on which somebody's gang ran."""
-        return self.pool["sold_occupied_gpu_ms"] + self.pool["unsold_occupied_gpu_ms"]
+    def finish(self, end_ms: int) -> None:
+        """The run is over: what still runs counts until now."""
+        for gang in sorted(self._running_since_ms):
+            self._stopped(gang, end_ms)
+
+    def _stopped(self, gang: str, at_ms: int) -> None:
+        since_ms = self._running_since_ms.pop(gang, None)
+        if since_ms is not None:
+            self.occupied_gpu_ms += self._placed[gang][2] * (at_ms - since_ms)
 
     @property
     def utilisation_ppm(self) -> int:
-        """Occupied of all GPU time."""
+        """Occupied of all GPU time that was metered."""
         return share_ppm(self.occupied_gpu_ms, self.pool["total_gpu_ms"])
 
     def seller_shortfall_gpu_ms(self, causes: dict[str, Bearer]) -> int:
