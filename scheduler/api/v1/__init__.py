@@ -1,0 +1,1 @@
+"""Generated stubs of `tenor.api.v1`."""
