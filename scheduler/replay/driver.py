@@ -6,8 +6,9 @@ follows. The journal is real, on disk; it is not synced (`durable=False`), since
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +20,7 @@ from scheduler.core.state.dump import dump
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangSpec
 from scheduler.delivery import LogWriter
+from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
@@ -29,6 +31,7 @@ from scheduler.replay.shortage import UnavoidableShortfall
 from scheduler.service import Scheduler, ServiceSettings
 
 LOG_NAME = "tenor.local/replay"
+STREAM = "replay"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class Outcome:
     faults: list[str]
     unavoidable_gpu_ms: int
     state: State
-    closings: list[Closing] = field(default_factory=list)
+    statement_totals: dict[str, int]
+    """Over all positions' statements: amounts by line in micro-units of the currency, quantities in GPU-ms."""
 
 
 Progress = Callable[[int, int, Scheduler], None]
@@ -81,7 +85,7 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
     with Journal.open(journal_path, durable=False) as journal:
         signer = SignerKey.generate(LOG_NAME)
         settings = ServiceSettings(close_lag_ms=0, spares=script.spares)
-        scheduler = Scheduler(journal, executor, LogWriter("replay", signer), lambda: now[0], settings)
+        scheduler = Scheduler(journal, executor, LogWriter(STREAM, signer), lambda: now[0], settings)
         scheduler.listeners.append(figures.on_event)
         scheduler.closing_listeners.append(heard)
         scheduler.round()
@@ -120,7 +124,27 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
             faults=laws.found,
             unavoidable_gpu_ms=shortage.gpu_ms,
             state=scheduler.state,
+            statement_totals=_statement_totals(journal, scheduler.state),
         )
+
+
+def _statement_totals(journal: Journal, state: State) -> dict[str, int]:
+    """Every position's statement, computed from the log's leaves, added up."""
+    by_position: dict[str, list[RecordedLeaf]] = {}
+    for _, leaf in journal.leaves(STREAM):
+        recorded = RecordedLeaf.of(leaf)
+        if recorded is not None:
+            by_position.setdefault(recorded.record.position, []).append(recorded)
+    totals: Counter[str] = Counter()
+    for name, leaves in sorted(by_position.items()):
+        position = state.book.positions[name]
+        statement = statement_of(state.instruments[position.instrument], position, leaves)
+        totals["statements"] += 1
+        totals["contracted_gpu_ms"] += statement.contracted_gpu_ms
+        totals["amount_micro"] += statement.amount_micro
+        for line in statement.lines:
+            totals[f"{line.kind}_micro"] += line.amount_micro
+    return dict(sorted(totals.items()))
 
 
 def _next_ms(due_ms: int | None, event_ms: int | None, coming: tuple[int, GangSpec, Work] | None) -> int | None:
