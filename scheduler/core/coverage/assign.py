@@ -28,6 +28,8 @@ Usable = npt.NDArray[np.bool_]
 
 ROUNDS = 2_000
 """Rounds of repair for each order, where lots are left."""
+ROUNDS_PER_LOT = 20
+"""Rounds for each lot at most: a small calendar is settled, or hopeless, soon."""
 ROUND_LOTS = 20_000_000
 """Rounds × lots at most, so that the largest calendars stay quick."""
 
@@ -79,7 +81,7 @@ def planned(board: Board, groups: Sequence[Group], rounds: int) -> Layout:
     best: Layout | None = None
     best_short = 0
     n_lots = sum(group.lots for group in groups)
-    rounds = min(rounds, ROUND_LOTS // max(1, n_lots))
+    rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
     for way in ORDERS:
         layout = filled(board, groups, way)
         if rounds and any(layout.short(groups)):

@@ -66,8 +66,9 @@ def merged(holdings: Iterable[Holding]) -> tuple[Holding, ...]:
         for part in parts[1:]:
             if part.start_ms > end_ms:
                 kept.append(Holding(position=position, level=level, cell=cell, start_ms=start_ms, end_ms=end_ms))
-                start_ms = part.start_ms
-            end_ms = max(end_ms, part.end_ms) if part.start_ms <= end_ms else part.end_ms
+                start_ms, end_ms = part.start_ms, part.end_ms
+            else:
+                end_ms = max(end_ms, part.end_ms)
         kept.append(Holding(position=position, level=level, cell=cell, start_ms=start_ms, end_ms=end_ms))
     return tuple(sorted(kept, key=order))
 

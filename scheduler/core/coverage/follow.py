@@ -50,15 +50,14 @@ def follow_work(
     window that ends next is equal on both. `owner`: (account, until_ms) of every GPU where the caller has them already,
     as `owner_at` gives them.
     """
-    columns, topology = columns_of(holdings), topology_of(fleet)
-    account, until_ms = owner_at(fleet, columns, at_ms, account_of_position) if owner is None else owner
+    account, until_ms = owner_at(fleet, holdings, at_ms, account_of_position) if owner is None else owner
     # Nothing to do, found in a few operations: nobody borrows, or no borrower has a covered GPU to spare.
     borrowed = (busy_account >= 0) & (busy_account != account)
     borrowers = np.unique(busy_account[borrowed])
     spare = (account >= 0) & (busy_account != account)
     if not len(borrowers) or not np.isin(account[spare], borrowers).any():
         return ()
-    facts = _Facts(fleet, topology, columns, account, busy_account, until_ms, fixed)
+    facts = _Facts(fleet, topology_of(fleet), columns_of(holdings), account, busy_account, until_ms, fixed)
     nodes = _node_swaps(facts, at_ms)
     traded = {cell for _, left, right in nodes for cell in (left, right)}
     return (*nodes, *_gpu_swaps(facts, at_ms, borrowed & np.isin(busy_account, account[spare]), traded))

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray, Level
-from scheduler.core.coverage.assign import ROUNDS, assign
-from scheduler.core.coverage.columns import Holdings, clipped, columns_of, merged, moved, order, rows_of
+from scheduler.core.coverage.assign import admit, assign
+from scheduler.core.coverage.columns import Columns, Holdings, clipped, columns_of, merged, moved, order, rows_of
 from scheduler.core.coverage.ownership import owner_at
 from scheduler.core.coverage.shortage import Certificate, FirmnessClass, ShortClaim, ration
 from scheduler.core.coverage.topology import LEVELS, Topology, topology_of
@@ -29,6 +29,8 @@ from scheduler.core.quantities import INT64_MAX
 
 Mask = npt.NDArray[np.bool_]
 
+TRADE_ROUNDS = 300
+"""Rounds of repair when a trade has the future planned anew: trades come one by one, and the next one waits."""
 REPLANS_MAX = 8
 """How often one call plans the future anew, each time with fewer new positions."""
 
@@ -62,7 +64,7 @@ def cover(
     usable: Mask,
     *,
     account_of: Mapping[str, str] | None = None,
-    rounds: int = ROUNDS,
+    rounds: int = TRADE_ROUNDS,
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
@@ -73,15 +75,15 @@ def cover(
     ahead = _ahead(rows_of(holdings), now_ms)
     prefer = _neighbours(wanted, ahead, account_of or {})
     first = assign(fleet, wanted, pinned=ahead, usable=usable, prefer=prefer, account_of=account_of, rounds=0)
-    short = _short_by_position(first.unplaced)
+    short = _most_lots(first.unplaced)
     placed = [holding for holding in first.holdings if holding.position not in short]
-    if short:
-        failing = [demand for demand in wanted if demand.position in short]
-        replanned = _replanned(fleet, failing, (*ahead, *placed), now_ms, usable, account_of, rounds)
-        future, short = replanned
-    else:
-        future = [*ahead, *placed]
-    return _changes(ahead, future, {d.position for d in wanted} - set(short), short)
+    if not short:
+        return _covering([*ahead, *placed], {d.position for d in wanted}, short)
+    failing = [demand for demand in wanted if demand.position in short]
+    before = (*ahead, *placed)
+    future, short = _replanned(fleet, failing, before, now_ms, usable, account_of=account_of, rounds=rounds)
+    changed = {d.position for d in wanted} - set(short) | _differing(ahead, future)
+    return _covering(future, changed, short)
 
 
 def replace_failed(
@@ -109,8 +111,7 @@ def replace_failed(
         for pool in sorted({work.pool_of(k) for k in work.hit if ahead[k].level == level}):
             work.serve(level, pool)
     left = Counter(ahead[k].position for k in work.hit if k not in work.replaced)
-    covering = _changes(ahead, work.future(), work.changed, dict(left))
-    return Covering(covering.positions, covering.holdings, covering.refused, tuple(work.certificates))
+    return _covering(work.future(), work.changed, left, work.certificates)
 
 
 def transfer(
@@ -158,22 +159,21 @@ def _ahead(holdings: Iterable[Holding], now_ms: int) -> tuple[Holding, ...]:
     return tuple(part for part in parts if part is not None)
 
 
-def _changes(
-    before: Sequence[Holding], after: Sequence[Holding], named: Iterable[str], short: Mapping[str, int]
+def _covering(
+    future: Iterable[Holding],
+    positions: Iterable[str],
+    short: Mapping[str, int],
+    certificates: Iterable[Certificate] = (),
 ) -> Covering:
-    """The future of the named positions and of all others whose coverage differs."""
-    was, now = _by_position(before), _by_position(after)
-    changed = {position for position in was.keys() | now.keys() if was.get(position) != now.get(position)}
-    positions = tuple(sorted((changed | set(named)) - (set(short) - set(was) - set(now))))
-    holdings = [holding for position in positions for holding in now.get(position, ())]
-    return Covering(positions, tuple(sorted(holdings, key=order)), tuple(sorted(short.items())))
+    """The future of those positions, out of everybody's."""
+    named = frozenset(positions)
+    holdings = merged(holding for holding in future if holding.position in named)
+    return Covering(tuple(sorted(named)), holdings, tuple(sorted(short.items())), tuple(certificates))
 
 
-def _by_position(holdings: Iterable[Holding]) -> dict[str, tuple[Holding, ...]]:
-    grouped: dict[str, list[Holding]] = {}
-    for holding in holdings:
-        grouped.setdefault(holding.position, []).append(holding)
-    return {position: merged(theirs) for position, theirs in grouped.items()}
+def _differing(before: Iterable[Holding], after: Iterable[Holding]) -> set[str]:
+    """The positions whose holdings differ."""
+    return {row[0] for row in set(map(order, before)) ^ set(map(order, after))}
 
 
 # -- a trade
@@ -196,20 +196,13 @@ def _neighbours(wanted: Sequence[Demand], ahead: Sequence[Holding], account_of: 
     return prefer
 
 
-def _short_by_position(unplaced: Iterable[Demand]) -> dict[str, int]:
-    """The most lots that each position misses in one of its windows."""
-    short: dict[str, int] = {}
-    for demand in unplaced:
-        short[demand.position] = max(short.get(demand.position, 0), demand.lots)
-    return short
-
-
 def _replanned(
     fleet: Fleet,
     failing: Sequence[Demand],
     ahead: Sequence[Holding],
     now_ms: int,
     usable: Mask,
+    *,
     account_of: Mapping[str, str] | None,
     rounds: int,
 ) -> tuple[list[Holding], dict[str, int]]:
@@ -220,29 +213,49 @@ def _replanned(
     topology = topology_of(fleet)
     healthy = [topology.whole_and_usable(level, usable) for level in LEVELS]
     free = [h.start_ms > now_ms and bool(healthy[h.level][h.cell]) for h in ahead]
-    pinned = [h for h, is_free in zip(ahead, free, strict=True) if not is_free]
-    old = _as_demands(fleet, [h for h, is_free in zip(ahead, free, strict=True) if is_free])
-    refused: dict[str, int] = {}
-    trying = list(failing)
-    for _ in range(REPLANS_MAX if any(free) else 1):
-        plan = assign(fleet, [*old, *trying], pinned=pinned, usable=usable, account_of=account_of, rounds=rounds)
-        short = _short_by_position(plan.unplaced)
-        if not short:
-            return [*pinned, *plan.holdings], refused
-        new = sorted({demand.position for demand in trying})
-        # Where only old lots are left out, the newest name gives way: dropping one is enough to try again.
-        dropped = {position: short[position] for position in new if position in short} or {new[-1]: 1}
-        refused |= dropped
-        trying = [demand for demand in trying if demand.position not in dropped]
+    pinned = columns_of(h for h, is_free in zip(ahead, free, strict=True) if not is_free)
+    old = _as_demands(topology, [h for h, is_free in zip(ahead, free, strict=True) if is_free])
+    trying, refused = _admissible(fleet, old, failing, pinned, usable)
+    for _ in range(REPLANS_MAX):
         if not trying:
             break
-    for demand in trying:
-        refused.setdefault(demand.position, demand.lots)
-    return list(ahead), refused
+        plan = assign(fleet, [*old, *trying], pinned=pinned, usable=usable, account_of=account_of, rounds=rounds)
+        short = _most_lots(plan.unplaced)
+        new = {demand.position for demand in trying}
+        if short.keys() <= new - {demand.position for demand in old}:
+            kept = [holding for holding in plan.holdings if holding.position not in short]
+            return [*pinned.holdings, *kept], refused | short
+        # Lots that were covered would be left out: positions that did not fit anyway give way, else the last by name.
+        dropped = {position: short[position] for position in new & short.keys()} or {max(new): 1}
+        refused |= dropped
+        trying = [demand for demand in trying if demand.position not in dropped]
+    return list(ahead), refused | _most_lots(trying)
 
 
-def _as_demands(fleet: Fleet, holdings: Iterable[Holding]) -> list[Demand]:
-    topology = topology_of(fleet)
+def _admissible(
+    fleet: Fleet, old: Sequence[Demand], failing: Sequence[Demand], pinned: Columns, usable: Mask
+) -> tuple[list[Demand], dict[str, int]]:
+    """(demands of the positions that pass admission by count one after the other, the lots of those that do not)."""
+    trying: list[Demand] = []
+    refused: dict[str, int] = {}
+    for position in sorted({demand.position for demand in failing}):
+        theirs = [demand for demand in failing if demand.position == position]
+        if admit(fleet, [*old, *trying, *theirs], pinned, usable):
+            refused |= _most_lots(theirs)
+        else:
+            trying += theirs
+    return trying, refused
+
+
+def _most_lots(demands: Iterable[Demand]) -> dict[str, int]:
+    """The most lots of each position in one window."""
+    most: dict[str, int] = {}
+    for demand in demands:
+        most[demand.position] = max(most.get(demand.position, 0), demand.lots)
+    return most
+
+
+def _as_demands(topology: Topology, holdings: Iterable[Holding]) -> list[Demand]:
     counts = Counter((h.position, h.level, h.start_ms, h.end_ms, int(topology.pool[h.level][h.cell])) for h in holdings)
     return [
         Demand(position, level, lots, start_ms, end_ms, pool)

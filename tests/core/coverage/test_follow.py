@@ -1,0 +1,75 @@
+"""Swaps that let coverage follow work: only ever for the better, and never at another owner's cost."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.cluster import Fleet, Level
+from scheduler.core.coverage.assign import assign
+from scheduler.core.coverage.follow import follow_work
+from scheduler.core.coverage.ownership import may_swap, owner_at, swap_cells
+from scheduler.core.holdings import Holding
+from tests.core.coverage.drawn import SOLD_LEVELS, calendars, faults, fleet_of, fleets
+
+
+def held(position: str, level: Level, cell: int, start_ms: int = 0, end_ms: int = 9) -> Holding:
+    return Holding(position=position, level=level, cell=cell, start_ms=start_ms, end_ms=end_ms)
+
+
+def own_use(
+    fleet: Fleet, holdings: tuple[Holding, ...], at_ms: int, accounts: dict[str, int], busy: np.ndarray
+) -> dict[int, int]:
+    """GPUs on which each account's work runs and which cover it."""
+    owner, _ = owner_at(fleet, holdings, at_ms, accounts)
+    return {a: int(((owner == a) & (busy == a)).sum()) for a in set(accounts.values())}
+
+
+@given(st.data(), st.integers(0, 4))
+def test_every_swap_is_lawful_and_raises_own_use_while_nobodys_falls(data: st.DataObject, at_ms: int) -> None:
+    fleet = data.draw(fleets())
+    holdings = assign(fleet, data.draw(calendars(fleet, levels=SOLD_LEVELS[:2])), rounds=50).holdings
+    accounts = {h.position: int(h.position[1:]) % 3 for h in holdings}
+    busy = np.array(
+        data.draw(st.lists(st.integers(-1, 2), min_size=fleet.n_gpus, max_size=fleet.n_gpus)), dtype=np.int32
+    )
+    before = own_use(fleet, holdings, at_ms, accounts, busy)
+    for level, left, right in follow_work(fleet, holdings, at_ms, accounts, busy):
+        assert may_swap(fleet, holdings, level, left, right, at_ms)
+        holdings = swap_cells(fleet, holdings, level, left, right, at_ms)
+        use = own_use(fleet, holdings, at_ms, accounts, busy)
+        assert sum(use.values()) > sum(before.values())
+        assert all(use[a] >= before[a] for a in use)
+        before = use
+    assert faults(fleet, holdings) == []
+
+
+def test_a_node_follows_the_work_and_the_other_owner_loses_nothing() -> None:
+    fleet = fleet_of(nodes=3)
+    holdings = [held("a", Level.NODE, 0), held("b", Level.NODE, 1)]
+    # a's work runs on b's node; b's own runs on nobody's.
+    busy = np.array([-1, -1, 0, 0, 1, -1], dtype=np.int32)
+    assert follow_work(fleet, holdings, 1, {"a": 0, "b": 1}, busy) == ((Level.NODE, 1, 0),)
+    # b uses its node itself: nothing to be had.
+    busy = np.array([-1, -1, 0, 1, -1, -1], dtype=np.int32)
+    assert follow_work(fleet, holdings, 1, {"a": 0, "b": 1}, busy) == ()
+
+
+def test_single_gpus_follow_inside_a_node() -> None:
+    fleet = fleet_of(nodes=2, gpus=3)
+    holdings = [held("a", Level.GPU, 0), held("b", Level.GPU, 1), held("a", Level.NODE, 1, 10, 11)]
+    busy = np.array([-1, 0, -1, -1, -1, -1], dtype=np.int32)
+    assert follow_work(fleet, holdings, 1, {"a": 0, "b": 1}, busy) == ((Level.GPU, 1, 0),)
+    tied = [*holdings, held("c", Level.NODE, 0, 10, 11)]
+    assert follow_work(fleet, tied, 1, {"a": 0, "b": 1, "c": 2}, busy) == ()
+
+
+def test_work_that_cannot_be_preempted_keeps_the_turns_it_was_placed_by() -> None:
+    fleet = fleet_of(nodes=2)
+    busy = np.array([-1, -1, 0, 0], dtype=np.int32)
+    fixed = busy >= 0
+    assert follow_work(fleet, [held("a", Level.NODE, 0)], 1, {"a": 0}, busy, fixed=fixed) == ()
+    assert follow_work(fleet, [held("a", Level.NODE, 0)], 1, {"a": 0}, busy) == ((Level.NODE, 1, 0),)
+    equal = [held("a", Level.NODE, 0), held("b", Level.NODE, 1)]
+    assert follow_work(fleet, equal, 1, {"a": 0, "b": 1}, busy, fixed=fixed) == ((Level.NODE, 1, 0),)
