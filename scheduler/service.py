@@ -241,7 +241,9 @@ class Scheduler:
             self._make_room(event, now_ms)
 
     def _place(self, now_ms: int) -> None:
-        self.last_plan = plan(self.state.snapshot(now_ms), self.settings.policy)
+        for gang in observing.outlived_rights(self.state):
+            self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
+        self.last_plan = plan(self.state.snapshot(now_ms, self.settings.spares), self.settings.policy)
         for event in placing.events_of(self.last_plan, self.state, now_ms):
             self._emit(event)
             if isinstance(event, GangStopAsked):

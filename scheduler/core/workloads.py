@@ -1,8 +1,8 @@
 """Workloads: gangs of workers that start together, what they wish, and why they wait.
 
 A gang is all-or-nothing: `workers` × `gpus_per_worker` GPUs, each worker inside one node. Its life is the table of
-`TRANSITIONS`; an illegal step raises. Gangs of one `Shape` are interchangeable to the planner, so a shape that was refused
-once in a round need not be tried again.
+`TRANSITIONS`; an illegal step raises. Gangs of one `Shape` are interchangeable to the planner, so a shape that was
+refused once in a round need not be tried again.
 """
 
 from __future__ import annotations
@@ -208,6 +208,12 @@ def lost_work_ms(gang: Gang, now_ms: int) -> int:
     ran_ms = 0 if gang.started_ms is None else max(0, now_ms - gang.started_ms)
     since_ms = ran_ms % gang.spec.checkpoint_ms if gang.spec.checkpoint_ms else ran_ms
     return gang.spec.gpus * (since_ms + gang.spec.restart_ms + gang.spec.grace_ms)
+
+
+def ends_by_ms(gang: Gang) -> int:
+    """When a placed gang that declared its run time is over at the latest, its bind limit and its grace included."""
+    began_ms = gang.started_ms if gang.started_ms is not None else max(gang.placed_ms, gang.bind_by_ms or 0)
+    return began_ms + (gang.spec.max_runtime_ms or 0) + gang.spec.grace_ms
 
 
 class Reason(StrEnum):

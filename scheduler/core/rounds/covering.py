@@ -29,9 +29,10 @@ from scheduler.core.events import (
 )
 from scheduler.core.holdings import Demand
 from scheduler.core.positions import PositionEvent, PositionEventKind
+from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
-from scheduler.core.workloads import GangStatus, lost_work_ms
+from scheduler.core.workloads import GangStatus, ends_by_ms, lost_work_ms
 
 Why = Literal["traded", "replaced", "planned", "drained", "shortage", "transferred", "ended"]
 
@@ -94,7 +95,7 @@ def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
     covering = replace_failed(
         state.fleet,
         state.calendar.holdings,
-        state.health.usable,
+        state.health.usable & (_promised_until_ms(state) <= now_ms),
         now_ms,
         _numbers(state, spares),
         {name: _rank(state, name) for name in {holding.position for holding in state.calendar.holdings}},
@@ -142,7 +143,7 @@ def _covered(state: State, names: Sequence[str], now_ms: int, spares: Sequence[s
     ]
     if not wanted:
         return events
-    usable = state.health.usable.copy()
+    usable = state.health.usable & (_promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
     for node in _numbers(state, spares):
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
     covering = cover(state.fleet, wanted, state.calendar.holdings, now_ms, usable, account_of=_account_names(state))
@@ -231,6 +232,15 @@ def _account_names(state: State) -> dict[str, str]:
 def _numbers(state: State, nodes: Iterable[str]) -> list[int]:
     """Numbers of those nodes that have joined."""
     return sorted(state.fleet.index_of_node[node] for node in nodes if node in state.fleet.index_of_node)
+
+
+def _promised_until_ms(state: State) -> npt.NDArray[np.int64]:
+    """(n_gpus): until when an unsold GPU was given to a gang that cannot be preempted; 0 for all others."""
+    until_ms = np.zeros(state.fleet.n_gpus, dtype=np.int64)
+    for gang in state.gangs.placed.values():
+        if not gang.spec.preemptible:
+            until_ms[list(gang.gpu_numbers)] = ends_by_ms(gang)
+    return np.where(state.calendar.owner_position == UNSOLD, until_ms, 0)
 
 
 def _loss_by_gpu(state: State, now_ms: int) -> npt.NDArray[np.int64]:

@@ -18,6 +18,7 @@ from scheduler.core.events import (
     NodeJoined,
     PerformanceMeasured,
 )
+from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus, StopCause
@@ -106,6 +107,22 @@ def to_stop_after(event: Event, state: State) -> list[tuple[Gang, StopCause]]:
             return [(gang, StopCause.DRAINED) for gang in gangs if gang.status is not GangStatus.STOPPING]
         case _:
             return [(gang, StopCause.GPU_ILL) for gang in gangs if gang.status is not GangStatus.STOPPING]
+
+
+def outlived_rights(state: State) -> list[Gang]:
+    """Gangs that cannot be preempted, on GPUs that cover another account by now: theirs sold them, or a failure took
+    them.
+
+    Not to be preempted is a right against borrowers' losses, not against an owner; preemptible gangs stay until he
+    asks.
+    """
+    found = []
+    for _, gang in sorted(state.gangs.placed.items()):
+        if not gang.spec.preemptible and gang.status is not GangStatus.STOPPING:
+            owners = state.calendar.owner_account[list(gang.gpu_numbers)]
+            if ((owners != UNSOLD) & (owners != state.accounts[gang.account])).any():
+                found.append(gang)
+    return found
 
 
 def _current(state: State, gang_id: str, attempt: int) -> Gang | None:

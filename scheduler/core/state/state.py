@@ -44,7 +44,7 @@ from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Snapshot
 from scheduler.core.positions import PositionBook
-from scheduler.core.state.calendar import Calendar
+from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus
 from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.health import FleetHealth
@@ -84,21 +84,33 @@ class State:
         """Account index by position."""
         return {name: self.accounts[position.account] for name, position in self.book.positions.items()}
 
-    def snapshot(self, now_ms: int) -> Snapshot:
-        """What a round sees. Shares the state's arrays."""
+    def snapshot(self, now_ms: int, spares: Iterable[str] = ()) -> Snapshot:
+        """What a round sees. Shares the state's arrays. `spares` are nodes that may be taken for a failed one at any
+        instant: nothing that cannot be preempted fits there.
+        """
+        until_ms = self.calendar.until_ms
+        reserved = [gpu for name in spares for gpu in self.gpus_of(name)]
+        if reserved:
+            until_ms = until_ms.copy()
+            until_ms[[gpu for gpu in reserved if self.calendar.owner_position[gpu] == UNSOLD]] = now_ms
         return Snapshot(
             now_ms=now_ms,
             fleet=self.fleet,
             accounts=tuple(self.accounts),
             usable=self.health.usable,
             owner=self.calendar.owner_account,
-            until_ms=self.calendar.until_ms,
+            until_ms=until_ms,
             swappable=self.calendar.swappable,
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
         )
+
+    def gpus_of(self, node: str) -> range:
+        """The numbers of a node's GPUs; none where it has not joined."""
+        number = self.fleet.index_of_node.get(node)
+        return range(0) if number is None else self.fleet.gpus_of_node(number)
 
     def refresh_contracted(self) -> None:
         """Derive `contracted` anew, after positions were restored."""
