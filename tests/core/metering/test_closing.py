@@ -71,6 +71,18 @@ def test_one_sick_gpu_takes_its_whole_node_out_of_a_lot_of_nodes_and_itself_alon
     assert alone.losses == ((Cause.ECC, 15_000),)
 
 
+def test_a_cell_is_well_again_when_the_last_of_its_gpus_is_and_the_lowest_cause_speaks_for_it() -> None:
+    meter = meter_of_acme_on_node_a()
+    meter.set_cause(10_000, NODE_A[:1], Cause.NODE_LOST)
+    meter.set_cause(20_000, NODE_A[1:2], Cause.ECC)
+    meter.set_cause(30_000, NODE_A[:1], 0)
+    meter.set_cause(40_000, NODE_A[1:2], 0)
+    record = closed(meter)
+    assert held(record) == {State.AVAILABLE_UNUSED: 120_000, State.OUT_FORCED: 120_000}
+    # 10 s of all four by the lost node; then 10 s of it alone, the others by ECC; then 10 s of all four by ECC.
+    assert record.losses == ((Cause.ECC, 70_000), (Cause.NODE_LOST, 50_000))
+
+
 def test_a_spare_stands_in_after_five_seconds_and_only_those_are_lost() -> None:
     meter = meter_of_acme_on_node_a()
     meter.set_cause(10_000, NODE_A, Cause.NODE_LOST)
@@ -92,7 +104,10 @@ def test_a_gpu_at_four_fifths_of_the_reference_loses_a_tenth_of_its_time_below_a
 def test_below_the_limit_of_rejection_all_of_the_gpus_time_is_out() -> None:
     meter = meter_of_acme_on_node_a()
     meter.set_ppm(0, NODE_A[:1], 499_999, "matmul.v1")
-    assert held(closed(meter)) == {State.AVAILABLE_UNUSED: 180_000, State.OUT_FORCED: 60_000}
+    meter.set_ppm(0, NODE_A[1:2], 500_000, "matmul.v1")
+    record = closed(meter)
+    assert held(record) == {State.AVAILABLE_UNUSED: 156_000, State.OUT_FORCED: 60_000, State.DERATED: 24_000}
+    assert (record.measured_min_ppm, record.measured_mean_ppm) == (499_999, 749_999)
 
 
 def test_a_gang_that_waits_beyond_the_bind_limit_makes_its_own_gpus_late() -> None:
@@ -165,6 +180,8 @@ def test_a_substitute_counts_by_its_conversion_and_an_undeliverable_grade_not_at
     right = Contract(0, "p", terms.id, MeteringTerms.of(terms), StepFunction.of([(0, 4)]), ACME)
     record = meter.close(MINUTE, [right], fleet).records[0]
     assert (record.delivered_gpu_ms, record.par_gpu_ms, record.quality) == (240_000, 270_000, Quality.SUBSTITUTED)
+    meter.set_ppm(30_000, NODE_B, 800_000, "matmul.v1")
+    assert meter.close(MINUTE, [right], fleet).records[0].par_gpu_ms == 270_000 - 15_000
 
 
 def test_a_pool_says_what_was_sold_and_what_stood_behind_it() -> None:
@@ -184,3 +201,16 @@ def test_a_pool_says_what_was_sold_and_what_stood_behind_it() -> None:
         30_000,
         0,
     )
+
+
+def test_a_floor_on_the_total_lets_fast_gpus_stand_for_slow_ones() -> None:
+    meter = meter_of_acme_on_node_a()
+    meter.set_ppm(0, NODE_A[:2], 400_000, "matmul.v1")
+    meter.set_ppm(0, NODE_A[2:], 1_400_000, "matmul.v1")
+    total = MeteringTerms(interval_ms=60_000, cell=Level.NODE, floor_ppm=900_000, reject_below_ppm=500_000, total=True)
+    mine = Contract(0, "p", "I@1", total, StepFunction.of([(0, 4)]), ACME)
+    assert held(closed(meter, mine)) == {State.AVAILABLE_UNUSED: 240_000}
+    meter.set_ppm(0, NODE_A[2:], 1_200_000, "matmul.v1")  # the mean is 0.8 now
+    assert held(closed(meter, mine)) == {State.AVAILABLE_UNUSED: 216_000, State.DERATED: 24_000}
+    meter.set_ppm(0, NODE_A[2:], 500_000, "matmul.v1")
+    assert held(closed(meter, mine)) == {State.OUT_FORCED: 240_000}

@@ -34,7 +34,7 @@ EVERY_GPU = FLEET.n_gpus
 
 instants = st.integers(0, SPAN_MS + 3)
 some_gpus = st.sets(st.integers(0, EVERY_GPU - 1), min_size=1, max_size=4).map(lambda gpus: tuple(sorted(gpus)))
-causes = st.sampled_from([0, *Cause])
+causes = st.just(0) | st.sampled_from([Cause.ECC, Cause.NODE_LOST, Cause.FORCE_MAJEURE]) | st.sampled_from(list(Cause))
 performances = st.tuples(
     st.sampled_from([0, 499_999, 500_000, 700_001, 899_999, 900_000, 1_000_000, 1_234_567]),
     st.sampled_from(["s1", "s2"]),
@@ -52,7 +52,9 @@ tellings = st.builds(
     joined_ms=st.tuples(*(st.sampled_from([0, 0, 7, 20]),) * 3).map(
         lambda joined: tuple(at_ms for at_ms in sorted(joined) for _ in range(2))
     ),
-    facts=st.lists(facts, max_size=24),
+    facts=st.tuples(
+        st.lists(st.integers(-1, 3), min_size=EVERY_GPU, max_size=EVERY_GPU), st.lists(facts, max_size=24)
+    ).map(lambda drawn: [*(("owner", 0, (gpu,), owner) for gpu, owner in enumerate(drawn[0])), *drawn[1]]),
     sights=st.lists(st.tuples(instants, st.sampled_from(list(Sight))), max_size=3),
 )
 terms = st.builds(
@@ -178,7 +180,7 @@ def test_reading_changes_nothing_and_a_snapshot_is_the_same_meter(
     assert read.close(Interval(0, SPAN_MS), contracts, FLEET) == quiet.close(Interval(0, SPAN_MS), contracts, FLEET)
 
 
-@given(tellings, contract_sets, st.integers(0, 20), st.integers(0, 24))
+@given(tellings, contract_sets, st.integers(0, 20), st.integers(EVERY_GPU, EVERY_GPU + 24))
 def test_forgetting_changes_no_interval_that_can_still_be_closed(
     told: Told, contracts: tuple[Contract, ...], horizon_ms: int, when: int
 ) -> None:
