@@ -1,0 +1,282 @@
+"""Gangs on Ray: real commands, in placement groups pinned to the planned nodes. The real side of the protocol.
+
+The executor itself never touches Ray: a driver process does (`ray_driver`), and is started again when it dies. Calls
+put a line into its pipe and return; what happens arrives by a reader thread and waits for `observe`. Gangs run under
+keepers below detached actors (`supervisor`, `keeper`), so neither the scheduler's death nor the driver's touches them.
+
+Exactly once in effect: a batch of `observe` counts as taken when `observe` is called again (so persist in between);
+after a crash a new executor tells every end again that was not taken. Within one executor nothing is told twice. An
+attempt that was already known to run is told as started again by a new executor, with its true instant.
+
+While Ray does not answer, `healthy` is False and `detail` says why: nothing is evicted, planning should pause, and what
+was asked is done when it answers again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.errors import Unavailable
+from scheduler.execution.local_ray import import_path, ray_environment
+from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
+from scheduler.execution.protocol import (
+    AttemptEnded,
+    AttemptStarted,
+    Launch,
+    NodeMissing,
+    NodeSeen,
+    Observation,
+    RunningAttempt,
+)
+
+SILENCE_S = 8.0
+RESTART_PAUSE_S = 1.0
+CLOSE_WAIT_S = 5.0
+
+Key = tuple[str, int]
+
+
+class RayExecutor:
+    """An Executor on the Ray cluster at `address` (`host:port`), as several may stand by with different `namespace`s.
+
+    `log_dir` must be one folder for all nodes (a shared file system where there are several machines); `state_dir`
+    holds the records of open attempts. `references` gives the probe's reference by suite in FLOP/s; without one the
+    first reading calibrates. Raises Unavailable where Ray is absent or does not answer within `connect_timeout_s`.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        log_dir: Path,
+        state_dir: Path,
+        namespace: str = "tenor",
+        token_path: Path | None = None,
+        references: Mapping[str, float] | None = None,
+        start_timeout_ms: int = 60_000,
+        connect_timeout_s: float = 40.0,
+    ) -> None:
+        self._state_dir = state_dir.absolute()
+        self._state_dir.mkdir(parents=True, exist_ok=True)
+        self._options = Options(
+            address=address,
+            namespace=namespace,
+            log_dir=str(log_dir.absolute()),
+            state_dir=str(self._state_dir),
+            start_timeout_ms=start_timeout_ms,
+            references=tuple(sorted((references or {}).items())),
+        )
+        self._environment = {**os.environ, **ray_environment(token_path), **import_path()}
+        self._lock = threading.Lock()
+        self._queue: list[Observation] = []
+        self._untaken: list[Key] = []
+        self._open: dict[Key, int | None] = {}
+        self._over: set[Key] = set()
+        self._asked: dict[Key, Launch] = {}
+        self._stops: dict[Key, Stop] = {}
+        self._nodes: dict[str, NodeSpec] = {}
+        self._seen_again: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connected = False
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._healthy = False
+        self._detail = "not connected yet"
+        self._heard_s = 0.0
+        self._thread = threading.Thread(target=self._serve, name="ray-executor", daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + connect_timeout_s
+        while not self._ready.wait(0.05):
+            failed = self._detail.startswith("Ray") and not self._healthy
+            if failed or time.monotonic() > deadline:
+                detail = self._detail if failed else f"no answer within {connect_timeout_s:g} s"
+                self.close()
+                raise Unavailable(f"no Ray cluster at {address}: {detail}")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the cluster answered in the last seconds."""
+        return self._healthy and time.monotonic() - self._heard_s < SILENCE_S
+
+    @property
+    def detail(self) -> str:
+        """Why it is not healthy; empty where it is."""
+        return "" if self.healthy else self._detail or "Ray's driver is silent"
+
+    def start(self, launch: Launch) -> None:
+        """See Executor.start."""
+        key = (launch.gang, launch.attempt)
+        with self._lock:
+            if key in self._open or key in self._over:
+                return
+            self._open[key] = None
+            self._asked[key] = launch
+            self._send(launch)
+
+    def stop(self, gang: str, attempt: int, grace_ms: int) -> None:
+        """See Executor.stop."""
+        with self._lock:
+            if (gang, attempt) in self._over:
+                return
+            self._open.setdefault((gang, attempt), None)
+            self._stops[gang, attempt] = Stop(gang, attempt, grace_ms)
+            self._send(self._stops[gang, attempt])
+
+    def observe(self) -> tuple[Observation, ...]:
+        """See Executor.observe, and the module on when a batch counts as taken."""
+        with self._lock:
+            for key in self._untaken:
+                self._send(Taken(*key))
+            batch = sorted(self._queue, key=lambda seen: seen.at_ms)
+            self._queue.clear()
+            self._untaken = [(seen.gang, seen.attempt) for seen in batch if isinstance(seen, AttemptEnded)]
+            for key in self._untaken:
+                del self._open[key]
+        return tuple(batch)
+
+    def running(self) -> tuple[RunningAttempt, ...]:
+        """See Executor.running; ordered by gang and attempt."""
+        with self._lock:
+            return tuple(RunningAttempt(*key, started_ms) for key, started_ms in sorted(self._open.items()))
+
+    def probe(self, node: str) -> None:
+        """See Executor.probe. A node that is missing gives no reading."""
+        with self._lock:
+            self._send(Probe(node))
+
+    def close(self) -> None:
+        """See Executor.close: every attempt keeps running."""
+        self._closing.set()
+        with self._lock:
+            process = self._process
+        if process is not None:
+            _end(process)
+        self._thread.join(CLOSE_WAIT_S)
+
+    # The driver process
+
+    def _serve(self) -> None:
+        """Keep a driver running until closed."""
+        while not self._closing.is_set():
+            log = (self._state_dir / "driver.log").open("ab")
+            with log:
+                process = subprocess.Popen(
+                    [sys.executable, "-W", "ignore", "-m", "scheduler.execution.ray_driver"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=self._environment,
+                    start_new_session=True,
+                    cwd="/",
+                )
+            with process:
+                self._read(process)
+            self._closing.wait(RESTART_PAUSE_S)
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Take what one driver says until it ends."""
+        assert process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
+        with self._lock:
+            self._process = process
+            self._seen_again = set()
+            self._connected = False
+            self._write(self._options)
+        if self._closing.is_set():
+            _end(process)
+        for line in process.stdout:
+            self._receive(decode(line))
+        code = process.wait()
+        with self._lock:
+            self._process = None
+            if self._healthy or not self._detail.startswith("Ray"):
+                self._detail = f"Ray's driver ended with code {code}, see {self._state_dir / 'driver.log'}"
+            self._healthy = False
+
+    def _receive(self, message: Message) -> None:
+        with self._lock:
+            match message:
+                case Health():
+                    self._healthy, self._detail, self._heard_s = message.healthy, message.detail, time.monotonic()
+                case Ready():
+                    self._reconnected(message)
+                case NodeSeen(node=node):
+                    self._seen_again.add(node.name)
+                    if self._nodes.get(node.name) != node:
+                        self._nodes[node.name] = node
+                        self._queue.append(message)
+                case NodeMissing():
+                    if self._nodes.pop(message.node, None) is not None:
+                        self._queue.append(message)
+                case AttemptStarted():
+                    self._started(message)
+                case AttemptEnded():
+                    self._ended(message)
+                case Options() | Launch() | Stop() | Probe() | Taken():
+                    raise TypeError(f"not a message of the driver: {message!r}")
+                case _:
+                    self._queue.append(message)
+
+    def _started(self, message: AttemptStarted) -> None:
+        key = (message.gang, message.attempt)
+        if key not in self._over and self._open.get(key) is None:
+            self._open[key] = message.at_ms
+            self._queue.append(message)
+
+    def _ended(self, message: AttemptEnded) -> None:
+        key = (message.gang, message.attempt)
+        if key in self._over:
+            return
+        self._over.add(key)
+        self._open.setdefault(key, None)
+        self._asked.pop(key, None)
+        self._stops.pop(key, None)
+        self._queue.append(message)
+
+    def _reconnected(self, ready: Ready) -> None:
+        """The driver has told all that it found: what vanished meanwhile is missing; what was asked is asked again."""
+        now_ms = time.time_ns() // 1_000_000
+        for name in sorted(set(self._nodes) - self._seen_again):
+            del self._nodes[name]
+            self._queue.append(NodeMissing(name, now_ms))
+        for key in ready.attempts:
+            if key not in self._over:
+                self._open.setdefault(key, None)
+        self._connected = True
+        for launch in self._asked.values():
+            self._write(launch)
+        for stop in self._stops.values():
+            self._write(stop)
+        self._healthy, self._detail, self._heard_s = True, "", time.monotonic()
+        self._ready.set()
+
+    def _send(self, message: Message) -> None:
+        """To the driver if it is there; else it waits in `_asked` and `_stops` for the next one."""
+        if self._process is not None and self._connected:
+            self._write(message)
+
+    def _write(self, message: Message) -> None:
+        assert self._process is not None  # noqa: S101 - callers hold the lock and looked
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker
+        try:
+            self._process.stdin.write(encode(message))
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            self._connected = False  # it just died; the reader notices, and the next one is told
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the driver's stdin, which ends it; kill it where that does not help."""
+    if process.stdin is not None and not process.stdin.closed:
+        process.stdin.close()
+    try:
+        process.wait(CLOSE_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
