@@ -114,13 +114,13 @@ def refuse(context: grpc.ServicerContext, error: TenorError) -> NoReturn:
     raise AssertionError("abort_with_status raises")
 
 
-def answers(call: Callable[[Any, Any, grpc.ServicerContext], Result]) -> Callable[..., Result]:
-    """A servicer's method whose TenorErrors end the call with their status."""
+def answers(call: Callable[[Any, Any], Result]) -> Callable[..., Result]:
+    """A servicer's method from a request to an answer, whose TenorErrors end the call with their status."""
 
     @wraps(call)
     def answered(service: Any, request: Any, context: grpc.ServicerContext) -> Result:
         try:
-            return call(service, request, context)
+            return call(service, request)
         except TenorError as error:
             refuse(context, error)
 
@@ -128,7 +128,7 @@ def answers(call: Callable[[Any, Any, grpc.ServicerContext], Result]) -> Callabl
 
 
 def streams(call: Callable[[Any, Any, grpc.ServicerContext], Iterator[Result]]) -> Callable[..., Iterator[Result]]:
-    """The same for a method that answers with a stream."""
+    """The same for a method that answers with a stream; it is given the context too."""
 
     @wraps(call)
     def streamed(service: Any, request: Any, context: grpc.ServicerContext) -> Iterator[Result]:

@@ -1,0 +1,1 @@
+"""The wire of the exchange, generated from protos/ by `make protos`; only this file is written by hand."""

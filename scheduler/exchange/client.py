@@ -1,0 +1,232 @@
+"""What teams and tools ask of an exchange: list, trade, transfer, correct; snapshots, statements and proofs.
+
+Every method raises the error that the exchange raised, of the same class, or Unavailable where it did not answer. A
+request id makes a trade safe to send again; where none is given, a random one is made. Calls that the exchange could
+not answer for the moment are tried again, a few times.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from scheduler.core.errors import InvalidValue, TenorError, Unavailable
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.positions import Cursor, Position, PositionEvent
+from scheduler.exchange import convert
+from scheduler.exchange.errors import error_of, is_retried
+from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
+
+Message = TypeVar("Message")
+
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.max_receive_message_length", 64 * 2**20),  # a snapshot of many positions is one message
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+_TRIES = 5
+_FIRST_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All positions and instruments at a cursor."""
+
+    cursor: Cursor
+    positions: tuple[Position, ...]
+    instruments: tuple[InstrumentTerms, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A heartbeat: nothing happened, and the next event will have this cursor."""
+
+    next: Cursor
+    at_ms: int
+
+
+Told = PositionEvent | InstrumentTerms | Alive
+"""What a watch tells."""
+
+
+class ExchangeClient:
+    """Calls to one exchange at `HOST:PORT`. Safe for threads. A context manager that closes its channel."""
+
+    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._positions = positions_pb2_grpc.PositionServiceStub(self._channel)
+        self._trading = positions_pb2_grpc.TradingServiceStub(self._channel)
+        self._delivery = delivery_pb2_grpc.DeliveryServiceStub(self._channel)
+        self._evidence = delivery_pb2_grpc.EvidenceServiceStub(self._channel)
+
+    def list_instrument(self, terms: InstrumentTerms, lots_listed: int = 0) -> str:
+        """Lists an instrument and gives its id; `lots_listed` 0: no limit. Raises InvalidInstrument, Conflict."""
+        request = positions_pb2.ListInstrumentRequest(instrument=convert.instrument_to_wire(terms, lots_listed))
+        return self._asked(lambda: self._trading.ListInstrument(request, timeout=self._timeout_s)).instrument
+
+    def instruments(self, prefix: str = "") -> tuple[InstrumentTerms, ...]:
+        """The listed instruments whose symbol begins so."""
+        request = positions_pb2.ListInstrumentsRequest(prefix=prefix)
+        answer = self._asked(lambda: self._positions.ListInstruments(request, timeout=self._timeout_s))
+        return tuple(map(convert.instrument_from_wire, answer.instruments))
+
+    def trade(
+        self, account: str, instrument: str, lots: int, *, effective_ms: int = 0, request_id: str = ""
+    ) -> PositionEvent:
+        """A new position; `effective_ms` 0: now. Raises UnknownName, InvalidValue, Oversold, Conflict."""
+        request = positions_pb2.TradeRequest(
+            request_id=request_id or _request_id(),
+            account=account,
+            instrument=instrument,
+            lots=_number("lots", lots, 2**32 - 1),
+            effective_ms=_number("effective_ms", effective_ms, 2**63 - 1),
+        )
+        answer = self._asked(lambda: self._trading.Trade(request, timeout=self._timeout_s))
+        return convert.event_from_wire(answer.event)
+
+    def transfer(
+        self, source: str, account: str, lots: int, *, effective_ms: int = 0, request_id: str = ""
+    ) -> PositionEvent:
+        """Lots of a position to another account, or to a new position of the same one. Raises as `trade`."""
+        request = positions_pb2.TransferRequest(
+            request_id=request_id or _request_id(),
+            source=source,
+            account=account,
+            lots=_number("lots", lots, 2**32 - 1),
+            effective_ms=_number("effective_ms", effective_ms, 2**63 - 1),
+        )
+        answer = self._asked(lambda: self._trading.Transfer(request, timeout=self._timeout_s))
+        return convert.event_from_wire(answer.event)
+
+    def correct(self, position: str, lots: int, *, effective_ms: int = 0, request_id: str = "") -> PositionEvent:
+        """The position has `lots` from then on; 0 ends it. Raises as `trade`."""
+        request = positions_pb2.CorrectRequest(
+            request_id=request_id or _request_id(),
+            position=position,
+            lots=_number("lots", lots, 2**32 - 1),
+            effective_ms=_number("effective_ms", effective_ms, 2**63 - 1),
+        )
+        answer = self._asked(lambda: self._trading.Correct(request, timeout=self._timeout_s))
+        return convert.event_from_wire(answer.event)
+
+    def snapshot(self, stream: str = "") -> Snapshot:
+        """All positions and instruments as they are now; `stream` empty: the exchange's own."""
+        request = positions_pb2.GetSnapshotRequest(stream=stream)
+        answer = self._asked(lambda: self._positions.GetSnapshot(request, timeout=self._timeout_s))
+        return Snapshot(
+            convert.cursor_from_wire(answer.cursor),
+            convert.positions_from_wire(answer.positions),
+            tuple(map(convert.instrument_from_wire, answer.instruments)),
+        )
+
+    def watch(self, cursor: Cursor) -> Watch:
+        """What happens after a cursor, for as long as somebody listens."""
+        return Watch(self._positions.Watch(positions_pb2.WatchRequest(cursor=convert.cursor_to_wire(cursor))))
+
+    def statement(self, position: str, until_ms: int = 0) -> tuple[bytes, bytes]:
+        """The canonical bytes of the statement, and the log's checkpoint it was made under. Raises UnknownName,
+        InvalidValue where nothing is metered yet, Conflict where records are missing in between.
+        """
+        request = delivery_pb2.GetStatementRequest(position=position, until_ms=until_ms)
+        answer = self._asked(lambda: self._delivery.GetStatement(request, timeout=self._timeout_s))
+        return answer.statement, answer.checkpoint
+
+    def checkpoint(self, stream: str) -> tuple[int, bytes]:
+        """How many leaves of a log the exchange holds, and the latest checkpoint they reach. Raises UnknownName."""
+        request = delivery_pb2.GetCheckpointRequest(stream=stream)
+        answer = self._asked(lambda: self._evidence.GetCheckpoint(request, timeout=self._timeout_s))
+        return answer.size, answer.checkpoint
+
+    def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
+        """That leaf `index` is among the first `size`, for `core.merkle.verify_inclusion`. Raises InvalidValue."""
+        request = delivery_pb2.GetProofRequest(stream=stream, index=index, size=size)
+        answer = self._asked(lambda: self._evidence.GetInclusionProof(request, timeout=self._timeout_s))
+        return tuple(answer.hashes)
+
+    def consistency_proof(self, stream: str, first: int, second: int) -> tuple[bytes, ...]:
+        """That the first `first` leaves begin the first `second`, for `core.merkle.verify_consistency`."""
+        request = delivery_pb2.GetProofRequest(stream=stream, index=first, size=second)
+        answer = self._asked(lambda: self._evidence.GetConsistencyProof(request, timeout=self._timeout_s))
+        return tuple(answer.hashes)
+
+    def wait_ready(self, timeout_s: float = 10.0) -> None:
+        """Returns once the exchange answers. Raises Unavailable after the timeout."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=timeout_s)
+        except grpc.FutureTimeoutError as error:
+            raise Unavailable(f"the exchange at {self.address} did not answer within {timeout_s:g} s") from error
+
+    def close(self) -> None:
+        """Ends every call and closes the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _asked(self, call: Callable[[], Message]) -> Message:
+        """The answer; calls that may succeed later are made again, with longer and longer pauses."""
+        for attempt in range(_TRIES):
+            try:
+                return call()
+            except grpc.RpcError as failed:
+                error = error_of(failed)
+                if attempt + 1 == _TRIES or not is_retried(error):
+                    raise error from failed
+            time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+        raise AssertionError("the last attempt returned or raised")
+
+
+class Watch:
+    """An open watch: iterate over it; `cancel` from any thread ends it."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __iter__(self) -> Iterator[Told]:
+        """What is told, in order. Raises what the exchange raised, Unavailable where it is lost or cancelled."""
+        try:
+            for response in self._call:
+                yield _told(response)
+        except grpc.RpcError as failed:
+            raise error_of(failed) from failed
+
+    def cancel(self) -> None:
+        """Ends the watch."""
+        self._call.cancel()
+
+
+def _told(response: positions_pb2.WatchResponse) -> Told:
+    match response.WhichOneof("kind"):
+        case "event":
+            return convert.event_from_wire(response.event)
+        case "instrument":
+            return convert.instrument_from_wire(response.instrument)
+        case "heartbeat":
+            return Alive(convert.cursor_from_wire(response.heartbeat.next), response.heartbeat.at_ms)
+        case _:
+            raise TenorError("the exchange told something that this version does not know")
+
+
+def _request_id() -> str:
+    return secrets.token_hex(16)
+
+
+def _number(what: str, value: int, most: int) -> int:
+    """A number that the wire can carry; the exchange says whether it may be."""
+    if not 0 <= value <= most:
+        raise InvalidValue(what, "a request", value, f"0..{most}")
+    return value

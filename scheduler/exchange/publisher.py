@@ -1,0 +1,294 @@
+"""Delivery out: a thread that sends the log's leaves until the exchange has acknowledged every one of them.
+
+It sends what the journal holds durably and nothing else, in batches, each under a checkpoint that was signed and kept
+before it was sent; it has no more on the way than the exchange grants. What is acknowledged is noted in the journal,
+so that any crash of either side leads back to the same place. An exchange that says that this log contradicts itself,
+or that another publisher has taken over, ends the publisher, visibly: going on would only make it worse.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError
+from scheduler.exchange.client import CHANNEL_OPTIONS
+from scheduler.exchange.errors import error_of
+from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
+from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.notes import Checkpoint, sign_checkpoint
+
+BATCH_LEAVES = 512
+BATCH_BYTES = 2**20
+"""A batch ends with the leaf that reaches this; the longest leaf alone is far below what a message may have."""
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+_IDLE_S = 0.2
+"""How soon new leaves are noticed where nobody calls `wake`."""
+_KEPT_REJECTIONS = 100
+
+
+class PublishState(StrEnum):
+    """How the publisher stands."""
+
+    CONNECTING = "connecting"
+    PUBLISHING = "publishing"
+    REFUSED = "refused"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedLeaf:
+    """A leaf that the exchange keeps and does not settle."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishStatus:
+    """`acknowledged`: leaves that the exchange has. `outbox`: those it does not have yet. `detail`: the last error."""
+
+    state: PublishState
+    acknowledged: int
+    outbox: int
+    detail: str = ""
+    rejected: int = 0
+    rejections: tuple[RejectedLeaf, ...] = ()
+
+
+class Publisher:
+    """See the module. `epoch`: of the process that owns the journal; a higher one fences those before it."""
+
+    def __init__(
+        self,
+        address: str,
+        journal: Journal,
+        stream: str,
+        signer: SignerKey,
+        epoch: int,
+        *,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._address = address
+        self._journal = journal
+        self._stream = stream
+        self._signer = signer
+        self._epoch = epoch
+        self._chance = chance or random.Random()
+        self._guard = threading.Condition()
+        self._stopping = False
+        self._acknowledged = journal.acknowledged(stream)
+        self._sent = 0
+        self._credits = 0  # 0: the exchange has not answered to the opening yet
+        self._turn = 0
+        self._failure: TenorError | None = None
+        self._state = PublishState.CONNECTING
+        self._detail = ""
+        self._rejections: deque[RejectedLeaf] = deque(maxlen=_KEPT_REJECTIONS)
+        self._rejected = 0
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._run, name="exchange-publisher", daemon=True)
+
+    def start(self) -> Self:
+        """Begins; gives itself."""
+        self._thread.start()
+        return self
+
+    def wake(self) -> None:
+        """There are new leaves: send them now rather than a little later."""
+        with self._guard:
+            self._guard.notify_all()
+
+    def status(self) -> PublishStatus:
+        """How it stands."""
+        size = self._journal.log_size(self._stream)
+        with self._guard:
+            return PublishStatus(
+                self._state,
+                self._acknowledged,
+                size - self._acknowledged,
+                self._detail,
+                self._rejected,
+                tuple(self._rejections),
+            )
+
+    def wait_acknowledged(self, size: int, timeout_s: float) -> bool:
+        """Whether the exchange has the first `size` leaves: waits until it has, the timeout, or the end."""
+        over = (PublishState.REFUSED, PublishState.STOPPED)
+        with self._guard:
+            self._guard.wait_for(lambda: self._acknowledged >= size or self._state in over, timeout_s)
+            return self._acknowledged >= size
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it. Stopping twice does nothing."""
+        with self._guard:
+            self._stopping = True
+            call = self._call
+            self._guard.notify_all()
+        if call is not None:
+            call.cancel()
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._guard:
+            if self._state is not PublishState.REFUSED:
+                self._state = PublishState.STOPPED
+            self._guard.notify_all()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._stopping:
+            before = self._acknowledged
+            if not self._published():
+                return
+            pause_s = FIRST_PAUSE_S if self._acknowledged != before else min(2 * pause_s, LONGEST_PAUSE_S)
+            with self._guard:
+                self._guard.wait_for(lambda: self._stopping, pause_s * self._chance.uniform(0.5, 1.0))
+
+    def _published(self) -> bool:
+        """One connection, from its beginning to its end; False where there must not be another."""
+        try:
+            self._publish()
+        except SequenceGap as error:  # the exchange says where to go on, when it is asked again
+            self._note(PublishState.CONNECTING, f"{error.code}: {error}")
+        except Refused as error:
+            self._note(PublishState.REFUSED, f"{error.code}: {error}")
+            return False
+        except TenorError as error:
+            self._note(PublishState.CONNECTING, f"{error.code}: {error}")
+        except Exception as error:  # noqa: BLE001 - a fault of ours must be seen, not end a thread in silence
+            self._note(PublishState.REFUSED, f"unexpected {type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _note(self, state: PublishState, detail: str) -> None:
+        with self._guard:
+            self._state, self._detail = state, detail
+            self._guard.notify_all()
+
+    def _publish(self) -> None:
+        """Sends until the exchange is lost. Raises what the exchange or the journal raises."""
+        with self._guard:
+            self._turn += 1
+            self._credits, self._failure = 0, None
+            turn = self._turn
+        with grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
+            call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn))
+            with self._guard:
+                self._call = call
+                if self._stopping:
+                    call.cancel()
+            try:
+                for response in call:
+                    self._receive(response)
+            except grpc.RpcError as failed:
+                raise error_of(failed) from failed
+            finally:
+                with self._guard:
+                    self._call = None
+                    self._turn += 1  # ends the requests of this connection
+                    self._guard.notify_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def _receive(self, response: delivery_pb2.PublishResponse) -> None:
+        """Notes what the exchange has, durably, and lets more be sent."""
+        held = response.acknowledged
+        self._journal.acknowledge(self._stream, held)
+        with self._guard:
+            if not self._credits:
+                self._sent = held  # what is there already, from before, is not sent again
+            self._credits = max(1, response.credits)
+            self._acknowledged = held
+            self._state, self._detail = PublishState.PUBLISHING, ""
+            self._rejected += len(response.rejections)
+            self._rejections.extend(RejectedLeaf(it.index, it.reason, it.detail) for it in response.rejections)
+            self._guard.notify_all()
+
+    def _requests(self, turn: int) -> Iterator[delivery_pb2.PublishRequest]:
+        """The opening, then batches as long as the connection lasts; gRPC takes them in a thread of its own."""
+        opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=self._signer.verifier.encode())
+        yield delivery_pb2.PublishRequest(open=opening)
+        while self._may_send(turn):
+            try:
+                batch = self._next_batch(turn)
+            except TenorError as error:
+                self._failure = error
+                return
+            if batch is None:
+                with self._guard:
+                    self._guard.wait(_IDLE_S)
+                continue
+            yield delivery_pb2.PublishRequest(batch=batch)
+
+    def _may_send(self, turn: int) -> bool:
+        """Waits until the exchange grants a batch; False where the connection is over."""
+
+        def granted() -> bool:
+            on_the_way = self._sent - self._acknowledged
+            room = self._credits - on_the_way
+            return self._over(turn) or (self._credits > 0 and (room >= BATCH_LEAVES or on_the_way <= 0))
+
+        with self._guard:
+            self._guard.wait_for(granted)
+            return not self._over(turn)
+
+    def _over(self, turn: int) -> bool:
+        return self._stopping or self._turn != turn
+
+    def _next_batch(self, turn: int) -> delivery_pb2.Batch | None:
+        """The next leaves under a checkpoint that covers them; None where there are none."""
+        with self._guard:
+            first, limit = self._sent, min(BATCH_LEAVES, self._credits)
+        leaves: list[bytes] = []
+        length = 0
+        for _, leaf in self._journal.leaves(self._stream, first, limit):
+            leaves.append(leaf)
+            length += len(leaf)
+            if length >= BATCH_BYTES:
+                break
+        if not leaves:
+            return None
+        end = first + len(leaves)
+        size, note = self._covering(end)
+        proof = self._journal.consistency_proof(self._stream, end, size)
+        with self._guard:
+            if self._over(turn):
+                return None
+            self._sent = end
+        return delivery_pb2.Batch(first_index=first, leaves=leaves, checkpoint=note, consistency=proof)
+
+    def _covering(self, end: int) -> tuple[int, bytes]:
+        """A checkpoint over at least `end` leaves, kept in the journal before anybody sees it."""
+        kept = self._journal.checkpoint(self._stream)
+        if kept is not None and kept[0] >= end:
+            return kept
+        size = self._journal.log_size(self._stream)
+        root = self._journal.root(self._stream, size)
+        note = sign_checkpoint(Checkpoint(self._signer.name, size, root), self._signer)
+        try:
+            self._journal.save_checkpoint(self._stream, size, note)
+        except Conflict:  # whoever writes the log has signed a longer one meanwhile
+            kept = self._journal.checkpoint(self._stream)
+            if kept is None or kept[0] < end:
+                raise
+            return kept
+        return size, note

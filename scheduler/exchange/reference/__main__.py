@@ -1,0 +1,47 @@
+"""`python -m scheduler.exchange.reference --db FILE`: the reference exchange as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scheduler.core.errors import TenorError
+from scheduler.exchange.reference.server import ServerSettings, run
+from scheduler.exchange.reference.services import Pace
+from scheduler.exchange.reference.venue import VenueRules
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until it is told to stop; the exit status."""
+    asked = _parser().parse_args(arguments)
+    settings = ServerSettings(
+        db=asked.db,
+        listen=asked.listen,
+        address_file=asked.address_file,
+        rules=VenueRules(stream=asked.stream, keep_events=asked.keep_events),
+        pace=Pace(heartbeat_ms=asked.heartbeat_ms),
+    )
+    try:
+        return run(settings)
+    except TenorError as error:
+        sys.stderr.write(f"exchange: {error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scheduler.exchange.reference", description="The reference exchange."
+    )
+    parser.add_argument("--db", type=Path, required=True, help="its SQLite file, made where it is missing")
+    parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="default: %(default)s")
+    parser.add_argument("--address-file", type=Path, metavar="FILE", help="where to write the address that it got")
+    parser.add_argument("--stream", default="exchange", help="the name of its stream of positions")
+    parser.add_argument("--keep-events", type=int, default=100_000, metavar="N", help="how many it can replay")
+    parser.add_argument("--heartbeat-ms", type=int, default=1_000, metavar="MS", help="default: %(default)s")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What makes a leaf one that the exchange settles by. A leaf that fails is kept in the log, as evidence, not settled.
+
+The checks need no database: what is known of positions is handed in. `Rejected` is data: each bad leaf is rejected
+alone, with its reason, and the rest of the batch goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from scheduler.core.coverage.shortage import verify
+from scheduler.core.errors import Refused
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
+from scheduler.core.positions import Position
+from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, ShortageLeaf, decode
+
+
+class Reason(StrEnum):
+    """Why a leaf is not settled."""
+
+    MALFORMED = "MALFORMED"
+    BROKEN_IDENTITY = "BROKEN_IDENTITY"
+    UNKNOWN_POSITION = "UNKNOWN_POSITION"
+    WRONG_INSTRUMENT = "WRONG_INSTRUMENT"
+    WRONG_INTERVAL = "WRONG_INTERVAL"
+    WRONG_VERSION = "WRONG_VERSION"
+    OTHER_STREAM = "OTHER_STREAM"
+    WRONG_CERTIFICATE = "WRONG_CERTIFICATE"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Why one leaf is not settled."""
+
+    reason: Reason
+    detail: str
+
+
+def checked_leaf(
+    leaf: bytes, known: Callable[[str], tuple[Position, InstrumentTerms] | None]
+) -> tuple[MeterRecord | None, Rejected | None]:
+    """The record in a leaf where it holds one, and why the leaf is not settled; None: it is, as far as the leaf alone
+    tells. `known` gives a position and the terms of its instrument.
+    """
+    try:
+        decoded = decode(leaf)
+    except Refused as error:
+        return None, Rejected(Reason.MALFORMED, str(error))
+    match decoded:
+        case RecordLeaf():
+            return decoded.record, _of_record(decoded.record, known(decoded.record.position))
+        case PoolLeaf():
+            return None, _of_pool(decoded.pool)
+        case ShortageLeaf():
+            try:
+                verify(decoded.certificate)
+            except Refused as error:
+                return None, Rejected(Reason.WRONG_CERTIFICATE, str(error))
+            return None, None
+
+
+def broken_pool(pool: PoolRecord) -> str:
+    """The identity that a pool's certificate breaks, in words; empty for a sound one."""
+    if pool.start_ms >= pool.end_ms:
+        return f"end_ms was {pool.end_ms}, expected an instant after start_ms {pool.start_ms}"
+    parts = (
+        pool.covered_gpu_ms
+        + pool.unsold_used_gpu_ms
+        + pool.unsold_idle_gpu_ms
+        + pool.unsold_unhealthy_gpu_ms
+        + pool.unknown_gpu_ms
+    )
+    if parts != pool.total_gpu_ms:
+        return f"the parts of {pool.pool} at {pool.start_ms} add up to {parts}, total_gpu_ms is {pool.total_gpu_ms}"
+    return ""
+
+
+def wrong_interval(record: MeterRecord, terms: InstrumentTerms) -> str:
+    """Why the record's interval is none of the instrument's, in words; empty for a right one."""
+    length_ms, window = terms.interval_ms, terms.window
+    if record.start_ms % length_ms or record.end_ms - record.start_ms != length_ms:
+        return f"[{record.start_ms}, {record.end_ms}) is not {length_ms} ms from a multiple of it"
+    if record.start_ms < window.start_ms or record.end_ms > window.end_ms:
+        return f"[{record.start_ms}, {record.end_ms}) is outside [{window.start_ms}, {window.end_ms})"
+    return ""
+
+
+def _of_record(record: MeterRecord, known: tuple[Position, InstrumentTerms] | None) -> Rejected | None:
+    if known is None:
+        return Rejected(Reason.UNKNOWN_POSITION, f"position {record.position} is not known")
+    position, terms = known
+    if record.instrument != position.instrument:
+        detail = f"instrument of {record.position} was {record.instrument}, expected {position.instrument}"
+        return Rejected(Reason.WRONG_INSTRUMENT, detail)
+    where = wrong_interval(record, terms)
+    if where:
+        return Rejected(Reason.WRONG_INTERVAL, f"the interval of {record.position} {where}")
+    broken = broken_identities(record)
+    if broken:
+        named = f"{record.position} [{record.start_ms}, {record.end_ms}) version {record.version}"
+        return Rejected(Reason.BROKEN_IDENTITY, f"{named}: {'; '.join(broken)}")
+    return None
+
+
+def _of_pool(pool: PoolRecord) -> Rejected | None:
+    broken = broken_pool(pool)
+    return Rejected(Reason.BROKEN_IDENTITY, broken) if broken else None

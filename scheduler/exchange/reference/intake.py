@@ -1,0 +1,330 @@
+"""The intake: logs of delivery as they come in, each checked leaf by leaf, and as a log that never changes its past.
+
+A batch is one transaction: the leaves into the tree, what they say of records, the signed checkpoint over them. It is
+acknowledged after that and not before. Laws: every leaf that was acknowledged is there after any crash, once; a stream
+that contradicts itself (another leaf at a known index, a checkpoint that is not over these leaves) freezes, with both
+sides kept as evidence; of two publishers the one with the higher epoch, or else the later to open, may speak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scheduler.core.errors import Conflict, Equivocation, Fenced, InvalidValue, SequenceGap, Unauthorised, UnknownName
+from scheduler.core.ids import checked_name
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.merkle import verify_consistency
+from scheduler.core.metering.records import MeterRecord
+from scheduler.core.positions import Position
+from scheduler.core.settlement import Statement
+from scheduler.exchange.reference.checks import Reason, Rejected, checked_leaf
+from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.venue import Venue
+from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.ledger.keys import VerifierKey
+from scheduler.ledger.notes import Checkpoint, open_checkpoint
+from scheduler.ledger.treestore import MAX_LEAF_BYTES
+
+MOST_LEAVES = 5_000
+"""The most leaves in a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One publisher's turn on a stream; over as soon as another opens it."""
+
+    stream: str
+    number: int
+    turn: int
+    key: VerifierKey
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Every leaf below `acknowledged` is durable; `rejections` are of this batch, by index."""
+
+    acknowledged: int
+    rejections: tuple[tuple[int, Rejected], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """New leaves with what each is worth: (index, record if it is one, why it is not settled)."""
+
+    leaves: Sequence[bytes]
+    found: list[tuple[int, MeterRecord | None, Rejected | None]] = field(default_factory=list)
+
+
+class Intake:
+    """See the module. Every method may be called from any thread."""
+
+    def __init__(self, database: Database, venue: Venue) -> None:
+        self._database = database
+        self._venue = venue
+        self._turns: dict[str, int] = {}
+        self._verified: dict[str, tuple[bytes, Checkpoint]] = {}
+
+    def open(self, stream: str, epoch: int, vkey: str) -> tuple[Session, Receipt]:
+        """Begins a publisher's turn, and says how much of the log is here.
+
+        Raises InvalidValue, Equivocation where the stream is frozen, Unauthorised for another key than the first one
+        seen, Fenced for an epoch that is over.
+        """
+        checked_name("stream", stream)
+        if epoch < 1:
+            raise InvalidValue("epoch", f"stream {stream}", epoch, "1 or more")
+        key = VerifierKey.parse(vkey)
+        with self._database.guard:
+            row = self._database.one("SELECT number, epoch, vkey, frozen FROM stream WHERE name = ?", stream)
+            if row is not None:
+                self._admit(stream, epoch, key, row)
+            with self._database.transaction():
+                if row is None:
+                    (count,) = self._database.one("SELECT count(*) FROM stream") or (0,)
+                    self._database.write("INSERT INTO stream VALUES (?, ?, ?, ?, '')", stream, count + 1, epoch, vkey)
+                else:
+                    self._database.write("UPDATE stream SET epoch = ? WHERE name = ?", epoch, stream)
+            number = row[0] if row is not None else count + 1
+            self._turns[stream] = self._turns.get(stream, 0) + 1
+            session = Session(stream, number, self._turns[stream], key)
+            return session, Receipt(self._database.trees.size(stream))
+
+    def take(
+        self, session: Session, first_index: int, leaves: Sequence[bytes], note: bytes, proof: Sequence[bytes]
+    ) -> Receipt:
+        """One batch: `leaves` from `first_index` on, the signed checkpoint, and its consistency with their end.
+
+        Leaves that are here already are acknowledged again. Raises SequenceGap where some are missing in between,
+        Fenced where the turn is over, Equivocation where the stream contradicts itself (it is then frozen), and
+        Unauthorised or InvalidValue for a checkpoint that is not signed by the stream's key or not over these leaves.
+        """
+        _check_form(session.stream, leaves)
+        checkpoint = self._opened(session, note)
+        with self._database.guard:
+            self._check_turn(session)
+            held = self._database.trees.size(session.stream)
+            if first_index > held:
+                raise SequenceGap(session.stream, held, first_index)
+            self._check_repeats(session.stream, first_index, leaves[: held - first_index])
+            self._check_known(session.stream, checkpoint, note)
+        checked = self._checked(leaves[max(0, held - first_index) :], max(held, first_index))
+        with self._database.guard:
+            self._check_turn(session)
+            try:
+                with self._database.transaction():
+                    return self._keep(session, checked, checkpoint, note, proof, first_index + len(leaves))
+            except Equivocation as error:
+                self._freeze(session.stream, str(error), note)
+                raise
+
+    def checkpoint(self, stream: str) -> tuple[int, bytes]:
+        """How many leaves are here, and the latest checkpoint that they reach. Raises UnknownName before the first."""
+        with self._database.guard:
+            held = self._database.trees.size(stream)
+            query = "SELECT note FROM checkpoint WHERE stream = ? AND size <= ? ORDER BY size DESC LIMIT 1"
+            row = self._database.one(query, stream, held)
+            if row is None:
+                raise UnknownName("stream with a checkpoint", stream, self._database.trees.streams())
+            return held, bytes(row[0])
+
+    def inclusion(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
+        """The proof that leaf `index` is among the first `size` (RFC 9162). Raises InvalidValue outside the log."""
+        with self._database.guard:
+            return self._database.trees.inclusion_proof(stream, index, size)
+
+    def consistency(self, stream: str, first: int, second: int) -> tuple[bytes, ...]:
+        """The proof that the first `first` leaves are a prefix of the first `second`. Raises InvalidValue outside."""
+        with self._database.guard:
+            return self._database.trees.consistency_proof(stream, first, second)
+
+    def root(self, stream: str, size: int | None = None) -> bytes:
+        """The root over the first `size` leaves, recomputed from what is here."""
+        with self._database.guard:
+            return self._database.trees.root(stream, size)
+
+    def rejections(self, stream: str) -> tuple[tuple[int, str, str], ...]:
+        """Every leaf of the stream that is not settled: index, reason, detail."""
+        query = "SELECT leaf, reason, detail FROM rejection WHERE stream = ? ORDER BY leaf"
+        return tuple(self._database.all(query, stream))
+
+    def statement(self, position: str, until_ms: int = 0) -> tuple[Statement, bytes]:
+        """The statement of a position from the leaves that are settled, and the checkpoint that it was made under.
+
+        Raises UnknownName, InvalidValue where nothing is metered yet, Conflict where the records have gaps.
+        """
+        held = self._venue.position(position)
+        terms = self._venue.terms(held.instrument)
+        with self._database.guard:
+            number = self._venue.position_numbers()[position]
+            query = (
+                "SELECT stream.name, leaf FROM record JOIN stream ON stream.number = record.stream"
+                " WHERE position = ? AND leaf IS NOT NULL ORDER BY start_ms"
+            )
+            rows = self._database.all(query, number)
+            leaves = [self._leaf(stream, index) for stream, index in rows]
+            note = self.checkpoint(rows[-1][0])[1] if rows else b""
+        recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
+        return statement_of(terms, held, recorded, until_ms), note
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _admit(self, stream: str, epoch: int, key: VerifierKey, row: tuple[int, int, str, str]) -> None:
+        _, known_epoch, vkey, frozen = row
+        if frozen:
+            raise Equivocation(f"stream {stream} is frozen: {frozen}")
+        if VerifierKey.parse(vkey) != key:
+            raise Unauthorised(f"the key of stream {stream} was {key.encode()}, expected {vkey}")
+        if epoch < known_epoch:
+            raise Fenced(f"epoch of stream {stream} was {epoch}, expected {known_epoch} or later")
+
+    def _check_turn(self, session: Session) -> None:
+        if self._turns.get(session.stream) != session.turn:
+            raise Fenced(f"stream {session.stream} was opened again by another publisher: this one's turn is over")
+
+    def _opened(self, session: Session, note: bytes) -> Checkpoint:
+        """The checkpoint, its signature verified; once only for a note that comes with many batches."""
+        seen = self._verified.get(session.stream)
+        if seen is not None and seen[0] == note:
+            return seen[1]
+        checkpoint = open_checkpoint(note, (session.key,), origin=session.key.name)
+        self._verified[session.stream] = (note, checkpoint)
+        return checkpoint
+
+    def _check_repeats(self, stream: str, first_index: int, repeated: Sequence[bytes]) -> None:
+        """Leaves that are here already must be the same ones."""
+        index = first_index
+        for page in self._database.trees.leaves(stream, first_index, first_index + len(repeated)):
+            for ours in page:
+                theirs = repeated[index - first_index]
+                if ours != theirs:
+                    why = f"leaf {index} of stream {stream} came again with other content"
+                    self._freeze(stream, why, theirs)
+                    raise Equivocation(why)
+                index += 1
+
+    def _check_known(self, stream: str, checkpoint: Checkpoint, note: bytes) -> None:
+        """A checkpoint of a size that was signed before has the same root, and none gets smaller."""
+        row = self._database.one(
+            "SELECT size, root, note FROM checkpoint WHERE stream = ? ORDER BY size DESC LIMIT 1", stream
+        )
+        if row is None or checkpoint.size > row[0]:
+            return
+        if checkpoint.size < row[0]:
+            raise Conflict(f"size of the checkpoint of {stream} was {checkpoint.size}, expected {row[0]} or more")
+        if checkpoint.root != row[1]:
+            why = f"two checkpoints of stream {stream} with {checkpoint.size} leaves have different roots"
+            self._freeze(stream, why, row[2] + note)
+            raise Equivocation(why)
+
+    def _checked(self, leaves: Sequence[bytes], first: int) -> _Checked:
+        """Each new leaf decoded and checked by itself; no database, so that other streams go on meanwhile."""
+        known: dict[str, tuple[Position, InstrumentTerms] | None] = {}
+
+        def known_position(name: str) -> tuple[Position, InstrumentTerms] | None:
+            if name not in known:
+                try:
+                    position = self._venue.position(name)
+                    known[name] = (position, self._venue.terms(position.instrument))
+                except UnknownName:
+                    known[name] = None
+            return known[name]
+
+        return _Checked(
+            leaves, [(index, *checked_leaf(leaf, known_position)) for index, leaf in enumerate(leaves, first)]
+        )
+
+    def _keep(
+        self,
+        session: Session,
+        checked: _Checked,
+        checkpoint: Checkpoint,
+        note: bytes,
+        proof: Sequence[bytes],
+        end: int,
+    ) -> Receipt:
+        """Inside the transaction: leaves, records, rejections, checkpoint."""
+        stream, trees = session.stream, self._database.trees
+        size = trees.append(stream, checked.leaves)
+        self._check_over(stream, checkpoint, proof, end)
+        self._check_reached(stream, size)
+        rejections = [rejection for found in checked.found if (rejection := self._note(session, *found)) is not None]
+        self._database.write_many(
+            "INSERT INTO rejection VALUES (?, ?, ?, ?)",
+            [(stream, index, rejected.reason.value, rejected.detail) for index, rejected in rejections],
+        )
+        row = (stream, checkpoint.size, checkpoint.root, note)
+        self._database.write("INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)", *row)
+        return Receipt(size, tuple(rejections))
+
+    def _check_over(self, stream: str, checkpoint: Checkpoint, proof: Sequence[bytes], end: int) -> None:
+        """The checkpoint is over the leaves as they are here, up to the batch's end."""
+        if checkpoint.size < end:
+            raise InvalidValue("size", f"the checkpoint of {stream}", checkpoint.size, f"{end} or more, as the batch")
+        ours = self._database.trees.root(stream, end)
+        if not verify_consistency(end, checkpoint.size, ours, checkpoint.root, proof):
+            raise InvalidValue(
+                "consistency",
+                f"the checkpoint of {stream}",
+                checkpoint.root.hex(),
+                f"a proof from {end} leaves with {ours.hex()}",
+            )
+
+    def _check_reached(self, stream: str, size: int) -> None:
+        """Earlier checkpoints that the leaves now reach were over the same leaves; all but the latest go."""
+        query = "SELECT size, root, note FROM checkpoint WHERE stream = ? AND size <= ? ORDER BY size"
+        reached = self._database.all(query, stream, size)
+        for at, root, _ in reached:
+            if self._database.trees.root(stream, at) != root:
+                raise Equivocation(
+                    f"the checkpoint of stream {stream} with {at} leaves is not over the leaves that came"
+                )
+        for at, _, _ in reached[:-1]:
+            self._database.write("DELETE FROM checkpoint WHERE stream = ? AND size = ?", stream, at)
+
+    def _note(
+        self, session: Session, index: int, record: MeterRecord | None, rejected: Rejected | None
+    ) -> tuple[int, Rejected] | None:
+        """Remembers the version of a record, and gives why the leaf is not settled, if so."""
+        number = self._venue.position_numbers().get(record.position) if record is not None else None
+        if record is None or number is None or (rejected is not None and rejected.reason is Reason.WRONG_INTERVAL):
+            return None if rejected is None else (index, rejected)
+        row = self._database.one(
+            "SELECT stream, version, leaf FROM record WHERE position = ? AND start_ms = ?", number, record.start_ms
+        )
+        disordered = _of_version(session, record, row)
+        if disordered is not None:
+            return index, rejected or disordered
+        # A rejected record uses up its version: the next one corrects it.
+        leaf = index if rejected is None else row[2] if row is not None else None
+        values = (number, record.start_ms, session.number, record.version, leaf)
+        self._database.write("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", *values)
+        return None if rejected is None else (index, rejected)
+
+    def _freeze(self, stream: str, why: str, evidence: bytes) -> None:
+        with self._database.transaction():
+            self._database.write("UPDATE stream SET frozen = ? WHERE name = ? AND frozen = ''", why, stream)
+            self._database.write("INSERT INTO evidence (stream, what, body) VALUES (?, ?, ?)", stream, why, evidence)
+        self._turns[stream] = self._turns.get(stream, 0) + 1
+
+    def _leaf(self, stream: str, index: int) -> bytes:
+        (page,) = self._database.trees.leaves(stream, index, index + 1)
+        return page[0]
+
+
+def _check_form(stream: str, leaves: Sequence[bytes]) -> None:
+    if not 0 < len(leaves) <= MOST_LEAVES:
+        raise InvalidValue("leaves", f"a batch of {stream}", len(leaves), f"1..{MOST_LEAVES}")
+    longest = max(map(len, leaves))
+    if longest > MAX_LEAF_BYTES:
+        raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")
+
+
+def _of_version(session: Session, record: MeterRecord, row: tuple[int, int, int | None] | None) -> Rejected | None:
+    expected = 1 if row is None else row[1] + 1
+    named = f"{record.position} [{record.start_ms}, {record.end_ms})"
+    if row is not None and row[0] != session.number:
+        return Rejected(Reason.OTHER_STREAM, f"{named} was delivered by another stream")
+    if record.version != expected:
+        return Rejected(Reason.WRONG_VERSION, f"version of {named} was {record.version}, expected {expected}")
+    return None

@@ -1,0 +1,181 @@
+"""The exchange as a process: a gRPC server on loopback over one database, stopped cleanly by SIGTERM or SIGINT.
+
+Without TLS it serves loopback only, and says so. The address that it got is printed, and written to a file where one is
+asked for, so that port 0 works for everybody.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from scheduler.core.errors import InvalidValue, Unauthorised, Unavailable
+from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.intake import Intake
+from scheduler.exchange.reference.services import Delivery, Evidence, Pace, Positions, Trading
+from scheduler.exchange.reference.venue import Venue, VenueRules
+from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
+
+_WORKERS = 64
+"""Each watcher and each publisher holds one for as long as it stays."""
+_MOST_MESSAGE_BYTES = 16 * 2**20
+_GRACE_S = 1.0
+_SERVICES = (
+    *positions_pb2.DESCRIPTOR.services_by_name.values(),
+    *delivery_pb2.DESCRIPTOR.services_by_name.values(),
+)
+
+
+def wall_clock_ms() -> int:
+    """UTC milliseconds now."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss."""
+
+    db: Path
+    listen: str = "127.0.0.1:0"
+    address_file: Path | None = None
+    rules: VenueRules = field(default_factory=VenueRules)
+    pace: Pace = field(default_factory=Pace)
+    clock_ms: Callable[[], int] = wall_clock_ms
+    durable: bool = True
+
+
+class Server:
+    """A running exchange; see `serve`. A context manager that stops itself."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        host, port = loopback(settings.listen)
+        self._stopping = threading.Event()
+        self._database = Database(settings.db, durable=settings.durable)
+        try:
+            self.venue = Venue(self._database, settings.clock_ms, settings.rules)
+            self.intake = Intake(self._database, self.venue)
+            self._health = health.HealthServicer()
+            self._server = _grpc_server()
+            self._register(settings)
+            bound = _bound(self._server, host, port)
+            self._server.start()
+        except BaseException:
+            self._database.close()
+            raise
+        self.address = f"{host}:{bound}"
+        """Where it listens."""
+        if settings.address_file is not None:
+            _write_address(settings.address_file, self.address)
+
+    def stop(self, grace_s: float = _GRACE_S) -> None:
+        """Ends the streams, lets calls finish within the grace, closes the database. Stopping twice does nothing."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._health.enter_graceful_shutdown()
+        self.venue.wake()
+        self._server.stop(grace_s).wait()
+        self._database.close()
+
+    def wait(self) -> None:
+        """Returns when `stop` was called."""
+        self._stopping.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _register(self, settings: ServerSettings) -> None:
+        server, pace = self._server, settings.pace
+        positions = Positions(self.venue, settings.clock_ms, pace, self._stopping.is_set)
+        positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
+        positions_pb2_grpc.add_TradingServiceServicer_to_server(Trading(self.venue), server)
+        delivery_pb2_grpc.add_DeliveryServiceServicer_to_server(Delivery(self.intake, pace), server)
+        delivery_pb2_grpc.add_EvidenceServiceServicer_to_server(Evidence(self.intake), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name in ("", *(service.full_name for service in _SERVICES)):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+
+def serve(settings: ServerSettings) -> Server:
+    """A running exchange.
+
+    Raises Unauthorised for an address off loopback, InvalidValue for one that is no address, Unavailable for a busy
+    port, Conflict where another process owns the database, and what opening the database raises.
+    """
+    return Server(settings)
+
+
+def run(settings: ServerSettings) -> int:
+    """Serves until SIGTERM or SIGINT; the exit status. Prints the address on stdout. Raises as `serve`."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    with serve(settings) as server:
+        sys.stdout.write(f"{server.address}\n")
+        sys.stdout.flush()
+        asked.wait()
+    return 0
+
+
+def loopback(listen: str) -> tuple[str, int]:
+    """Host and port of an address that only this machine reaches. Raises InvalidValue, Unauthorised."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
+        raise InvalidValue("listen", "the exchange", listen, "HOST:PORT, such as 127.0.0.1:0")
+    bare = host.removeprefix("[").removesuffix("]")
+    try:
+        local = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
+    except ValueError as error:
+        raise InvalidValue("host", "the exchange", host, "an IP address, or localhost") from error
+    if not local:
+        raise Unauthorised(f"the exchange was to listen on {listen} in plaintext, which is served on loopback only")
+    return host, int(port)
+
+
+def _grpc_server() -> grpc.Server:
+    return grpc.server(
+        futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="exchange"),
+        maximum_concurrent_rpcs=_WORKERS,  # beyond: RESOURCE_EXHAUSTED, which callers may try again
+        options=(
+            ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
+            ("grpc.max_receive_message_length", _MOST_MESSAGE_BYTES),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_time_ms", 30_000),
+        ),
+    )
+
+
+def _bound(server: grpc.Server, host: str, port: int) -> int:
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise Unavailable(f"{host}:{port} cannot be listened on: is another program there?") from error
+    if not bound:
+        raise Unavailable(f"{host}:{port} cannot be listened on: is another program there?")
+    return bound
+
+
+def _write_address(path: Path, address: str) -> None:
+    """Whole or not at all, so that who waits for the file never reads half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(address + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise Unavailable(f"the address file {path} could not be written: {error.strerror}") from error
