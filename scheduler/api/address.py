@@ -1,0 +1,68 @@
+"""Where a running scheduler is found: an argument, the environment, or the file that it left in its state folder."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+from scheduler.core.errors import InvalidValue, Unavailable
+
+ADDRESS_VARIABLE = "TENOR_ADDRESS"
+HOME_VARIABLE = "TENOR_HOME"
+ADDRESS_FILE = "api.address"
+MOST_PORTS = 65_535
+
+
+def state_dir() -> Path:
+    """The folder of a scheduler's own files: TENOR_HOME, else `~/.local/state/tenor`."""
+    named = os.environ.get(HOME_VARIABLE, "")
+    return Path(named) if named else Path.home() / ".local" / "state" / "tenor"
+
+
+def find_address(address: str | None = None) -> str:
+    """`host:port` of the scheduler to talk to. Raises Unavailable where nothing says it, InvalidValue where it is
+    none.
+    """
+    named = address or os.environ.get(ADDRESS_VARIABLE, "")
+    if named:
+        checked_address(named)
+        return named
+    path = state_dir() / ADDRESS_FILE
+    try:
+        left = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise Unavailable(
+            f"no Tenor is running here: {path} is missing. Start one with `tenor up`, or say where it is "
+            f"with --address or {ADDRESS_VARIABLE}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unavailable(f"the address of the running Tenor cannot be read from {path}: {error}") from error
+    checked_address(left)
+    return left
+
+
+def checked_address(address: str) -> tuple[str, int]:
+    """(host, port) of `host:port`. Raises InvalidValue."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > MOST_PORTS:
+        raise InvalidValue("address", "the API", address, "host:port, as 127.0.0.1:7070")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def write_address(path: Path, address: str) -> None:
+    """Leave the address where clients look; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_suffix(".new")
+    building.write_text(address + "\n", encoding="utf-8")
+    building.replace(path)

@@ -1,0 +1,125 @@
+"""Each event of the journal in a line for people: what it is about, and what it says. The journal keeps all of it."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from scheduler.api.wording import count, gpus, instant
+from scheduler.core.events import (
+    BindOverdue,
+    CalendarTurned,
+    CancelAsked,
+    CellsSwapped,
+    CoverageAssigned,
+    CoverageRefused,
+    DrainOrdered,
+    Event,
+    GangEnded,
+    GangPlaced,
+    GangStarted,
+    GangStopAsked,
+    GangSubmitted,
+    HealthChanged,
+    InstrumentListed,
+    IntervalClosed,
+    NodeJoined,
+    ObservationGap,
+    PerformanceMeasured,
+    PositionChanged,
+    PositionsLoaded,
+    ShortageDecided,
+)
+
+
+def line(event: Event) -> tuple[str, str]:
+    """(subject, text) of an event."""
+    match event:
+        case InstrumentListed() | PositionsLoaded() | PositionChanged():
+            return _of_exchange(event)
+        case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
+            return _of_fleet(event)
+        case CoverageAssigned() | CoverageRefused() | CellsSwapped() | ShortageDecided() | CalendarTurned():
+            return _of_coverage(event)
+        case GangSubmitted() | CancelAsked() | GangPlaced() | GangStopAsked() | BindOverdue() | GangStarted():
+            return _of_gang(event)
+        case GangEnded():
+            outcome = "lost" if event.exit_code is None else f"exited with {event.exit_code}"
+            return event.gang, f"attempt {event.attempt} {outcome}" + (f": {event.detail}" if event.detail else "")
+        case IntervalClosed():
+            length = f"{event.interval_ms // 1_000} s"
+            return "", f"interval of {length} to {instant(event.end_ms)} closed, leaves in the log: {event.leaves}"
+        case _:
+            assert_never(event)
+
+
+def _of_exchange(event: InstrumentListed | PositionsLoaded | PositionChanged) -> tuple[str, str]:
+    match event:
+        case InstrumentListed():
+            return event.terms.id, f"listed, {event.terms.spec_hash[:12]}"
+        case PositionsLoaded():
+            return event.cursor.stream, f"{count(len(event.positions), 'position')} as of {event.cursor.seq}"
+        case PositionChanged():
+            told = event.event
+            source = f" from {told.source}" if told.source else ""
+            what = f"{told.kind}{source}: {count(told.lots, 'lot')} of {told.instrument} for {told.account}"
+            return told.position, f"{what} from {instant(told.effective_ms)}"
+
+
+def _of_fleet(
+    event: NodeJoined | HealthChanged | PerformanceMeasured | DrainOrdered | ObservationGap,
+) -> tuple[str, str]:
+    match event:
+        case NodeJoined():
+            return event.node.name, f"joined with {gpus(event.node.gpus)} of grade {event.node.grade}"
+        case HealthChanged():
+            which = "all GPUs" if event.gpus is None else f"GPUs {', '.join(map(str, event.gpus))}"
+            return event.node, f"{which} {'well again' if event.cause is None else event.cause.name.lower()}"
+        case PerformanceMeasured():
+            return event.node, f"measured at {event.ppm} ppm of the reference by {event.suite}"
+        case DrainOrdered():
+            by = "drain called off" if event.by_ms is None else f"to be drained by {instant(event.by_ms)}"
+            return event.node, by
+        case ObservationGap():
+            return "", f"nobody saw the fleet from {instant(event.from_ms)} on"
+
+
+def _of_coverage(
+    event: CoverageAssigned | CoverageRefused | CellsSwapped | ShortageDecided | CalendarTurned,
+) -> tuple[str, str]:
+    match event:
+        case CoverageAssigned():
+            names = ", ".join(event.positions[:4]) + (", …" if len(event.positions) > 4 else "")
+            held = count(len(event.holdings), "holding")
+            return names, f"{event.why}: {held} from {instant(event.from_ms)} on"
+        case CoverageRefused():
+            cause = event.cause.name.lower()
+            return event.position, f"not covered as sold: {count(event.uncovered_lots, 'lot')} metered as {cause}"
+        case CellsSwapped():
+            return "", f"{event.level.name.lower()} cells {event.left} and {event.right} trade owners"
+        case ShortageDecided():
+            return "", "the shortage rule decided who goes short; its certificate is in the log"
+        case CalendarTurned():
+            return "", "a window opened or closed"
+
+
+def _of_gang(
+    event: GangSubmitted | CancelAsked | GangPlaced | GangStopAsked | BindOverdue | GangStarted,
+) -> tuple[str, str]:
+    match event:
+        case GangSubmitted():
+            asked = f"{count(event.spec.workers, 'worker')} of {gpus(event.spec.gpus_per_worker)}"
+            return event.gang, f"{event.spec.name} of {event.spec.account} submitted: {asked}"
+        case CancelAsked():
+            return event.gang, "cancelled"
+        case GangPlaced():
+            nodes = ", ".join(dict.fromkeys(piece.node for piece in event.pieces))
+            ground = "inside its entitlement" if event.inside else "borrowed"
+            after = f", after {', '.join(event.waits_for)}" if event.waits_for else ""
+            return event.gang, f"attempt {event.attempt} placed on {nodes}, {ground}{after}"
+        case GangStopAsked():
+            whom = f" for {event.for_gang}" if event.for_gang else ""
+            return event.gang, f"attempt {event.attempt} told to stop{whom}: {event.cause}"
+        case BindOverdue():
+            return event.gang, f"attempt {event.attempt} is late: its GPUs count as late from now"
+        case GangStarted():
+            return event.gang, f"attempt {event.attempt} runs"
