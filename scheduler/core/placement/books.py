@@ -80,16 +80,14 @@ class Books:
         """(n_gpus): usable, nobody's and nobody there."""
         if self._free is None:
             self._free = self.usable & (self.holder < 0) & (self.leaver < 0)
-        free: BoolArray = self._free
-        return free
+        return self._free
 
     @property
     def free_by_node(self) -> IntArray:
         """(n_nodes) int64: free GPUs of each node."""
         if self._free_by_node is None:
             self._free_by_node = self.by_node(self.free)
-        by_node: IntArray = self._free_by_node
-        return by_node
+        return self._free_by_node
 
     def by_node(self, chosen: BoolArray) -> IntArray:
         """(n_nodes) int64: how many GPUs of each node are chosen."""
@@ -101,12 +99,14 @@ class Books:
 
     def own(self, account: int, pool: int) -> BoolArray:
         """(n_gpus): the account's usable owned GPUs of the pool."""
-        return self.of_pool(pool) & (self.owner == account)
+        own: BoolArray = self.of_pool(pool) & (self.owner == account)
+        return own
 
     def held_by(self, row: int) -> IntArray:
         """Numbers of the GPUs that the row holds now, ascending; none once it was stopped or withdrawn."""
         gpus = np.array(sorted(self.rows[row].gpu_numbers), dtype=np.int64)
-        return gpus[self.holder[gpus] == row]
+        held: IntArray = gpus[self.holder[gpus] == row]
+        return held
 
     def is_placed(self, row: int) -> bool:
         """Whether the row holds GPUs: BINDING or RUNNING, and not ended by this round."""

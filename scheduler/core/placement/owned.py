@@ -28,7 +28,7 @@ class Owned:
         self._lines = lines
         self._heap: list[tuple[tuple[int, int, int], Line]] = []
         self._asked: set[Line] = set()
-        self.unpacked: dict[str, set[Line]] = {}
+        self.unpacked: dict[str, dict[Line, None]] = {}
         """By account: lines within their count whose cells did not repack. More work may, oddly, help the fixed rule."""
 
     def run(self) -> None:
@@ -39,7 +39,7 @@ class Owned:
 
     def run_again(self) -> None:
         """Ask once more the lines whose account got borrowed work since they were refused for their cells."""
-        again = sorted(line for lines in self.unpacked.values() for line in lines)
+        again = [line for lines in self.unpacked.values() for line in lines]
         for line in again:
             self._ask(line)
         self._drain()
@@ -72,7 +72,7 @@ class Owned:
             self._lines.take(line)
             self._settle_withdrawn()
             self._ask(line)
-            for again in sorted(self.unpacked.pop(gang.spec.account, ())):
+            for again in self.unpacked.pop(gang.spec.account, ()):
                 self._ask(again)
             self._ask_lowered()
 
@@ -106,7 +106,7 @@ class Owned:
             elif self._repacks(gang.shape, account, pool) and _place(books, gang, account, pool):
                 return True
             else:
-                self.unpacked.setdefault(gang.spec.account, set()).add((gang.spec.account, gang.shape))
+                self.unpacked.setdefault(gang.spec.account, {})[gang.spec.account, gang.shape] = None
         return False
 
     def _repacks(self, shape: Shape, account: int, pool: int) -> bool:

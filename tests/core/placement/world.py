@@ -104,7 +104,9 @@ class World:
     def running(self, spec: GangSpec, gpus: Sequence[int], started_ms: int | None = None) -> Gang:
         """A gang that runs on these GPUs already."""
         gang = self.submit(spec)
-        self._bind(Place(gang=gang, pieces=self._pieces(gang, gpus), gpu_numbers=tuple(gpus), inside=True, waits_for=()))
+        self._bind(
+            Place(gang=gang, pieces=self._pieces(gang, gpus), gpu_numbers=tuple(gpus), inside=True, waits_for=())
+        )
         self.start(started_ms)
         return self.gangs[gang.number]
 
@@ -131,9 +133,7 @@ class World:
         gang = self.gangs[action.gang.number]
         assert gang.status in (GangStatus.BINDING, GangStatus.RUNNING)
         deadline_ms = self.now_ms + gang.spec.grace_ms
-        self.gangs[gang.number] = gang.moved(
-            GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms
-        )
+        self.gangs[gang.number] = gang.moved(GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms)
         self.claimant[self.claimant == gang.number] = -1
 
     def _bind(self, action: Place) -> None:

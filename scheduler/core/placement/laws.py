@@ -1,0 +1,222 @@
+"""What must hold of every state between rounds, checked from the snapshot alone.
+
+Written apart from the planner, in the plainest way, so that one can find the other's mistakes; it shares with it only
+the words of the rules. Call it after a round was applied: between an event and the round that answers it, a gang may well
+be inside its entitlement and wait. The laws:
+
+- *no overfill*: a GPU's occupant and claimant are placed gangs that were given it; a claimant waits behind a leaver;
+- *gangs whole*: a placed gang has all its workers, each inside one node, all of one pool, of its grade;
+- *topology*: where it is required, all workers are inside one cell of that level;
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, to its declared end;
+- *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from scheduler.core.cluster import Level
+from scheduler.core.placement.snapshot import Snapshot
+from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
+
+
+def violations(snapshot: Snapshot) -> tuple[str, ...]:
+    """Every law that the state breaks, in words; empty where all hold."""
+    gangs = [snapshot.placed[number] for number in sorted(snapshot.placed)]
+    return (
+        *_overfill(snapshot, gangs),
+        *_broken_gangs(snapshot, gangs),
+        *_firm(snapshot, gangs),
+        *_unsafe(snapshot, gangs),
+    )
+
+
+# ---- no overfill ----
+
+
+def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    """Arrays and gangs say the same: every entry belongs to a placed gang, every gang that counts has all its entries."""
+    given = np.array([gpu for gang in gangs for gpu in gang.gpu_numbers], dtype=np.int64)
+    whose = np.repeat([gang.number for gang in gangs], [len(gang.gpu_numbers) for gang in gangs]).astype(np.int64)
+    stopping = {gang.number for gang in gangs if gang.status is GangStatus.STOPPING}
+    occupies = snapshot.occupant[given] == whose
+    claims = snapshot.claimant[given] == whose
+    if int(occupies.sum()) != int((snapshot.occupant >= 0).sum()) or int(claims.sum()) != int(
+        (snapshot.claimant >= 0).sum()
+    ):
+        yield "a GPU has an occupant or a claimant that was not given it"
+    leaving = np.array([number in stopping for number in whose.tolist()], dtype=np.bool_)
+    for at in np.flatnonzero(~leaving & ~(occupies | claims)).tolist():
+        yield f"gang {whose[at]} was given GPU {given[at]} and neither occupies nor claims it"
+    for gpu in np.flatnonzero(snapshot.claimant >= 0).tolist():
+        occupant, claimant = int(snapshot.occupant[gpu]), int(snapshot.claimant[gpu])
+        if snapshot.placed[claimant].status is not GangStatus.BINDING:
+            yield f"GPU {gpu} is claimed by gang {claimant}, which is {snapshot.placed[claimant].status}, expected binding"
+        if occupant >= 0 and occupant not in stopping:
+            yield f"GPU {gpu} is claimed by gang {claimant} while gang {occupant} is there to stay"
+
+
+# ---- gangs whole, topology, grade ----
+
+
+def _broken_gangs(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    """Workers and cells of all gangs at once; pieces only of gangs that were placed now, since they never change after."""
+    fleet = snapshot.fleet
+    placed = [gang for gang in gangs if gang.status is not GangStatus.STOPPING]
+    for gang in placed:
+        if len(gang.gpu_numbers) != gang.shape.gpus or len(set(gang.gpu_numbers)) != gang.shape.gpus:
+            yield f"gang {gang.number} has {len(gang.gpu_numbers)} GPUs, expected {gang.shape.gpus}"
+            return
+        if gang.placed_ms == snapshot.now_ms:
+            yield from _pieces(snapshot, gang)
+    gpus = np.array([gpu for gang in placed for gpu in gang.gpu_numbers], dtype=np.int64)
+    if not len(gpus):
+        return
+    nodes = fleet.node_of_gpu[gpus]
+    sizes = [gang.shape.gpus_per_worker for gang in placed for _ in range(gang.shape.workers)]
+    firsts = np.cumsum([0, *sizes[:-1]])
+    if (np.minimum.reduceat(nodes, firsts) != np.maximum.reduceat(nodes, firsts)).any():
+        yield "a worker is spread over several nodes"
+    starts = np.cumsum([0, *(gang.shape.gpus for gang in placed[:-1])])
+    pools = fleet.pool_of_node[nodes]
+    if (np.minimum.reduceat(pools, starts) != np.maximum.reduceat(pools, starts)).any():
+        yield "a gang is spread over several pools"
+    for gang, pool in zip(placed, pools[starts].tolist(), strict=True):
+        grade = fleet.pools[pool][0]
+        if gang.shape.grade is not None and gang.shape.grade != grade:
+            yield f"gang {gang.number} asked for grade {gang.shape.grade} and is on {grade}"
+        if gang.shape.topology_required and len(_cells(snapshot, gang)) > 1:
+            yield f"gang {gang.number} must be inside one cell of level {gang.shape.topology} and is in several"
+
+
+def _pieces(snapshot: Snapshot, gang: Gang) -> Iterator[str]:
+    fleet = snapshot.fleet
+    meant = tuple(
+        int(fleet.first_gpu[fleet.index_of_node[piece.node]]) + index for piece in gang.pieces for index in piece.gpus
+    )
+    sizes = {len(piece.gpus) for piece in gang.pieces}
+    if meant != gang.gpu_numbers or len(gang.pieces) != gang.shape.workers or sizes != {gang.shape.gpus_per_worker}:
+        yield f"gang {gang.number} has pieces {gang.pieces}, which are not its workers on GPUs {gang.gpu_numbers}"
+    for gpu in gang.gpu_numbers:
+        if not snapshot.usable[gpu]:
+            yield f"gang {gang.number} was placed on GPU {gpu}, which is not usable"
+
+
+def _cells(snapshot: Snapshot, gang: Gang) -> set[int]:
+    fleet = snapshot.fleet
+    nodes = fleet.node_of_gpu[list(gang.gpu_numbers)].tolist()
+    match gang.shape.topology:
+        case Level.GPU:
+            return set(gang.gpu_numbers)
+        case Level.NODE:
+            return set(nodes)
+        case Level.NVLINK_DOMAIN:
+            return {int(fleet.domain_of_node[node]) for node in nodes}
+        case Level.FABRIC_BLOCK:
+            return {int(fleet.block_of_node[node]) for node in nodes}
+        case _:
+            return set()
+
+
+# ---- firm stays ----
+
+
+def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    for gang in gangs:
+        if gang.shape.preemptible or gang.status is GangStatus.STOPPING:
+            continue
+        account = snapshot.accounts.index(gang.account) if gang.account in snapshot.accounts else None
+        for gpu in gang.gpu_numbers:
+            owner = int(snapshot.owner[gpu])
+            if owner not in (-1, account):
+                yield f"gang {gang.number} cannot be preempted and is on GPU {gpu}, which another account owns"
+            elif int(snapshot.until_ms[gpu]) < gang.placed_ms + gang.shape.runtime_ms:
+                yield f"gang {gang.number} cannot be preempted and outlasts the ownership of GPU {gpu}"
+
+
+# ---- sharing safety ----
+
+
+def _unsafe(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    counted = [gang for gang in gangs if _counts(gang)]
+    pool_of = snapshot.fleet.pool_of_node[snapshot.fleet.node_of_gpu] if snapshot.fleet.nodes else np.zeros(0, np.int64)
+    used: dict[tuple[str, int], int] = {}
+    for gang in counted:
+        key = (gang.account, int(pool_of[gang.gpu_numbers[0]]))
+        used[key] = used.get(key, 0) + gang.shape.gpus
+    for index, account in enumerate(snapshot.accounts):
+        shapes = snapshot.queue.get(account)
+        if not shapes:
+            continue
+        owned = np.bincount(pool_of[snapshot.usable & (snapshot.owner == index)], minlength=len(snapshot.fleet.pools))
+        for shape, waiting in shapes.items():
+            if not waiting or not shape.preemptible:
+                continue
+            for pool, (grade, _) in enumerate(snapshot.fleet.pools):
+                if shape.grade not in (None, grade) or used.get((account, pool), 0) + shape.gpus > int(owned[pool]):
+                    continue
+                mine = [
+                    gang.shape
+                    for gang in counted
+                    if gang.account == account and gang.shape.preemptible and pool_of[gang.gpu_numbers[0]] == pool
+                ]
+                if _repack(snapshot, _room(snapshot, index, pool), [*mine, shape]):
+                    yield f"gang {waiting[0].number} of account {account} is inside its entitlement and waits: {shape}"
+
+
+def _counts(gang: Gang) -> bool:
+    moving = gang.status is GangStatus.STOPPING and gang.stop_cause is StopCause.CONSOLIDATED
+    return moving or gang.status in (GangStatus.BINDING, GangStatus.RUNNING)
+
+
+def _room(snapshot: Snapshot, account: int, pool: int) -> dict[int, int]:
+    """Own usable GPUs of each node that hold nothing non-preemptible."""
+    fleet = snapshot.fleet
+    room: dict[int, int] = {}
+    for gpu in np.flatnonzero(snapshot.usable & (snapshot.owner == account)).tolist():
+        node = int(fleet.node_of_gpu[gpu])
+        there = [snapshot.placed.get(int(holders[gpu])) for holders in (snapshot.occupant, snapshot.claimant)]
+        firm = any(gang and not gang.shape.preemptible and gang.status is not GangStatus.STOPPING for gang in there)
+        if int(fleet.pool_of_node[node]) == pool and not firm:
+            room[node] = room.get(node, 0) + 1
+    return room
+
+
+def _repack(snapshot: Snapshot, room: dict[int, int], shapes: list[Shape]) -> bool:
+    """The published rule, worker by worker."""
+    bound: list[tuple[int, int, int, int]] = []
+    loose: list[int] = []
+    for shape in shapes:
+        level = shape.topology if shape.topology_required else None
+        if level == Level.GPU and shape.gpus > 1:
+            return False
+        if level == Level.NODE:
+            loose.append(shape.gpus)
+        elif level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK):
+            bound.append((int(level), -shape.gpus, -shape.gpus_per_worker, shape.workers))
+        else:
+            loose += [shape.gpus_per_worker] * shape.workers
+    fleet = snapshot.fleet
+    for level, _, minus_size, workers in sorted(bound):
+        cell_of = fleet.domain_of_node if level == Level.NVLINK_DOMAIN else fleet.block_of_node
+        for cell in sorted({int(cell_of[node]) for node in room}):
+            nodes = [node for node in sorted(room) if cell_of[node] == cell]
+            if _put(room, nodes, [-minus_size] * workers):
+                break
+        else:
+            return False
+    return _put(room, sorted(room), sorted(loose, reverse=True))
+
+
+def _put(room: dict[int, int], nodes: list[int], sizes: list[int]) -> bool:
+    """First fit of the sizes, in order, on the nodes, in order; changes `room` only where all fit."""
+    left = {node: room[node] for node in nodes}
+    for size in sizes:
+        node = next((node for node in nodes if left[node] >= size), None)
+        if node is None:
+            return False
+        left[node] -= size
+    room.update(left)
+    return True
