@@ -115,6 +115,21 @@ def test_damages_stop_at_their_cap() -> None:
         assert [line.kind for line in statement.lines if line.capped] == [LineKind.DAMAGES]
 
 
+def test_the_cap_of_a_lot_and_its_window_counts_in_proportion_and_covers_recalls_too() -> None:
+    cap = Damages(reference_price_micro_per_gpu_hour=3 * DOLLAR, cap_micro=8 * DOLLAR)
+    half = settled([lost(0, Cause.ECC, 8 * HOUR), record(1)], terms(damages=cap), window=Interval(0, 2 * HOUR))
+    assert amounts(half)[LineKind.DAMAGES] == -4 * DOLLAR
+    firmness = Recallable(notice_ms=0, max_events=9, max_quantity_gpu_ms=0)
+    losses = ((Cause.ECC, 3 * HOUR), (Cause.RECALL, 5 * HOUR))
+    both = record(0, out_forced_gpu_ms=3 * HOUR, recalled_gpu_ms=5 * HOUR, losses=losses)
+    statement = settled([both, record(1)], terms(damages=cap, firmness=firmness), window=Interval(0, 2 * HOUR))
+    assert amounts(statement) == {
+        LineKind.CAPACITY: 16 * DOLLAR,
+        LineKind.DAMAGES: -3 * DOLLAR,
+        LineKind.RECALL_EXCESS: -1 * DOLLAR,
+    }
+
+
 @pytest.mark.parametrize(
     ("cause", "changes", "owed"),
     [
@@ -356,6 +371,14 @@ def test_a_profile_needs_records_only_where_it_delivers() -> None:
         Interval(HOUR, 2 * HOUR),
         Interval(3 * HOUR, 4 * HOUR),
     ]
+
+
+def test_a_partial_statement_is_complete_once_nothing_more_is_delivered() -> None:
+    of = terms(profile=CustomProfile(steps=(Window(start_ms=HOUR, end_ms=3 * HOUR),)))
+    assert not settled([record(1)], of, partial=True).complete
+    done = settled([record(1), record(2)], of, partial=True)
+    assert (done.complete, done.through_ms) == (True, 4 * HOUR)
+    assert done == settled([record(1), record(2)], of)
 
 
 def test_steps_that_share_a_metering_interval_expect_it_once() -> None:
