@@ -6,6 +6,10 @@ from types import MappingProxyType
 
 BENCHMARKS = MappingProxyType(
     {
+        "coverage": (
+            "tests.benchmarks.coverage",
+            "lots unplaced on generated calendars; seconds for a plan and a change",
+        ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),

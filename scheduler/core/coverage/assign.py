@@ -19,7 +19,7 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.board import Board, board_of
 from scheduler.core.coverage.columns import Holdings, columns_of, order
 from scheduler.core.coverage.dealing import Request, dealt
-from scheduler.core.coverage.packing import ORDERS, Group, Layout, filled, length_ms, lot_gpus
+from scheduler.core.coverage.packing import ORDERS, Group, Layout, Order, filled, length_ms, lot_gpus
 from scheduler.core.coverage.repair import repaired
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
@@ -51,6 +51,7 @@ def assign(
     prefer: Sequence[Holding] = (),
     account_of: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
+    orders: Sequence[Order] = ORDERS,
 ) -> Assignment:
     """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see
     `replace.cover`).
@@ -58,7 +59,8 @@ def assign(
     `pinned` occupy their cells and never move. `usable` is (n_gpus) bool: cells with an unusable GPU are not given
     (None: all are usable). `prefer` holds cells that a demand of the same position and level takes first where they are
     free. `account_of` (account by position; missing: the position itself) lets an account keep its cells from one
-    window to the next where that costs nothing. `rounds` bounds the repair. Raises InvalidValue on a demand that no
+    window to the next where that costs nothing. `rounds` bounds the repair of each of the `orders`, which are
+    tried until nothing is left. Raises InvalidValue on a demand that no
     fleet could mean, Conflict where the pinned contradict themselves.
     """
     _check_demands(fleet, demands)
@@ -69,20 +71,20 @@ def assign(
     for pool in sorted({demand.pool for demand in demands}):
         board = board_of(fleet, pool, demands, columns, mask)
         requests = _requests(board, (d for d in demands if d.pool == pool and d.lots), prefer)
-        layout = planned(board, [request.group for request in requests], rounds)
+        layout = planned(board, [request.group for request in requests], rounds, orders)
         made, short = dealt(layout, requests, columns, mask, account_of or {})
         holdings += made
         unplaced += [requests[r].demands[d]._replace(lots=lots) for (r, d), lots in short.items()]
     return Assignment(tuple(sorted(holdings, key=order)), tuple(sorted(unplaced)))
 
 
-def planned(board: Board, groups: Sequence[Group], rounds: int) -> Layout:
+def planned(board: Board, groups: Sequence[Group], rounds: int, orders: Sequence[Order] = ORDERS) -> Layout:
     """The best layout of the orders, each repaired; the first one that leaves nothing ends the search."""
     best: Layout | None = None
     best_short = 0
     n_lots = sum(group.lots for group in groups)
     rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
-    for way in ORDERS:
+    for way in orders:
         layout = filled(board, groups, way)
         if rounds and any(layout.short(groups)):
             layout = repaired(board, layout, groups, rounds)

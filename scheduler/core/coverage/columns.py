@@ -37,8 +37,15 @@ def columns_of(holdings: Iterable[Holding] | Columns) -> Columns:
     if isinstance(holdings, Columns):
         return holdings
     rows = tuple(holdings)
-    fields = np.array([(h.level, h.cell, h.start_ms, h.end_ms) for h in rows], dtype=np.int64).reshape(-1, 4).T.copy()
-    return Columns(rows, fields[0], fields[1], fields[2], fields[3])
+    # One list for each field: several times faster than rows of tuples, and this is what all questions begin with.
+    fields = (
+        [held.level for held in rows],
+        [held.cell for held in rows],
+        [held.start_ms for held in rows],
+        [held.end_ms for held in rows],
+    )
+    level, cell, start_ms, end_ms = (np.fromiter(field, dtype=np.int64, count=len(rows)) for field in fields)
+    return Columns(rows, level, cell, start_ms, end_ms)
 
 
 def rows_of(holdings: Holdings) -> Sequence[Holding]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray, Level
-from scheduler.core.coverage.columns import Columns, Holdings, columns_of, moved, order, rows_of
+from scheduler.core.coverage.columns import Columns, Holdings, columns_of, moved
 from scheduler.core.coverage.topology import LEVELS, Topology, topology_of
 from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.holdings import Holding
@@ -92,30 +92,29 @@ def tied_cells(topology: Topology, columns: Columns, level: Level, at_ms: int) -
 def swap_cells(
     fleet: Fleet, holdings: Holdings, level: Level, left: int, right: int, at_ms: int
 ) -> tuple[Holding, ...]:
-    """All holdings, with those inside the two cells in each other's place from `at_ms` on; past parts stay as they
-    were.
+    """All holdings, those inside the two cells in each other's place from `at_ms` on, in the order given.
 
-    Raises Conflict where `may_swap` says no.
+    Past parts stay as they were and come last. Raises Conflict where `may_swap` says no.
     """
-    if not may_swap(fleet, holdings, level, left, right, at_ms):
+    columns, topology = columns_of(holdings), topology_of(fleet)
+    if not may_swap(fleet, columns, level, left, right, at_ms):
         names = f"{_named(fleet, level, left)} and {_named(fleet, level, right)}"
         raise Conflict(f"cells {names} of level {level.name} may not trade places at {at_ms}")
-    topology = topology_of(fleet)
     shift = int(topology.first_gpu[level][right] - topology.first_gpu[level][left])
-    result: list[Holding] = []
-    for holding in rows_of(holdings):
-        by = 0
-        if holding.end_ms > at_ms and holding.level <= level:
-            outer = int(topology.cell_of_rank[level][topology.first_gpu[holding.level][holding.cell]])
-            by = shift if outer == left else -shift if outer == right else 0
-        if by == 0:
-            result.append(holding)
-            continue
+    shifted: dict[int, int] = {}
+    for inner in LEVELS[: level + 1]:
+        rows = np.flatnonzero((columns.level == inner) & (columns.end_ms > at_ms))
+        outer = topology.cell_of_rank[level][topology.first_gpu[inner][columns.cell[rows]]]
+        shifted |= dict.fromkeys(rows[outer == left].tolist(), shift)
+        shifted |= dict.fromkeys(rows[outer == right].tolist(), -shift)
+    result = list(columns.holdings)
+    for row, by in sorted(shifted.items()):
+        holding = columns.holdings[row]
+        cell = topology.counterpart(holding.level, holding.cell, by)
+        result[row] = moved(holding, cell=cell, start_ms=max(at_ms, holding.start_ms))
         if holding.start_ms < at_ms:
             result.append(moved(holding, end_ms=at_ms))
-        cell = topology.counterpart(holding.level, holding.cell, by)
-        result.append(moved(holding, cell=cell, start_ms=max(at_ms, holding.start_ms)))
-    return tuple(sorted(result, key=order))
+    return tuple(result)
 
 
 def check(fleet: Fleet, holdings: Holdings) -> tuple[str, ...]:

@@ -104,6 +104,8 @@ def replace_failed(
     int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first. Positions without a rank count
     as FIRM, acquired at 0.
     """
+    if not _is_hit(fleet, holdings, usable, now_ms):
+        return Covering((), ())
     ahead = _ahead(rows_of(holdings), now_ms)
     loss = np.zeros(fleet.n_gpus, dtype=np.int64) if loss_by_gpu is None else loss_by_gpu
     work = _Replacing(fleet, ahead, usable, now_ms, set(spare_nodes), dict(position_rank or {}), loss)
@@ -268,6 +270,18 @@ def _is_busy(topology: Topology, holding: Holding, busy: Mask | None) -> bool:
 
 
 # -- a failure
+
+
+def _is_hit(fleet: Fleet, holdings: Holdings, usable: Mask, now_ms: int) -> bool:
+    """Whether anything in force lies on an unusable GPU: mostly nothing does, and this is asked often."""
+    if usable.all():
+        return False
+    columns, topology = columns_of(holdings), topology_of(fleet)
+    in_force = (columns.start_ms <= now_ms) & (columns.end_ms > now_ms)
+    return any(
+        not topology.whole_and_usable(level, usable)[columns.cell[in_force & (columns.level == level)]].all()
+        for level in LEVELS
+    )
 
 
 class _Replacing:

@@ -105,9 +105,9 @@ def test_a_swap_splits_what_is_in_force() -> None:
     fleet = fleet_of()
     after = swap_cells(fleet, [held("a", Level.NODE, 0, 0, 9), held("b", Level.GPU, 3, 6, 8)], Level.NODE, 0, 1, 4)
     assert after == (
-        held("a", Level.NODE, 0, 0, 4),
         held("a", Level.NODE, 1, 4, 9),
         held("b", Level.GPU, 1, 6, 8),
+        held("a", Level.NODE, 0, 0, 4),
     )
 
 
