@@ -10,11 +10,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scheduler.core.errors import UnknownName
 from scheduler.core.metering.closing import Closing
+from scheduler.core.settlement import Statement
+from scheduler.core.state.state import State
 from scheduler.exchange.leaves import encode_pool, encode_record, encode_shortage
+from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
+
+
+def statement(journal: Journal, stream: str, state: State, name: str) -> Statement:
+    """What is owed for a position so far, from the log's leaves. Raises UnknownName, or InvalidValue before any
+    record.
+    """
+    position = state.book.positions.get(name)
+    if position is None:
+        raise UnknownName("position", name, state.book.positions)
+    recorded = (RecordedLeaf.of(leaf) for _, leaf in journal.leaves(stream))
+    mine = [leaf for leaf in recorded if leaf is not None and leaf.record.position == name]
+    return statement_of(state.instruments[position.instrument], position, mine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ class Scheduler:
         self._next_close_ms: int | None = None
         self._positions_changed = True
         self._turn_coverage = False
+        self._shutting_down = False
         self.listeners: list[Callable[[Event], None]] = []
         """Told of every event as it is folded in, before it is durable: for figures and displays, never for acts."""
         self.closing_listeners: list[Callable[[Closing], None]] = []
@@ -177,12 +178,26 @@ class Scheduler:
                 return now_ms + 1_000
             self._observe(now_ms)
             self._fall_due(now_ms)
-            if not self.paused:
+            if not self.paused and not self._shutting_down:
                 self._place(now_ms)
             self._close_intervals(now_ms)
             if self._save():
                 self._act(now_ms)
             return self.next_due_ms()
+
+    def shut_down(self) -> int:
+        """Stop every gang with its grace and place none any more; they wait for the next start. The longest grace,
+        in ms.
+        """
+        with self.guard:
+            self._shutting_down = True
+            now_ms = self._clock_ms()
+            placed = [gang for _, gang in sorted(self.state.gangs.placed.items())]
+            for gang in placed:
+                self._stop(gang, StopCause.SHUTDOWN, now_ms, now_ms + gang.spec.grace_ms)
+            self._save_or_raise()
+            self.woken.set()
+            return max((gang.spec.grace_ms for gang in placed), default=0)
 
     def next_due_ms(self) -> int | None:
         """The next instant at which a round is needed though nobody says anything."""

@@ -105,7 +105,7 @@ class StopCause(StrEnum):
     DRAINED = "drained"
     CANCELLED = "cancelled"
     RUNTIME_OVER = "runtime_over"
-    START_FAILED = "start_failed"
+    SHUTDOWN = "shutdown"
 
 
 class Piece(Model):

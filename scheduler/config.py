@@ -1,0 +1,90 @@
+"""What `tenor up` can be told: by arguments, by `TENOR_…` variables, or by `config.toml` in its home; unknown keys are
+refused.
+
+Arguments go before the environment, the environment before the file. Times are in the unit that the name ends with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.errors import InvalidValue
+
+
+def default_home() -> Path:
+    """Where `tenor up` keeps its files unless told otherwise."""
+    return Path("~/.local/state/tenor").expanduser()
+
+
+class UpSettings(BaseSettings):
+    """Every option of `tenor up`."""
+
+    model_config = SettingsConfigDict(env_prefix="TENOR_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=default_home, description="Folder of the journal, logs, keys and addresses.")
+    listen: str = Field(default="127.0.0.1:0", description="Address of the API; loopback only, port 0 for any.")
+    exchange: str | None = Field(default=None, description="Address of an exchange; none: an own reference exchange.")
+    exchange_listen: str = Field(default="127.0.0.1:0", description="Where the own reference exchange listens.")
+    stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
+    nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, where no GPUs are found.")
+    gpus_per_node: int = Field(default=8, ge=1, le=64, description="Logical GPUs of each local node.")
+    grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")
+    site: str = Field(default="local", description="Site of the local nodes.")
+    nodes_per_domain: int = Field(default=2, ge=1, description="Local nodes in one NVLink domain.")
+    spares: int = Field(default=0, ge=0, description="Local nodes, the last ones, that are never sold.")
+    probe_every_ms: int = Field(default=30_000, ge=0, description="Between two probes of idle nodes; 0: never.")
+    round_every_ms: int = Field(default=100, ge=10, description="How often execution is looked at.")
+    reading_ms: int = Field(default=5_000, ge=1_000, description="Longest time unseen before the meter estimates.")
+    close_lag_ms: int = Field(default=1_000, ge=0, description="From an interval's end to its closing.")
+    snapshot_every_events: int = Field(default=10_000, ge=100, description="Events between two snapshots.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then environment, then the file in the home that they name."""
+        del dotenv_settings, file_secret_settings
+        given = {**env_settings(), **init_settings()}
+        home = Path(given.get("home", default_home()))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "config.toml")
+
+    def node_specs(self) -> tuple[NodeSpec, ...]:
+        """The local nodes."""
+        return tuple(
+            NodeSpec(
+                name=f"node-{i}",
+                grade=self.grade,
+                gpus=self.gpus_per_node,
+                site=self.site,
+                domain=f"domain-{i // self.nodes_per_domain}",
+            )
+            for i in range(self.nodes)
+        )
+
+    def spare_names(self) -> tuple[str, ...]:
+        """The last local nodes, as many as are spares."""
+        return tuple(spec.name for spec in self.node_specs()[self.nodes - self.spares :]) if self.spares else ()
+
+
+def load_settings(**given: object) -> UpSettings:
+    """Settings from arguments (None: not given), environment and file. Raises InvalidValue naming the first fault."""
+    try:
+        return UpSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        which = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise InvalidValue(which, "the settings", first.get("input"), first["msg"]) from error
