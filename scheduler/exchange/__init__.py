@@ -5,6 +5,7 @@
     client               what teams and tools ask of an exchange
     watcher              positions in: a snapshot, then events, for ever
     publisher            delivery out: leaves in batches until they are acknowledged
+    checks               what makes a leaf one that is settled
     statements           what a statement is made of, the same on every side
     audit bundles        the evidence as a folder, and its judge
     reference            the reference exchange itself

@@ -3,7 +3,6 @@
     database    one SQLite file, one connection, one writer
     venue       instruments, trades and positions
     intake      the logs of delivery as they come in: checked, kept, acknowledged, or frozen
-    checks      what makes a leaf one that is settled
     services    the gRPC face of it
     server      the process: `python -m scheduler.exchange.reference`
 

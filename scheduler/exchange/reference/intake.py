@@ -18,7 +18,7 @@ from scheduler.core.merkle import verify_consistency
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.positions import Position
 from scheduler.core.settlement import Statement
-from scheduler.exchange.reference.checks import Reason, Rejected, checked_leaf
+from scheduler.exchange.checks import Reason, Rejected, checked_leaf
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.venue import Venue
 from scheduler.exchange.statements import RecordedLeaf, statement_of
