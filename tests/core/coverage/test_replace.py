@@ -78,6 +78,16 @@ def test_the_future_is_planned_anew_where_a_trade_needs_it() -> None:
     assert covering == Covering((), (), (("new", 1),))
 
 
+def test_what_is_in_force_stays_even_where_moving_it_would_make_room() -> None:
+    fleet = fleet_of(domains=2, nodes=2)
+    apart = [held("x", Level.NODE, 0, 0, 9), held("y", Level.NODE, 2, 0, 9)]
+    domain = [Demand("new", Level.NVLINK_DOMAIN, 1, 5, 9, 0)]
+    assert cover(fleet, domain, apart, 1, all_well(fleet)).refused == (("new", 1),)
+    to_come = [apart[0], held("y", Level.NODE, 2, 2, 9)]
+    covering = cover(fleet, domain, to_come, 1, all_well(fleet))
+    assert covering.holdings == (held("new", Level.NVLINK_DOMAIN, 1, 5, 9), held("y", Level.NODE, 1, 2, 9))
+
+
 def test_a_refused_trade_does_not_take_others_with_it() -> None:
     fleet = fleet_of(nodes=2)
     new = [Demand("a", Level.NODE, 3, 0, 5, 0), Demand("b", Level.NODE, 2, 0, 5, 0)]
