@@ -125,6 +125,13 @@ def test_a_preferred_cell_is_taken_where_it_is_free() -> None:
     assert [h.cell for h in made.holdings] == [0, 1]
 
 
+def test_a_gpu_that_a_pinned_holding_takes_later_is_left_to_it() -> None:
+    later = [Holding(position="x", level=Level.GPU, cell=0, start_ms=3, end_ms=5)]
+    made = assign(fleet_of(nodes=1), [Demand("a", Level.GPU, 1, 0, 9, 0)], pinned=later)
+    assert [h.cell for h in made.holdings] == [1]
+    assert assign(fleet_of(nodes=1), [Demand("a", Level.GPU, 2, 0, 9, 0)], pinned=later).unplaced[0].lots == 1
+
+
 def test_an_account_keeps_its_cells_from_day_to_day() -> None:
     fleet = fleet_of(nodes=6)
     lots = {0: {"a": 2, "b": 2, "c": 2}, 1: {"a": 1, "b": 3, "c": 2}, 2: {"b": 3, "c": 3}}
