@@ -33,6 +33,9 @@ POLL_S = 0.2
 
 def main() -> None:
     """Keep one command, from its specification on stdin to its exit."""
+    # Ray kills a dying worker's children with -9. The supervisor's child is gone at once, and we are nobody's.
+    if os.fork():
+        os._exit(0)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wakeup, waker = os.pipe()

@@ -77,6 +77,7 @@ class RayAttempt:
         self._grace_ms: int | None = None
         self._stopping = asyncio.Event()
         self._committed = False
+        self._creating: asyncio.Future[None] | None = None
 
     def stop(self, grace_ms: int) -> None:
         """SIGTERM to every worker, SIGKILL after the grace. Before the commands were started: they never are."""
@@ -132,7 +133,8 @@ class RayAttempt:
         """The instant at which the last worker started. Raises StartFailed, TimeoutError, RayError, ValueError."""
         launch = self.launch
         async with asyncio.timeout(self._place.start_timeout_ms / 1000):
-            await asyncio.to_thread(self._create)
+            self._creating = asyncio.ensure_future(asyncio.to_thread(self._create))
+            await asyncio.shield(self._creating)
             master = self._workers[0].rendezvous.remote(self._nodes.address_of(launch.pieces[0].node))
             (host, port), *_ = await asyncio.gather(master, *(w.status.remote() for w in self._workers[1:]))
             self._committed = True
@@ -241,6 +243,8 @@ class RayAttempt:
 
     async def _abandon(self, detail: str) -> None:
         """End an attempt that did not start as a whole: what runs of it is killed, and seen gone."""
+        if self._creating is not None:  # a thread cannot be cancelled: what it still creates must be known to be killed
+            await asyncio.wait({self._creating})
         self._send_stop(0)
         waits = [self._ended(rank) for rank in range(len(self._workers))]
         with contextlib.suppress(TimeoutError):

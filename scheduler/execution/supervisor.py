@@ -58,8 +58,11 @@ class Supervisor:
 
     async def stop(self, grace_ms: int) -> None:
         """SIGTERM now, SIGKILL after the grace; the keeper sees to it, also if we are gone by then."""
-        if self._keeper is not None and self._keeper.stdin is not None and self._keeper.returncode is None:
+        if self._keeper is not None and self._keeper.stdin is not None and not self._ended_now():
             self._keeper.stdin.write(f"stop {grace_ms}\n".encode())
+
+    def _ended_now(self) -> bool:
+        return self._ended is not None and self._ended.done()
 
     async def _start(self, spec: dict[str, Any]) -> dict[str, Any]:
         if self._held is not None:
