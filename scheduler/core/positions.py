@@ -99,13 +99,16 @@ class PositionBook:
         self._digests: dict[int, bytes] = {}  # by seq, of the current epoch's events that were applied here
 
     @classmethod
-    def of(cls, cursor: Cursor, positions: Iterable[Position]) -> PositionBook:
-        """The book as a snapshot says it is at a cursor.
+    def of(
+        cls, cursor: Cursor, positions: Iterable[Position], digests: Mapping[int, bytes] = MappingProxyType({})
+    ) -> PositionBook:
+        """The book as a snapshot says it is at a cursor; `digests` as that of another book, to tell repeats by.
 
         Raises Conflict where two positions share a name, InvalidValue where a position's steps are not lots over time.
         """
         book = cls()
         book._cursor = cursor
+        book._digests = dict(digests)
         for position in positions:
             if position.id in book._positions:
                 raise Conflict(f"position {position.id!r} is twice in the snapshot at {_shown(cursor)}")
@@ -123,6 +126,11 @@ class PositionBook:
     def positions(self) -> Mapping[str, Position]:
         """All positions by name, ended ones too, in order of first appearance: a live, read-only view."""
         return MappingProxyType(self._positions)
+
+    @property
+    def digests(self) -> Mapping[int, bytes]:
+        """SHA-256 by `seq` of the current epoch's remembered events: what a repeat is held against."""
+        return MappingProxyType(self._digests)
 
     def snapshot(self) -> tuple[Position, ...]:
         """All positions as they are now, by name."""

@@ -15,6 +15,7 @@ from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.terms import Contract, MeteringTerms
 from scheduler.core.quantities import floor_div
+from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
 
 
@@ -71,14 +72,9 @@ def _by_length(state: State) -> dict[int, list[str]]:
 
 def _next_start_ms(state: State, positions: Iterable[str], interval_ms: int, from_ms: int | None) -> int | None:
     """The start of the first aligned interval at or after `from_ms` (None: any) in which something is contracted."""
-    starts = []
-    for position in positions:
-        steps = state.contracted[position].steps
-        for (at_ms, gpus), following in zip(steps, (*steps[1:], None), strict=True):
-            if gpus > 0 and (from_ms is None or following is None or following[0] > from_ms):
-                starts.append(max(at_ms, from_ms or 0))
-                break
-    return floor_div(min(starts), interval_ms) * interval_ms if starts else None
+    nexts = (next_contracted_ms(state.contracted[position], from_ms) for position in positions)
+    start_ms = min((next_ms for next_ms in nexts if next_ms is not None), default=None)
+    return None if start_ms is None else floor_div(start_ms, interval_ms) * interval_ms
 
 
 def _contract(state: State, name: str) -> Contract:

@@ -121,7 +121,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         state.fleet,
         state.calendar.holdings,
         now_ms,
-        state.account_of_position(),
+        state.account_of_position,
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),

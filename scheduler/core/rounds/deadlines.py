@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from scheduler.core.causes import Cause
 from scheduler.core.events import BindOverdue, Event, GangStopAsked, HealthChanged
+from scheduler.core.state.health import HEALTHY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus, StopCause
 
@@ -19,13 +20,18 @@ START_ALLOWANCE_MS = 5_000
 DEFAULT_BIND_LIMIT_MS = 30_000
 
 
-def due(state: State, now_ms: int) -> list[Event]:
-    """Events that are due, by instant, then gangs by number, then nodes by name."""
+def due(state: State, now_ms: int) -> Iterator[Event]:
+    """Events that are due, by instant, then gangs by number, then nodes by name.
+
+    Each is told as it is asked for: what the ones before made moot is left out.
+    """
     found = sorted(
         ((at_ms, _order(subject), subject) for at_ms, subject in _moments(state) if at_ms <= now_ms),
         key=lambda moment: moment[:2],
     )
-    return [_event(at_ms, subject) for at_ms, _, subject in found]
+    for at_ms, _, subject in found:
+        if _is_open(state, subject):
+            yield _event(state, at_ms, now_ms, subject)
 
 
 def next_due_ms(state: State) -> int | None:
@@ -57,24 +63,37 @@ def _moments(state: State) -> Iterator[tuple[int, Gang | str]]:
         elif gang.status is GangStatus.BINDING and gang.bind_by_ms is not None and not gang.overdue:
             yield gang.bind_by_ms, gang
     for node, by_ms in state.health.draining.items():
-        number = state.fleet.index_of_node[node]
-        if not state.health.cause[state.fleet.gpus_of_node(number).start]:
+        if _healthy_gpus(state, node):
             yield by_ms, node
+
+
+def _healthy_gpus(state: State, node: str) -> tuple[int, ...]:
+    """The node's GPUs that nothing is wrong with: what is ill for another cause stays so through a drain."""
+    span = state.fleet.gpus_of_node(state.fleet.index_of_node[node])
+    return tuple(gpu - span.start for gpu in span if state.health.cause[gpu] == HEALTHY)
+
+
+def _is_open(state: State, subject: Gang | str) -> bool:
+    if isinstance(subject, str):
+        return subject in state.health.draining and bool(_healthy_gpus(state, subject))
+    now = state.gangs.get(subject.id)
+    return (now.status, now.attempt, now.overdue) == (subject.status, subject.attempt, subject.overdue)
 
 
 def _order(subject: Gang | str) -> tuple[int, int, str]:
     return (0, subject.number, "") if isinstance(subject, Gang) else (1, 0, subject)
 
 
-def _event(at_ms: int, subject: Gang | str) -> Event:
+def _event(state: State, at_ms: int, now_ms: int, subject: Gang | str) -> Event:
     if isinstance(subject, str):
-        return HealthChanged(at_ms=at_ms, node=subject, cause=Cause.DRAIN)
+        return HealthChanged(at_ms=at_ms, node=subject, gpus=_healthy_gpus(state, subject), cause=Cause.DRAIN)
     if subject.status is GangStatus.BINDING:
         return BindOverdue(at_ms=at_ms, gang=subject.id, attempt=subject.attempt)
+    # Nobody told it to stop before now: its grace begins now, however late that is.
     return GangStopAsked(
         at_ms=at_ms,
         gang=subject.id,
         attempt=subject.attempt,
         cause=StopCause.RUNTIME_OVER,
-        deadline_ms=at_ms + subject.spec.grace_ms,
+        deadline_ms=now_ms + subject.spec.grace_ms,
     )

@@ -20,6 +20,7 @@ from scheduler.core.events import (
 )
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.health import HEALTHY, gpus_named
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus, StopCause
 
@@ -35,29 +36,24 @@ def held_open(state: State, at_ms: int, now_ms: int) -> int:
 
 
 def node_seen(state: State, node: NodeSpec, at_ms: int) -> list[Event]:
-    """A node that is new joins; one that was lost is well again."""
-    number = state.fleet.index_of_node.get(node.name)
-    if number is None:
+    """A node that is new joins; GPUs that were lost with theirs are well again."""
+    if node.name not in state.fleet.index_of_node:
         return [NodeJoined(at_ms=at_ms, node=node)]
-    gpus = state.fleet.gpus_of_node(number)
-    if (state.health.cause[gpus.start : gpus.stop] == int(Cause.NODE_LOST)).any():
-        return [HealthChanged(at_ms=at_ms, node=node.name)]
-    return []
+    lost = tuple(gpu for gpu, cause in _causes(state, node.name, at_ms) if cause == Cause.NODE_LOST)
+    return [HealthChanged(at_ms=at_ms, node=node.name, gpus=lost)] if lost else []
 
 
 def node_missing(state: State, node: str, cause: Cause, at_ms: int) -> list[Event]:
-    """Its GPUs are ill. Attempts on it end by their own observations."""
-    number = state.fleet.index_of_node.get(node)
-    if number is None or (state.health.cause[state.fleet.gpus_of_node(number).start] == int(cause)):
-        return []
-    return [HealthChanged(at_ms=at_ms, node=node, cause=cause)]
+    """Its GPUs are ill, whatever they were before. Attempts on it end by their own observations."""
+    changed = [gpu for gpu, known in _causes(state, node, at_ms) if known != cause]
+    return [HealthChanged(at_ms=at_ms, node=node, cause=cause)] if changed else []
 
 
 def gpus_ill(state: State, node: str, gpus: tuple[int, ...], cause: Cause | None, at_ms: int) -> list[Event]:
     """Single GPUs fell ill, or are well again."""
-    return (
-        [] if node not in state.fleet.index_of_node else [HealthChanged(at_ms=at_ms, node=node, gpus=gpus, cause=cause)]
-    )
+    told = HEALTHY if cause is None else int(cause)
+    changed = tuple(gpu for gpu, known in _causes(state, node, at_ms) if gpu in gpus and known != told)
+    return [HealthChanged(at_ms=at_ms, node=node, gpus=changed, cause=cause)] if changed else []
 
 
 def measured(state: State, node: str, gpus: tuple[int, ...] | None, ppm: int, suite: str, at_ms: int) -> list[Event]:
@@ -96,9 +92,8 @@ def to_stop_after(event: Event, state: State) -> list[tuple[Gang, StopCause]]:
     """
     if not isinstance(event, HealthChanged) or event.cause is None:
         return []
-    span = state.fleet.gpus_of_node(state.fleet.index_of_node[event.node])
-    ill = [gpu for gpu in span if event.gpus is None or gpu - span.start in event.gpus]
-    numbers = {int(n) for gpu in ill for n in (state.gangs.occupant[gpu], state.gangs.claimant[gpu])} - {NOBODY}
+    ill = gpus_named(state.fleet, event.node, event.gpus)
+    numbers = {*state.gangs.occupant[ill].tolist(), *state.gangs.claimant[ill].tolist()} - {NOBODY}
     gangs = [state.gangs.by_number(number) for number in sorted(numbers)]
     match event.cause:
         case Cause.NODE_LOST:
@@ -123,6 +118,18 @@ def outlived_rights(state: State) -> list[Gang]:
             if ((owners != UNSOLD) & (owners != state.accounts[gang.account])).any():
                 found.append(gang)
     return found
+
+
+def _causes(state: State, node: str, at_ms: int) -> list[tuple[int, int]]:
+    """(index on the node, cause) of its GPUs of which nothing newer is known than `at_ms`; none of an unknown node.
+
+    An observation that is older than what is known is an echo: execution told it before the scheduler was restarted.
+    """
+    if node not in state.fleet.index_of_node:
+        return []
+    gpus = gpus_named(state.fleet, node, None)
+    known = zip(state.health.cause[gpus].tolist(), state.health.since_ms[gpus].tolist(), strict=True)
+    return [(gpu, cause) for gpu, (cause, since_ms) in enumerate(known) if since_ms <= at_ms]
 
 
 def _current(state: State, gang_id: str, attempt: int) -> Gang | None:

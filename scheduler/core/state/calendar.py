@@ -1,7 +1,8 @@
 """The calendar as it is known now: all holdings, and the owner of every GPU at this instant.
 
 Folded from coverage events. `owner_position` changes only by an event (an assignment, a swap, a turn of the calendar),
-so that metering is an integral over events and nothing else.
+so that metering is an integral over events and nothing else. What is over is kept for as long as the exchange may still
+correct it: an assignment may reach into the past.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ FOREVER_MS = 2**63 - 1
 
 
 class Calendar:
-    """See the module. `holdings` end after `now_ms`; what is over is dropped."""
+    """See the module. `holdings` end after the last turn, what is over by then is in `past`."""
 
     def __init__(self) -> None:
         self.holdings: tuple[Holding, ...] = ()
+        self.past: tuple[Holding, ...] = ()
         self.owner_position: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.owner_account: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.until_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -44,16 +46,30 @@ class Calendar:
         """The holdings of one position."""
         return tuple(holding for holding in self.holdings if holding.position == position)
 
-    def assign(self, positions: Iterable[str], holdings: Iterable[Holding], at_ms: int) -> None:
-        """From `at_ms` on these positions have exactly these holdings; parts before are kept."""
+    def assigned(self, positions: Iterable[str], holdings: Iterable[Holding], at_ms: int) -> tuple[Holding, ...]:
+        """All holdings, past too, where from `at_ms` on these positions have exactly these; parts before are kept."""
         named = set(positions)
         kept: list[Holding] = []
-        for holding in self.holdings:
+        for holding in (*self.past, *self.holdings):
             if holding.position not in named or holding.end_ms <= at_ms:
                 kept.append(holding)
             elif holding.start_ms < at_ms:
                 kept.append(_ending(holding, at_ms))
-        self.holdings = _sorted((*kept, *holdings))
+        return _sorted((*kept, *holdings))
+
+    def keep(self, holdings: tuple[Holding, ...]) -> None:
+        """Have these holdings, as `assigned` gave them; a turn follows, which tells the past ones apart."""
+        self.past, self.holdings = (), holdings
+
+    def forget(self, before_ms: int) -> None:
+        """Drop what was over by then."""
+        if self.past and min(holding.end_ms for holding in self.past) <= before_ms:
+            self.past = tuple(holding for holding in self.past if holding.end_ms > before_ms)
+
+    def owners(self, fleet: Fleet, at_ms: int, position_index: Mapping[str, int]) -> npt.NDArray[np.int32]:
+        """(n_gpus): the index of the position that each GPU covered at an instant, past ones too; UNSOLD: none."""
+        then = [holding for holding in (*self.past, *self.holdings) if holding.start_ms <= at_ms < holding.end_ms]
+        return owner_at(fleet, then, at_ms, position_index)[0]
 
     def swap(self, fleet: Fleet, level: Level, left: int, right: int, at_ms: int) -> None:
         """Two cells trade places from `at_ms`, owners included."""
@@ -66,6 +82,7 @@ class Calendar:
         self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
     ) -> npt.NDArray[np.int64]:
         """Make owners what the calendar says at `now_ms`; the GPUs whose owner changed."""
+        self.past = (*self.past, *(holding for holding in self.holdings if holding.end_ms <= now_ms))
         self.holdings = tuple(holding for holding in self.holdings if holding.end_ms > now_ms)
         before = self.owner_position
         self.owner_position, _ = owner_at(fleet, self.holdings, now_ms, position_index)

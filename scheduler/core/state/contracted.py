@@ -15,3 +15,12 @@ def contracted_gpus(terms: InstrumentTerms, position: Position) -> StepFunction:
         # Where the next stretch begins as this one ends, its beginning is given later and holds.
         changes += [(entitled.interval.start_ms, entitled.gpus), (entitled.interval.end_ms, 0)]
     return StepFunction.of(changes)
+
+
+def next_contracted_ms(contracted: StepFunction, from_ms: int | None) -> int | None:
+    """The first instant at or after `from_ms` (None: any) at which something is contracted; None: never again."""
+    steps = contracted.steps
+    for (at_ms, gpus), following in zip(steps, (*steps[1:], None), strict=True):
+        if gpus > 0 and (from_ms is None or following is None or following[0] > from_ms):
+            return at_ms if from_ms is None else max(at_ms, from_ms)
+    return None

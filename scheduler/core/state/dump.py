@@ -20,10 +20,10 @@ from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
-from scheduler.core.state.state import State
+from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, shape_of
 
-LAYOUT = 1
+LAYOUT = 2
 
 
 def dump(state: State) -> bytes:
@@ -34,12 +34,14 @@ def dump(state: State) -> bytes:
         "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
         "cause": state.health.cause.tolist(),
         "ppm": state.health.ppm.tolist(),
+        "since_ms": state.health.since_ms.tolist(),
         "draining": state.health.draining,
         "gangs": [_gang(state.gangs.by_id[gang_id]) for gang_id in state.gangs.ids],
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
         "claimant": state.gangs.claimant.tolist(),
         "holdings": [holding.model_dump(mode="json") for holding in state.calendar.holdings],
+        "past": [holding.model_dump(mode="json") for holding in state.calendar.past],
         "owner_position": state.calendar.owner_position.tolist(),
         "owner_account": state.calendar.owner_account.tolist(),
         "until_ms": state.calendar.until_ms.tolist(),
@@ -49,8 +51,11 @@ def dump(state: State) -> bytes:
         "positions": [position.model_dump(mode="json") for position in state.book.positions.values()],
         "accounts": list(state.accounts),
         "position_index": list(state.position_index),
+        "account_of_position": list(state.account_of_position.items()),
+        "digests": {str(seq): digest.hex() for seq, digest in state.book.digests.items()},
         "refused": {name: int(cause) for name, cause in state.refused.items()},
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
+        "closings": [list(closed) for closed in state.closings],
     }
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
 
@@ -78,9 +83,11 @@ def _load_fleet(state: State, plain: dict[str, Any]) -> None:
     state.health.grow(state.fleet.n_gpus)
     state.health.cause[:] = plain["cause"]
     state.health.ppm[:] = plain["ppm"]
+    state.health.since_ms[:] = plain["since_ms"]
     state.health.draining = plain["draining"]
     state.health.refresh(state.fleet)
     state.calendar.holdings = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["holdings"])
+    state.calendar.past = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["past"])
     state.calendar.grow(state.fleet)
     state.calendar.owner_position[:] = plain["owner_position"]
     state.calendar.owner_account[:] = plain["owner_account"]
@@ -94,12 +101,15 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
         state.instruments[parsed.id] = parsed
     positions = tuple(Position.model_validate_json(json.dumps(position)) for position in plain["positions"])
     if plain["cursor"] is not None:
-        state.book = PositionBook.of(Cursor.model_validate(plain["cursor"]), positions)
+        digests = {int(seq): bytes.fromhex(digest) for seq, digest in plain["digests"].items()}
+        state.book = PositionBook.of(Cursor.model_validate(plain["cursor"]), positions, digests)
     state.accounts = {name: i for i, name in enumerate(plain["accounts"])}
     state.position_index = {name: i for i, name in enumerate(plain["position_index"])}
+    state.account_of_position = dict(plain["account_of_position"])
     state.refresh_contracted()
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
+    state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
 
 
 def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:

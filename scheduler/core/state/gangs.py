@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
+from scheduler.core.state.health import gpus_named
 from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, shape_of
 
 NOBODY = -1
@@ -86,19 +87,19 @@ class Gangs:
             self.by_id[gang_id] = gang.moved(GangStatus.CANCELLED, ended_ms=at_ms)
 
     def on_placed(self, event: GangPlaced, fleet: Fleet) -> Gang:
-        """The gang takes free GPUs, or claims those that are being freed."""
+        """The gang takes free GPUs, or claims those that are being freed: it waits for whoever is there now."""
         gang = self.get(event.gang)
-        numbers = tuple(
-            int(fleet.first_gpu[fleet.index_of_node[piece.node]]) + k for piece in event.pieces for k in piece.gpus
-        )
-        self._dequeue(gang)
-        waits_for = tuple(name for name in event.waits_for if self.by_id[name].status is GangStatus.STOPPING)
+        gpus = _asked(gang, event, fleet)
+        there = self.occupant[gpus]
+        free = there == NOBODY
+        if (self.claimant[gpus] != NOBODY).any() or not (free | self._leaving(gpus)).all():
+            raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {gpus.tolist()}")
         placed = gang.moved(
             GangStatus.BINDING,
             attempt=event.attempt,
             pieces=event.pieces,
-            gpu_numbers=numbers,
-            waits_for=waits_for,
+            gpu_numbers=tuple(gpus.tolist()),
+            waits_for=tuple(self.ids[number] for number in sorted(set(there[~free].tolist()))),
             placed_ms=event.at_ms,
             inside=event.inside,
             bind_by_ms=event.bind_by_ms,
@@ -107,19 +108,22 @@ class Gangs:
             stop_cause=None,
             stop_deadline_ms=None,
         )
-        gpus = np.array(numbers, dtype=np.int64)
-        free = self.occupant[gpus] == NOBODY
-        if (self.claimant[gpus] != NOBODY).any() or not (free | self._leaving(gpus)).all():
-            raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {numbers}")
+        self._dequeue(gang)
         self.occupant[gpus[free]] = gang.number
         self.claimant[gpus[~free]] = gang.number
         self._keep(placed)
         return placed
 
     def on_stop_asked(self, event: GangStopAsked) -> Gang:
-        """The attempt is on its way out; it holds its GPUs until it is gone."""
+        """The attempt is on its way out; it holds its GPUs until it is gone.
+
+        One that is on its way already stays so; a cancellation then still holds, so that it does not come back.
+        """
         gang = self._attempt(event.gang, event.attempt)
         if gang.status is GangStatus.STOPPING:
+            if event.cause is StopCause.CANCELLED:
+                gang = replace(gang, stop_cause=StopCause.CANCELLED)
+                self._keep(gang)
             return gang
         stopping = gang.moved(
             GangStatus.STOPPING,
@@ -133,9 +137,9 @@ class Gangs:
 
     def on_started(self, event: GangStarted) -> Gang:
         """All workers run."""
-        gang = self._attempt(event.gang, event.attempt)
-        if gang.status is not GangStatus.BINDING:
-            return gang
+        gang = self._binding(event.gang, event.attempt)
+        if gang.waits_for:
+            raise Conflict(f"attempt {event.attempt} of {gang.id} started, and still waits for {gang.waits_for}")
         running = gang.moved(GangStatus.RUNNING, started_ms=event.at_ms)
         self._keep(running)
         return running
@@ -174,7 +178,7 @@ class Gangs:
 
     def on_overdue(self, event: BindOverdue) -> Gang:
         """The bind limit has passed."""
-        late = replace(self._attempt(event.gang, event.attempt), overdue=True)
+        late = replace(self._binding(event.gang, event.attempt), overdue=True)
         self._keep(late)
         return late
 
@@ -193,6 +197,12 @@ class Gangs:
         gang = self.get(gang_id)
         if gang.number not in self.placed or gang.attempt != attempt:
             raise Conflict(f"attempt {attempt} of {gang_id} is not placed: it is {gang.status}, attempt {gang.attempt}")
+        return gang
+
+    def _binding(self, gang_id: str, attempt: int) -> Gang:
+        gang = self._attempt(gang_id, attempt)
+        if gang.status is not GangStatus.BINDING:
+            raise Conflict(f"attempt {attempt} of {gang_id} was {gang.status}, expected {GangStatus.BINDING}")
         return gang
 
     def _keep(self, gang: Gang) -> None:
@@ -224,6 +234,20 @@ class Gangs:
             del shapes[gang.shape]
         if not shapes:
             del self.queue[gang.account]
+
+
+def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]:
+    """The fleet's numbers of the GPUs that a placement names, in worker order. Raises Refused where they are not the
+    gang's to get.
+    """
+    if event.attempt != gang.attempt + 1:
+        raise Conflict(f"attempt {event.attempt} of {gang.id} was placed, expected {gang.attempt + 1}")
+    none = np.zeros(0, dtype=np.int64)
+    gpus = np.concatenate([none, *(gpus_named(fleet, piece.node, piece.gpus) for piece in event.pieces)])
+    sizes = [len(piece.gpus) for piece in event.pieces]
+    if sizes != [gang.shape.gpus_per_worker] * gang.shape.workers or len(np.unique(gpus)) != len(gpus):
+        raise Conflict(f"{gang.id} was placed on {gpus.tolist()}, expected {gang.shape.gpus} GPUs, as it asked")
+    return gpus
 
 
 def _after_end(gang: Gang, event: GangEnded) -> tuple[GangStatus, int]:

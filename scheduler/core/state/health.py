@@ -27,11 +27,14 @@ class FleetHealth:
         self.usable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.draining: dict[str, int] = {}
         """Deadline by node."""
+        self.since_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        """(n_gpus): the instant at which each GPU's health was last told: what is older is an echo."""
 
     def grow(self, n_gpus: int) -> None:
         """New GPUs are healthy and at the reference."""
         more = n_gpus - len(self.cause)
         self.cause = np.concatenate([self.cause, np.zeros(more, dtype=np.int32)])
+        self.since_ms = np.concatenate([self.since_ms, np.zeros(more, dtype=np.int64)])
         self.ppm = np.concatenate([self.ppm, np.full(more, ONE_PPM, dtype=np.int64)])
         self.usable = np.concatenate([self.usable, np.ones(more, dtype=np.bool_)])
 
@@ -39,6 +42,7 @@ class FleetHealth:
         """The GPUs whose health it is about."""
         gpus = gpus_named(fleet, event.node, event.gpus)
         self.cause[gpus] = HEALTHY if event.cause is None else int(event.cause)
+        self.since_ms[gpus] = event.at_ms
         self.refresh(fleet)
         return gpus
 
@@ -50,6 +54,7 @@ class FleetHealth:
 
     def on_drain(self, event: DrainOrdered, fleet: Fleet) -> None:
         """The node takes no new work, or does again."""
+        gpus_named(fleet, event.node, None)
         if event.by_ms is None:
             self.draining.pop(event.node, None)
         else:
@@ -71,6 +76,7 @@ def gpus_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> npt.NDA
     own = fleet.gpus_of_node(number)
     if gpus is None:
         return np.array(own, dtype=np.int64)
-    if any(k >= len(own) for k in gpus):
-        raise UnknownName("GPU", f"{node}:{max(gpus)}", tuple(f"{node}:{k}" for k in range(len(own))))
+    wrong = [k for k in gpus if not 0 <= k < len(own)]
+    if wrong:
+        raise UnknownName("GPU", f"{node}:{wrong[0]}", tuple(f"{node}:{k}" for k in range(len(own))))
     return np.array([own.start + k for k in gpus], dtype=np.int64)

@@ -7,13 +7,15 @@ written to. Law: the same events in the same order give the same state, bit for 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet
+from scheduler.core.coverage.ownership import check as overlaps
+from scheduler.core.errors import Conflict, Equivocation, Fenced, InvalidValue, UnknownName
 from scheduler.core.events import (
     BindOverdue,
     CalendarTurned,
@@ -38,21 +40,31 @@ from scheduler.core.events import (
     PositionsLoaded,
     ShortageDecided,
 )
+from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Snapshot
 from scheduler.core.positions import PositionBook
+from scheduler.core.quantities import floor_div
 from scheduler.core.state.calendar import UNSOLD, Calendar
-from scheduler.core.state.contracted import contracted_gpus
-from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms
+from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
 from scheduler.core.workloads import Gang
 
-NOBODY = -1
 CORRECTION_HORIZON_MS = 3_600_000
 """How long the meter's history is kept behind the last closed interval, for what the exchange tells late."""
+
+
+class ClosedInterval(NamedTuple):
+    """A closed metering interval of one length: leaves `first_leaf` .. `first_leaf + leaves - 1` say what it held."""
+
+    interval_ms: int
+    end_ms: int
+    first_leaf: int
+    leaves: int
 
 
 class State:
@@ -70,19 +82,19 @@ class State:
         """Index by account name, in order of first appearance."""
         self.position_index: dict[str, int] = {}
         """Index by position, in order of first appearance: what `owner_position` holds."""
+        self.account_of_position: dict[str, int] = {}
+        """Account index by position, of every position there ever was."""
         self.contracted: dict[str, StepFunction] = {}
-        """GPUs contracted over time, of every position whose instrument is known."""
+        """GPUs contracted over time, of every position in the book."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
         self.closed_ms: dict[int, int] = {}
         """The end of the last closed metering interval, by interval length."""
+        self.closings: tuple[ClosedInterval, ...] = ()
+        """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
-
-    def account_of_position(self) -> dict[str, int]:
-        """Account index by position."""
-        return {name: self.accounts[position.account] for name, position in self.book.positions.items()}
 
     def snapshot(self, now_ms: int, spares: Iterable[str] = ()) -> Snapshot:
         """What a round sees. Shares the state's arrays. `spares` are nodes that may be taken for a failed one at any
@@ -122,8 +134,8 @@ class State:
         """Fold one event in. Raises a TenorError where the event contradicts the state; then nothing changed."""
         match event:
             case GangSubmitted():
-                self._account(event.spec.account)
                 self.gangs.on_submitted(event)
+                self._account(event.spec.account)
             case GangPlaced():
                 self.gangs.on_placed(event, self.fleet)
             case GangStarted():
@@ -139,10 +151,12 @@ class State:
             case CellsSwapped():
                 self._on_swapped(event)
             case CalendarTurned():
+                self._turn_until(event.at_ms)
                 self._turn(event.at_ms)
             case CoverageAssigned():
                 self._on_assigned(event)
             case CoverageRefused():
+                self._require_positions((event.position,))
                 self.refused[event.position] = event.cause
             case HealthChanged():
                 gpus = self.health.on_health(event, self.fleet)
@@ -156,16 +170,12 @@ class State:
                 self._on_joined(event)
             case PositionChanged():
                 self.book.apply(event.event, self.instruments)
-                self._account(event.event.account)
                 source = () if event.event.source is None else (event.event.source,)
                 self._index_positions((*source, event.event.position))
             case PositionsLoaded():
                 self._on_loaded(event)
             case InstrumentListed():
-                self.instruments[event.terms.id] = event.terms
-                self._index_positions(
-                    name for name, held in self.book.positions.items() if held.instrument == event.terms.id
-                )
+                self._on_listed(event)
             case ObservationGap():
                 self._on_gap(event)
             case IntervalClosed():
@@ -183,10 +193,21 @@ class State:
 
     def _index_positions(self, names: Iterable[str]) -> None:
         for name in names:
+            position = self.book.positions[name]
             self.position_index.setdefault(name, len(self.position_index))
-            terms = self.instruments.get(self.book.positions[name].instrument)
-            if terms is not None:
-                self.contracted[name] = contracted_gpus(terms, self.book.positions[name])
+            self.account_of_position[name] = self._account(position.account)
+            self.contracted[name] = contracted_gpus(self.instruments[position.instrument], position)
+
+    def _require_positions(self, names: Iterable[str]) -> None:
+        unknown = sorted(set(names) - self.position_index.keys())
+        if unknown:
+            raise UnknownName("position", unknown[0], self.position_index)
+
+    def _on_listed(self, event: InstrumentListed) -> None:
+        known = self.instruments.get(event.terms.id)
+        if known is not None and known != event.terms:
+            raise Equivocation(f"instrument {event.terms.id} was listed again with other terms")
+        self.instruments[event.terms.id] = event.terms
 
     def _on_joined(self, event: NodeJoined) -> None:
         self.fleet = self.fleet.joined(event.node)
@@ -196,9 +217,20 @@ class State:
         self.meter.grow(self.fleet.n_gpus, event.at_ms)
 
     def _on_loaded(self, event: PositionsLoaded) -> None:
-        self.book = PositionBook.of(event.cursor, event.positions)
+        cursor = self.book.cursor
+        if cursor is not None and cursor.stream != event.cursor.stream:
+            raise Conflict(f"a snapshot was of stream {event.cursor.stream!r}, expected {cursor.stream!r}")
+        if cursor is not None and (event.cursor.epoch, event.cursor.seq) < (cursor.epoch, cursor.seq):
+            raise Fenced(f"a snapshot was at {event.cursor}, expected {cursor} or later")
         for position in event.positions:
-            self._account(position.account)
+            if position.instrument not in self.instruments:
+                raise UnknownName(f"instrument of {position.id}", position.instrument, self.instruments)
+            known = self.account_of_position.get(position.id)
+            if known is not None and known != self.accounts.get(position.account):
+                raise Conflict(f"position {position.id!r} is of {position.account!r} now, and was another's")
+        self.book = PositionBook.of(event.cursor, event.positions)
+        self.contracted.clear()
+        self.refused = {name: cause for name, cause in self.refused.items() if name in self.book.positions}
         self._index_positions(position.id for position in event.positions)
 
     def _on_started(self, event: GangStarted) -> None:
@@ -208,12 +240,11 @@ class State:
 
     def _on_ended(self, event: GangEnded) -> None:
         before = self.gangs.get(event.gang)
-        gpus = _gpus(before)
         self.gangs.on_ended(event)
         if before.started_ms is not None:
-            self.meter.set_occupant(event.at_ms, gpus, NOBODY)
+            self.meter.set_occupant(event.at_ms, _gpus(before), NOBODY)
         else:
-            self.meter.set_late(event.at_ms, gpus, late=False)
+            self.meter.set_late(event.at_ms, _gpus(before), late=False)
 
     def _on_overdue(self, event: BindOverdue) -> None:
         gang = self.gangs.on_overdue(event)
@@ -229,27 +260,81 @@ class State:
         self.meter.set_owner(event.at_ms, gpus, self.calendar.owner_position[gpus])
 
     def _on_assigned(self, event: CoverageAssigned) -> None:
-        self.calendar.assign(event.positions, event.holdings, event.from_ms)
-        for position in event.positions:
-            self.refused.pop(position, None)
+        self._require_positions((*event.positions, *(holding.position for holding in event.holdings)))
         now_ms = max(self.now_ms, event.at_ms)
+        holdings = self.calendar.assigned(event.positions, event.holdings, event.from_ms)
+        faults = self._faults(event, holdings)
+        if faults:
+            raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
+        self._turn_until(now_ms)
+        self.calendar.keep(self.calendar.assigned(event.positions, event.holdings, event.from_ms))
+        if event.why in {"traded", "planned", "ended"}:
+            for position in event.positions:
+                self.refused.pop(position, None)
+        self._turn(now_ms)
+        if event.from_ms < now_ms:
+            self._retell(event, now_ms)
+
+    def _faults(self, event: CoverageAssigned, holdings: tuple[Holding, ...]) -> tuple[str, ...]:
+        named = set(event.positions)
+        for holding in event.holdings:
+            if holding.position not in named:
+                return (f"{holding.position} is not among the positions",)
+            if holding.start_ms < event.from_ms:
+                return (f"{holding.position} is covered from {holding.start_ms} on, expected {event.from_ms} or later",)
+        return overlaps(self.fleet, [holding for holding in holdings if holding.end_ms > event.from_ms])
+
+    def _retell(self, event: CoverageAssigned, now_ms: int) -> None:
+        """Learnt late: the meter integrates from when it held, not from when we heard."""
+        owners = self.meter.history.owner
+        named = {self.position_index[position] for position in event.positions}
+        instants, gpus, told = owners.between(event.from_ms, now_ms)
+        then = owners.at(max(event.from_ms, self.meter.history.horizon_ms))
+        touched = set(np.flatnonzero(np.isin(then, sorted(named))).tolist())
+        touched |= set(gpus[np.isin(told, sorted(named))].tolist())
         for holding in event.holdings:
             if holding.start_ms < now_ms:
-                # Learnt late: the meter integrates from when it held, not from when we heard.
-                gpus = self.fleet.gpus_of_cell(holding.level, holding.cell)
-                self.meter.set_owner(holding.start_ms, gpus, self.position_index[holding.position])
-        self._turn(now_ms)
+                touched |= set(self.fleet.gpus_of_cell(holding.level, holding.cell).tolist())
+        theirs = np.array(sorted(touched), dtype=np.int64)
+        cuts = {event.from_ms} | set(instants[np.isin(gpus, theirs)].tolist())
+        cuts |= {edge_ms for holding in event.holdings for edge_ms in (holding.start_ms, holding.end_ms)}
+        for at_ms in sorted(cut_ms for cut_ms in cuts if event.from_ms <= cut_ms < now_ms):
+            self.meter.set_owner(at_ms, theirs, self.calendar.owners(self.fleet, at_ms, self.position_index)[theirs])
+
+    def _turn_until(self, at_ms: int) -> None:
+        """Windows that opened or closed before an instant did so at theirs."""
+        while self.calendar.turns and self.calendar.turns[0] < at_ms:
+            self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
-        changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position())
+        changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
 
     def _on_closed(self, event: IntervalClosed) -> None:
+        last_ms = self.closed_ms.get(event.interval_ms, 0)
+        if event.end_ms <= last_ms:
+            raise Conflict(f"an interval that ends {event.end_ms} was closed, and all until {last_ms} were already")
         self.closed_ms[event.interval_ms] = event.end_ms
-        self.meter.forget(min(self.closed_ms.values()) - CORRECTION_HORIZON_MS)
+        before_ms = self._open_from_ms() - CORRECTION_HORIZON_MS
+        kept = (closed for closed in self.closings if closed.end_ms > before_ms)
+        self.closings = (*kept, ClosedInterval(event.interval_ms, event.end_ms, event.first_leaf, event.leaves))
+        self.meter.forget(before_ms)
+        self.calendar.forget(before_ms)
+
+    def _open_from_ms(self) -> int:
+        """The start of the earliest interval, of all lengths in which something is contracted, that is still open."""
+        earliest_ms = max(self.closed_ms.values())
+        for name, contracted in self.contracted.items():
+            length_ms = self.instruments[self.book.positions[name].instrument].interval_ms
+            next_ms = next_contracted_ms(contracted, self.closed_ms.get(length_ms))
+            if next_ms is not None:
+                earliest_ms = min(earliest_ms, floor_div(next_ms, length_ms) * length_ms)
+        return earliest_ms
 
     def _on_gap(self, event: ObservationGap) -> None:
+        if event.from_ms > event.at_ms:
+            raise InvalidValue("from_ms", "an observation gap", event.from_ms, f"{event.at_ms} or earlier")
         self.meter.set_seen(event.from_ms, Sight.ESTIMATED if event.bridged else Sight.NOT_OBSERVED)
         self.meter.set_seen(event.at_ms, Sight.OBSERVED)
 
