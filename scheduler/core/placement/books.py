@@ -38,14 +38,17 @@ class Books:
         self.usable = snapshot.usable
         self.owner = snapshot.owner
         self.until_ms = snapshot.until_ms
+        self.opens = snapshot.opens
+        self._pools_for: dict[str | None, tuple[int, ...]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
         self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed)]
-        for name in (*(gang.spec.account for gang in self.rows), *sorted(snapshot.queue)):
-            self.account_index.setdefault(name, len(self.account_index))
+        names = [gang.spec.account for gang in self.rows]
+        for name in sorted({*names, *snapshot.queue} - self.account_index.keys()):
+            self.account_index[name] = len(self.account_index)
         # 2. rows
-        self.account_of_row = [self.account_index[gang.spec.account] for gang in self.rows]
-        self.pool_of_row = [int(self.pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in self.rows]
+        self.account_of_row = [self.account_index[name] for name in names]
+        self.pool_of_row = self._pools_of(self.rows)
         self.counts_of_row = [counts(gang) for gang in self.rows]
         self.holder, self.leaver = _held(snapshot, self.rows)
         # 3. what each account owns and uses, by pool
@@ -72,6 +75,11 @@ class Books:
         table = np.bincount(keys, minlength=(n_accounts + 1) * self.n_pools).reshape(n_accounts + 1, -1)
         rows: list[list[int]] = table[1:].tolist()
         return rows
+
+    def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
+        if self.n_pools <= 1:
+            return [0] * len(rows)
+        return [int(self.pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in rows]
 
     # ---- what is so ----
 
@@ -116,9 +124,14 @@ class Books:
         """How many more GPUs the account may use in the pool and be within its count; negative when it is over."""
         return self.entitled[account][pool] - self.used[account][pool]
 
-    def pools_for(self, grade: str | None) -> list[int]:
+    def pools_for(self, grade: str | None) -> tuple[int, ...]:
         """The pools that a gang asking for this grade may use, in order."""
-        return [i for i, (pool_grade, _) in enumerate(self.fleet.pools) if grade is None or grade == pool_grade]
+        pools = self._pools_for.get(grade)
+        if pools is None:
+            named = enumerate(self.fleet.pools)
+            pools = tuple(i for i, (pool_grade, _) in named if grade is None or grade == pool_grade)
+            self._pools_for[grade] = pools
+        return pools
 
     def price(self, row: int) -> int:
         """GPU-ms lost by ending the row now; nothing where it was only decided in this round."""
@@ -147,6 +160,11 @@ class Books:
                 and (want := demand(gang.shape)) is not None
             )
         return self._counted[key]
+
+    def freeze(self) -> None:
+        """Keep what the books share with the state as it is now: the round is over, the state goes on."""
+        self.usable, self.owner, self.until_ms = self.usable.copy(), self.owner.copy(), self.until_ms.copy()
+        self.opens = dict(self.opens)
 
     # ---- what is decided ----
 
@@ -231,13 +249,10 @@ class Books:
 
 def counts(gang: Gang) -> bool:
     """Whether the gang's GPUs count as used by its account: BINDING, RUNNING, or being moved."""
-    match gang.status:
-        case GangStatus.BINDING | GangStatus.RUNNING:
-            return True
-        case GangStatus.STOPPING:
-            return gang.stop_cause is StopCause.CONSOLIDATED
-        case _:
-            return False
+    status = gang.status
+    if status is GangStatus.STOPPING:
+        return gang.stop_cause is StopCause.CONSOLIDATED
+    return status is GangStatus.RUNNING or status is GangStatus.BINDING
 
 
 def _held(snapshot: Snapshot, rows: Sequence[Gang]) -> tuple[IntArray, IntArray]:

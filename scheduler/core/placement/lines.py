@@ -29,6 +29,18 @@ class Lines:
             for shape in self._queue[account]:
                 yield account, shape
 
+    def accounts(self) -> list[str]:
+        """Every account of the queue."""
+        return sorted(self._queue)
+
+    def waiting(self) -> dict[Line, None]:
+        """Every line that still has a gang, by account."""
+        lines = {(account, shape): None for account in sorted(self._queue) for shape in self._queue[account]}
+        for line in self._taken:
+            if self.head(line) is None:
+                del lines[line]
+        return lines
+
     def of(self, account: str) -> Iterator[Line]:
         """The account's lines."""
         for shape in self._queue.get(account, ()):

@@ -33,8 +33,8 @@ class Owned:
 
     def run(self) -> None:
         """Place every gang that is inside its entitlement."""
-        for line in self._lines.all():
-            self._ask(line)
+        for account in self._lines.accounts():
+            self._ask_all(account)
         self._drain()
 
     def run_again(self) -> None:
@@ -53,13 +53,21 @@ class Owned:
             self._asked.add(line)
             heappush(self._heap, (gang.order, line))
 
-    def _has_room(self, account: str, shape: Shape) -> bool:
+    def _ask_all(self, account: str) -> None:
+        """Ask the account's lines; most accounts are at their count, which one comparison shows."""
         books = self._books
         index = books.account_index[account]
-        entitled, used, gpus = books.entitled[index], books.used[index], shape.gpus
-        if demand(shape) is None:
-            return False
-        return any(used[pool] + gpus <= entitled[pool] for pool in books.pools_for(shape.grade))
+        room = max((books.headroom(index, pool) for pool in range(books.n_pools)), default=0)
+        if room > 0:
+            for line in self._lines.of(account):
+                if line[1].gpus <= room:
+                    self._ask(line)
+
+    def _has_room(self, account: str, shape: Shape) -> bool:
+        books = self._books
+        index, gpus = books.account_index[account], shape.gpus
+        room = any(books.headroom(index, pool) >= gpus for pool in books.pools_for(shape.grade))
+        return room and demand(shape) is not None
 
     def _drain(self) -> None:
         heapify(self._heap)
@@ -90,8 +98,7 @@ class Owned:
         books.lowered.clear()
         for name in names:
             self.unpacked.pop(name, None)
-            for line in self._lines.of(name):
-                self._ask(line)
+            self._ask_all(name)
 
     def _placed(self, gang: Gang) -> bool:
         """Place the gang in the first pool in which it is inside. Whether there was one."""

@@ -16,7 +16,7 @@ from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.consolidate import consolidate
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Owned
-from scheduler.core.placement.reasons import reasons
+from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
 
@@ -30,4 +30,4 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
         consolidate(books, lines)
     if owned.unpacked:
         owned.run_again()
-    return Plan(tuple(action for action in books.actions if action is not None), reasons(books, lines))
+    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines))

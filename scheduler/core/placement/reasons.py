@@ -1,4 +1,6 @@
-"""Why a line waits, with the numbers behind it and what would change it. One reason a line, the first that applies:
+"""Why a line waits, with the numbers behind it and what would change it.
+
+One reason a line, the first that applies:
 
 NO_SUCH_GRADE         no node of the fleet has that grade
 LARGER_THAN_FLEET     even the empty fleet could not hold it in that shape
@@ -15,7 +17,7 @@ OVER_ENTITLEMENT      the account uses its count, and too little is free to borr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 import numpy as np
@@ -40,24 +42,42 @@ REMEDIES: Mapping[Reason, str] = {
 }
 
 
-def reasons(books: Books, lines: Lines) -> dict[Line, Waiting]:
-    """A reason for every line that still has a gang."""
-    asked = _Asked(books)
-    return {line: asked.reason(*line) for line in lines.all() if lines.head(line) is not None}
+class Reasons(Mapping[Line, Waiting]):
+    """A reason for every line that still has a gang when the round is over; each is worked out when it is asked for.
 
+    What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
+    """
 
-class _Asked:
-    """What reasons share in one round; everything is worked out once, for the shape or for the account."""
-
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, lines: Lines) -> None:
         self._books = books
+        books.freeze()
+        self._waiting = lines.waiting()
+        self._known: dict[Line, Waiting] = {}
         self._of_shape: dict[Shape, tuple[Reason | None, tuple[tuple[str, int], ...], int | None]] = {}
         self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
-        self._ends: dict[int, tuple[list[int], list[int]]] = {}
+        self._ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         self._lent: list[int] | None = None
-        self._pools: dict[str | None, list[int]] = {}
 
-    def reason(self, account: str, shape: Shape) -> Waiting:
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self._waiting)
+
+    def __contains__(self, line: object) -> bool:
+        return line in self._waiting
+
+    def __getitem__(self, line: Line) -> Waiting:
+        if line not in self._known:
+            if line not in self._waiting:
+                raise KeyError(line)
+            self._known[line] = self._reason(*line)
+        return self._known[line]
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def _reason(self, account: str, shape: Shape) -> Waiting:
         books = self._books
         index = books.account_index[account]
         if shape not in self._of_shape:
@@ -66,7 +86,7 @@ class _Asked:
         if physical in _WHATEVER_IS_OWNED:
             return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
         numbers = (("asked_gpus", shape.gpus), *self._numbers(index, shape.grade), *free)
-        pools = self._pools_for(shape.grade)
+        pools = self._books.pools_for(shape.grade)
         gpus = shape.gpus
         if any(books.headroom(index, pool) >= gpus for pool in pools):
             reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
@@ -75,21 +95,16 @@ class _Asked:
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
         if physical is not None:
             return Waiting(physical, numbers, until_ms, REMEDIES[physical])
-        opens = books.snapshot.opens.get(account)
+        opens = books.opens.get(account)
         if opens is not None and opens.gpus >= gpus + min(books.used[index][pool] for pool in pools):
             return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
         expected_ms = self._own_ends_ms(index, shape)
         return Waiting(Reason.OVER_ENTITLEMENT, numbers, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
 
-    def _pools_for(self, grade: str | None) -> list[int]:
-        if grade not in self._pools:
-            self._pools[grade] = self._books.pools_for(grade)
-        return self._pools[grade]
-
     def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
         key = (account, grade)
         if key not in self._of_account:
-            books, pools = self._books, self._pools_for(grade)
+            books, pools = self._books, self._books.pools_for(grade)
             self._of_account[key] = (
                 ("entitled_gpus", sum(books.entitled[account][pool] for pool in pools)),
                 (
@@ -111,7 +126,7 @@ class _Asked:
 
     def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
         """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
-        books, want, pools = self._books, demand(shape), self._pools_for(shape.grade)
+        books, want, pools = self._books, demand(shape), self._books.pools_for(shape.grade)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
         in_pools = [books.pool_of_gpu == pool for pool in pools]
@@ -154,7 +169,7 @@ class _Asked:
     def _own_ends_ms(self, account: int, shape: Shape) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""
         books = self._books
-        pools = self._pools_for(shape.grade)
+        pools = self._books.pools_for(shape.grade)
         if all(books.entitled[account][pool] < shape.gpus for pool in pools):
             return None
         best: int | None = None
@@ -167,7 +182,7 @@ class _Asked:
 
     def _ends_in(self, account: int, pool: int) -> tuple[list[int], list[int]]:
         """Declared ends of the account's placed work in the pool, ascending, with the GPUs freed up to each."""
-        key = account * self._books.n_pools + pool
+        key = (account, pool)
         if key not in self._ends:
             books = self._books
             ends = sorted(

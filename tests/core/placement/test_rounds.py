@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
@@ -65,7 +64,8 @@ def planned(world: World, policy: Policy) -> Plan:
     before = frozen(snapshot)
     made = plan(snapshot, policy)
     assert frozen(snapshot) == before, "the snapshot was changed"
-    assert pickle.dumps(plan(world.snapshot(), policy)) == pickle.dumps(made), "the same snapshot, another plan"
+    again = plan(world.snapshot(), policy)
+    assert repr(again) == repr(made), "the same snapshot, another plan"
     world.apply(made)
     after = world.snapshot()
     assert violations(after) == ()
