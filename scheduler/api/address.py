@@ -42,11 +42,11 @@ def find_address(address: str | None = None) -> str:
     return left
 
 
-def checked_address(address: str) -> tuple[str, int]:
+def checked_address(address: str, of: str = "the API") -> tuple[str, int]:
     """(host, port) of `host:port`. Raises InvalidValue."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > MOST_PORTS:
-        raise InvalidValue("address", "the API", address, "host:port, as 127.0.0.1:7070")
+        raise InvalidValue("address", of, address, "host:port, as 127.0.0.1:7070")
     return host.strip("[]"), int(port)
 
 

@@ -15,11 +15,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from scheduler.api.address import checked_address, is_loopback, write_address
-from scheduler.api.servicer import MOST_STREAMS, Servicer, Surroundings
+from scheduler.api.servicer import MOST_STREAMS, ApiSources, Servicer
 from scheduler.api.v1 import api_pb2_grpc
 from scheduler.core.errors import InvalidValue, Unavailable
 from scheduler.ledger.journal import Journal
 from scheduler.service import Scheduler
+
+__all__ = ["ApiServer", "ApiSources"]
 
 SERVICE = "tenor.api.v1.Scheduler"
 MOST_BYTES = 64 << 20
@@ -44,7 +46,7 @@ class ApiServer:
         scheduler: Scheduler,
         journal: Journal,
         address: str,
-        surroundings: Surroundings,
+        sources: ApiSources,
         *,
         address_file: Path | None = None,
         on_stop: Callable[[], None] | None = None,
@@ -56,7 +58,7 @@ class ApiServer:
         self._host = host
         self._file = address_file
         self._on_stop = on_stop
-        self._servicer = Servicer(scheduler, journal, surroundings)
+        self._servicer = Servicer(scheduler, journal, sources)
         self._health = health.HealthServicer()
         self._server: grpc.Server | None = None
         self.address = ""

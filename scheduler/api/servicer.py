@@ -40,7 +40,7 @@ _KINDS = frozenset(str(kind.model_fields["kind"].default) for kind in Event.__ar
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ApiSources:
     """What the API tells of beyond the scheduler and its journal; whoever composes them gives it.
 
     `statement` gives a position's statement as canonical JSON bytes, and raises TenorErrors.
@@ -56,10 +56,10 @@ class Surroundings:
 class Servicer(api_pb2_grpc.SchedulerServicer):
     """See the module."""
 
-    def __init__(self, scheduler: Scheduler, journal: Journal, surroundings: Surroundings) -> None:
+    def __init__(self, scheduler: Scheduler, journal: Journal, sources: ApiSources) -> None:
         self._scheduler = scheduler
         self._journal = journal
-        self._around = surroundings
+        self._sources = sources
         self._trail = Trail(journal)
         self._open: set[threading.Event] = set()
         self._streams = threading.Lock()
@@ -77,9 +77,9 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     @answers
     def GetStatus(self, request: wire.GetStatusRequest) -> wire.GetStatusResponse:  # noqa: ARG002, N802
         """See the proto."""
-        around, journal = self._around, self._journal
-        checkpoint = journal.checkpoint(around.stream)
-        exchange = None if around.exchange is None else around.exchange()
+        sources, journal = self._sources, self._journal
+        checkpoint = journal.checkpoint(sources.stream)
+        exchange = None if sources.exchange is None else sources.exchange()
         with self._reading() as (state, now_ms):
             held = [each for each in state.book.positions.values() if views.holds_later(state, each, now_ms)]
             status = messages.Status(
@@ -93,8 +93,8 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 jobs=views.job_counts(state),
                 journal_seq=journal.head[0],
                 exchange=exchange,
-                outbox_leaves=journal.log_size(around.stream) - journal.acknowledged(around.stream),
-                log_leaves=journal.log_size(around.stream),
+                outbox_leaves=journal.log_size(sources.stream) - journal.acknowledged(sources.stream),
+                log_leaves=journal.log_size(sources.stream),
                 checkpoint_leaves=None if checkpoint is None else checkpoint[0],
                 paused=self._scheduler.paused,
             )
@@ -174,9 +174,9 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         with self._reading() as (state, _):
             if request.position not in state.book.positions:
                 raise UnknownName("position", request.position, state.book.positions)
-        if self._around.statement is None:
+        if self._sources.statement is None:
             raise Refused("this scheduler keeps no delivery log, so it makes no statements")
-        return wire.GetStatementResponse(statement=self._around.statement(request.position))
+        return wire.GetStatementResponse(statement=self._sources.statement(request.position))
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     @streams
     def Logs(self, request: wire.LogsRequest, context: Context) -> Iterator[wire.LogsResponse]:  # noqa: N802
         """See the proto."""
-        log_dir = self._around.log_dir
+        log_dir = self._sources.log_dir
         if log_dir is None:
             raise Refused("this scheduler keeps no output of jobs")
         worker = asked.at_least("worker", request.job, request.worker if request.HasField("worker") else None, 0)
@@ -265,7 +265,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     def _reading(self) -> Iterator[tuple[State, int]]:
         """The state and the instant at which it is read, while nobody changes it."""
         with self._scheduler.guard:
-            yield self._scheduler.state, self._around.clock_ms()
+            yield self._scheduler.state, self._sources.clock_ms()
 
     @contextmanager
     def _streaming(self, context: Context) -> Iterator[threading.Event]:

@@ -32,7 +32,8 @@ from scheduler.core.holdings import Holding
 from scheduler.core.ids import natural_key
 from scheduler.core.placement.snapshot import Plan
 from scheduler.core.positions import Position as Owned
-from scheduler.core.state.state import NOBODY, State
+from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Waiting
 
 IntArray = npt.NDArray[np.int64]

@@ -18,7 +18,8 @@ from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
 from scheduler.api.wording import count, duration, gpus, instant, listed, ranges
 from scheduler.core.placement.snapshot import Plan
-from scheduler.core.state.state import NOBODY, State
+from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, Basis, Gang, GangStatus, Reason, StopCause, Waiting
 
 _TOLD_ATTEMPTS = 3
@@ -307,7 +308,7 @@ _STOP_CLAUSES = {
     StopCause.DRAINED: "a node that it was on is being drained",
     StopCause.CANCELLED: "it was cancelled",
     StopCause.RUNTIME_OVER: "its declared run time was over",
-    StopCause.START_FAILED: "it could not be started",
+    StopCause.SHUTDOWN: "the scheduler was shut down",
 }
 
 

@@ -122,7 +122,7 @@ class _StopCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopCause.V
     STOP_CAUSE_DRAINED: _StopCause.ValueType  # 6
     STOP_CAUSE_CANCELLED: _StopCause.ValueType  # 7
     STOP_CAUSE_RUNTIME_OVER: _StopCause.ValueType  # 8
-    STOP_CAUSE_START_FAILED: _StopCause.ValueType  # 9
+    STOP_CAUSE_SHUTDOWN: _StopCause.ValueType  # 9
 
 class StopCause(_StopCause, metaclass=_StopCauseEnumTypeWrapper):
     """Why the scheduler ended an attempt."""
@@ -136,7 +136,7 @@ STOP_CAUSE_GPU_ILL: StopCause.ValueType  # 5
 STOP_CAUSE_DRAINED: StopCause.ValueType  # 6
 STOP_CAUSE_CANCELLED: StopCause.ValueType  # 7
 STOP_CAUSE_RUNTIME_OVER: StopCause.ValueType  # 8
-STOP_CAUSE_START_FAILED: StopCause.ValueType  # 9
+STOP_CAUSE_SHUTDOWN: StopCause.ValueType  # 9
 Global___StopCause: _TypeAlias = StopCause  # noqa: Y015
 
 class _Basis:

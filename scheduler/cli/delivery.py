@@ -1,0 +1,114 @@
+"""What exchanges and auditors ask: `tenor statement`, `tenor audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scheduler.cli.screen import AddressOption, Output, OutputOption, say, write_fields, write_json, write_table
+
+FAILED_AUDIT_EXIT_CODE = 4
+
+
+def statement(
+    position: Annotated[str, typer.Argument(metavar="POSITION")],
+    exchange: Annotated[
+        str | None, typer.Option("--exchange", metavar="HOST:PORT", help="Ask this exchange for its own.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+    address: AddressOption = None,
+) -> None:
+    """What is owed for a position."""
+    import json
+
+    if exchange is None:
+        from scheduler.api.client import Client
+
+        with Client(address) as tenor:
+            found = tenor.statement(position)
+    else:
+        from scheduler.exchange.client import ExchangeClient
+
+        with ExchangeClient(exchange) as venue:
+            found = json.loads(venue.statement(position)[0])
+    if output is Output.JSON:
+        write_json(found)
+        return
+    _write_statement(found)
+
+
+def audit(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder with a log, its checkpoint and terms.")],
+    vkey: Annotated[list[str] | None, typer.Option("--vkey", help="A verifier key to trust; repeatable.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check a bundle of evidence offline.
+
+    Signatures, proofs, conservation, statements. Exits with 4 where anything is wrong.
+    """
+    from scheduler.exchange.audit import audit as audited
+    from scheduler.ledger.keys import VerifierKey
+
+    report = audited(bundle, [VerifierKey.parse(each) for each in vkey or ()])
+    if output is Output.JSON:
+        checks = [
+            {"name": each.name, "verdict": str(each.verdict), "examined": each.examined, "detail": each.detail}
+            for each in report.checks
+        ]
+        figures = {name: getattr(report, name) for name in ("origin", "size", "root", "positions", "records")}
+        write_json({"bundle": str(report.folder), "ok": report.ok, **figures, "checks": checks})
+    else:
+        rows = [(each.name, str(each.verdict).replace("_", " "), each.examined, each.detail) for each in report.checks]
+        write_table(("check", "verdict", "examined>", "detail"), rows)
+        held = f"{report.size} leaves, {report.records} records of {report.positions} positions"
+        say(f"{'the audit passes' if report.ok else 'THE AUDIT FAILS'}: {report.origin or report.folder}, {held}")
+    if not report.ok:
+        raise typer.Exit(FAILED_AUDIT_EXIT_CODE)
+
+
+def _write_statement(found: dict[str, Any]) -> None:
+    from scheduler.api.wording import instant
+
+    state = "complete" if found["complete"] else f"up to {instant(found['through_ms'])}"
+    met = "met" if found["availability_met"] else "MISSED"
+    write_fields(
+        [
+            ("position", found["position"]),
+            ("instrument", found["instrument"]),
+            ("period", f"{instant(found['start_ms'])} to {instant(found['end_ms'])}, {state}"),
+            ("records", f"{found['records']}, {found['records_unsettled']} not yet settled"),
+            ("contracted", _gpu_hours(found["contracted_gpu_ms"])),
+            (
+                "availability",
+                f"{_percent(found['availability_ppm'])}, target {_percent(found['availability_target_ppm'])} {met}",
+            ),
+        ]
+    )
+    states = [(name.replace("_", " "), _gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
+    write_table(("state", "quantity>"), states)
+    if found["losses"]:
+        write_table(("cause>", "lost>"), [(cause, _gpu_hours(gpu_ms)) for cause, gpu_ms in found["losses"]])
+    currency = found["currency"]
+    lines = [
+        (line["kind"].replace("_", " "), _gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
+        for line in found["lines"]
+    ]
+    write_table(("line", "quantity>", "amount>"), [*lines, ("total", "", _money(found["amount_micro"], currency))])
+
+
+def _gpu_hours(gpu_ms: int) -> str:
+    """GPU-ms as GPU-hours with three digits, rounded down."""
+    whole, rest = divmod(gpu_ms, 3_600_000)
+    return f"{whole:,}.{rest * 1_000 // 3_600_000:03d} GPU-h"
+
+
+def _percent(ppm: int) -> str:
+    whole, rest = divmod(ppm, 10_000)
+    return f"{whole}.{rest:04d} %"
+
+
+def _money(micro: int, currency: str) -> str:
+    whole, rest = divmod(abs(micro), 1_000_000)
+    return f"{'-' if micro < 0 else ''}{whole:,}.{rest:06d} {currency}"

@@ -1,0 +1,257 @@
+"""`tenor exchange serve` and `tenor exchange trade`: the reference exchange, and what its members do there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scheduler.cli import parsing
+from scheduler.cli.screen import Output, OutputOption, say, write_json, write_lines, write_table
+
+if TYPE_CHECKING:
+    from scheduler.core.instruments import InstrumentTerms
+    from scheduler.core.positions import PositionEvent
+    from scheduler.exchange.client import ExchangeClient
+
+app = typer.Typer(help="The reference exchange, and trading on it.", rich_markup_mode=None, add_completion=False)
+trade = typer.Typer(help="List, buy, sell, split, correct.", rich_markup_mode=None, add_completion=False)
+app.add_typer(trade, name="trade")
+
+ExchangeOption = Annotated[
+    str | None, typer.Option("--exchange", metavar="HOST:PORT", envvar="TENOR_EXCHANGE", help="The exchange.")
+]
+LotsOption = Annotated[int, typer.Option("--lots", min=1)]
+EffectiveOption = Annotated[
+    int,
+    typer.Option("--from", parser=parsing.moment_ms, metavar="INSTANT", help="In effect from then on; default: now."),
+]
+RequestOption = Annotated[str, typer.Option("--request-id", help="The same id gives the same answer again.")]
+
+
+@app.command()
+def serve(
+    db: Annotated[Path, typer.Option("--db", help="Its SQLite file, made where it is missing.")],
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Loopback; port 0: any.")
+    ] = "127.0.0.1:0",
+    address_file: Annotated[Path | None, typer.Option("--address-file", help="Where its address is left.")] = None,
+) -> None:
+    """Run a reference exchange until Ctrl-C. Its address is the one line on stdout."""
+    from scheduler.exchange.reference.server import ServerSettings, run
+
+    raise typer.Exit(run(ServerSettings(db=db, listen=listen, address_file=address_file)))
+
+
+@trade.command("list")
+def list_instrument(
+    terms: Annotated[Path | None, typer.Argument(metavar="[TERMS]", help="A JSON or TOML file of terms.")] = None,
+    symbol: Annotated[str, typer.Option("--symbol", help="Instead of a file: its symbol, and simple terms.")] = "",
+    grade: Annotated[str, typer.Option("--grade")] = "LOGICAL",
+    site: Annotated[str, typer.Option("--site")] = "local",
+    cell: Annotated[str, typer.Option("--cell", help="gpu, node, domain, block or site.")] = "gpu",
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of one lot.")] = 1,
+    start: Annotated[int | None, typer.Option("--start", parser=parsing.moment_ms, metavar="INSTANT")] = None,
+    end: Annotated[int | None, typer.Option("--end", parser=parsing.moment_ms, metavar="INSTANT")] = None,
+    price_micro: Annotated[int, typer.Option("--price-micro", min=0, help="Per GPU-hour, in millionths.")] = 2_000_000,
+    metering_s: Annotated[int, typer.Option("--metering-s", help="10, 60, 300, 900 or 3600.")] = 300,
+    lots_listed: Annotated[int, typer.Option("--lots-listed", min=0, help="How many may be sold; 0: no limit.")] = 0,
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List an instrument from a file of terms, or a plain firm one by flags."""
+    if (terms is None) == (not symbol):
+        raise typer.BadParameter("give a file of terms, or --symbol and flags, not both", param_hint="'TERMS'")
+    listed = (
+        _read_terms(terms)
+        if terms is not None
+        else _plain_terms(symbol, grade, site, cell, gpus, start, end, price_micro, metering_s)
+    )
+    with _venue(exchange) as venue:
+        name = venue.list_instrument(listed, lots_listed)
+    if output is Output.JSON:
+        write_json({"instrument": name, "spec_hash": listed.spec_hash})
+    else:
+        write_lines([name])
+
+
+@trade.command()
+def buy(
+    account: Annotated[str, typer.Argument()],
+    instrument: Annotated[str, typer.Argument(help="SYMBOL@VERSION")],
+    lots: LotsOption = 1,
+    effective: EffectiveOption = 0,
+    request_id: RequestOption = "",
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Buy lots: a new position."""
+    with _venue(exchange) as venue:
+        _told(venue.trade(account, instrument, lots, effective_ms=effective, request_id=request_id), output)
+
+
+@trade.command()
+def sell(
+    position: Annotated[str, typer.Argument()],
+    to: Annotated[str, typer.Option("--to", help="The account that gets them.")],
+    lots: LotsOption = 1,
+    effective: EffectiveOption = 0,
+    request_id: RequestOption = "",
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Transfer lots of a position to another account, also in the middle of their delivery."""
+    with _venue(exchange) as venue:
+        _told(venue.transfer(position, to, lots, effective_ms=effective, request_id=request_id), output)
+
+
+@trade.command()
+def split(
+    position: Annotated[str, typer.Argument()],
+    lots: LotsOption = 1,
+    effective: EffectiveOption = 0,
+    request_id: RequestOption = "",
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Move lots of a position into a new one of the same account."""
+    with _venue(exchange) as venue:
+        event = venue.transfer(
+            position, _account_of(venue, position), lots, effective_ms=effective, request_id=request_id
+        )
+        _told(event, output)
+
+
+@trade.command()
+def correct(
+    position: Annotated[str, typer.Argument()],
+    lots: Annotated[int, typer.Option("--lots", min=0, help="From then on; 0 ends it.")],
+    effective: EffectiveOption = 0,
+    request_id: RequestOption = "",
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say that a position has so many lots."""
+    with _venue(exchange) as venue:
+        _told(venue.correct(position, lots, effective_ms=effective, request_id=request_id), output)
+
+
+@trade.command()
+def book(exchange: ExchangeOption = None, output: OutputOption = Output.TABLE) -> None:
+    """What is listed, and who owns what."""
+    from scheduler.api.wording import instant
+
+    with _venue(exchange) as venue:
+        known = venue.snapshot()
+    if output is Output.JSON:
+        write_json(
+            {
+                "cursor": known.cursor.model_dump(mode="json"),
+                "instruments": [terms.model_dump(mode="json") for terms in known.instruments],
+                "positions": [position.model_dump(mode="json") for position in known.positions],
+            }
+        )
+        return
+    listed = [
+        (each.id, each.lot.gpus, each.lot.cell.name.lower(), instant(each.window.start_ms), instant(each.window.end_ms))
+        for each in known.instruments
+    ]
+    write_table(("instrument", "gpus>", "cell", "from", "to"), listed, empty="nothing is listed")
+    held = [
+        (each.id, each.account, each.instrument, ", ".join(f"{lots} from {instant(at)}" for at, lots in each.lots))
+        for each in known.positions
+    ]
+    write_table(("position", "account", "instrument", "lots"), held, empty="no positions")
+
+
+def _venue(address: str | None) -> ExchangeClient:
+    """The exchange that was named, else the one that `tenor up` started here. Raises Unavailable."""
+    from scheduler.api.address import checked_address, state_dir
+    from scheduler.core.errors import Unavailable
+    from scheduler.exchange.client import ExchangeClient
+
+    if address is None:
+        path = state_dir() / "exchange.address"
+        try:
+            address = path.read_text(encoding="utf-8").strip()
+        except OSError:
+            raise Unavailable(
+                f"no exchange is running here: {path} is missing. Say where it is with --exchange or TENOR_EXCHANGE"
+            ) from None
+    checked_address(address, "the exchange")
+    return ExchangeClient(address)
+
+
+def _account_of(venue: ExchangeClient, position: str) -> str:
+    from scheduler.core.errors import UnknownName
+
+    accounts = {each.id: each.account for each in venue.snapshot().positions}
+    if position not in accounts:
+        raise UnknownName("position", position, accounts)
+    return accounts[position]
+
+
+def _told(event: PositionEvent, output: Output) -> None:
+    if output is Output.JSON:
+        write_json(event.model_dump(mode="json"))
+        return
+    write_lines([event.position])
+    source = f" from {event.source}" if event.source else ""
+    say(f"{event.kind} {event.cursor.seq}{source}: {event.lots} lots of {event.instrument} for {event.account}")
+
+
+def _read_terms(path: Path) -> InstrumentTerms:
+    """Terms from a file. Raises InvalidValue where it cannot be read, InvalidInstrument with every fault."""
+    import tomllib
+
+    from scheduler.core.errors import InvalidValue
+    from scheduler.core.listing import parse_terms
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse_terms(_dated(tomllib.loads(text)) if path.suffix == ".toml" else text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValue("terms", str(path), "unreadable", f"a JSON or TOML file ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidValue("terms", str(path), "malformed", f"TOML ({error})") from error
+
+
+def _dated(plain: Any) -> Any:
+    """TOML's dates as JSON has them."""
+    if isinstance(plain, dict):
+        return {name: _dated(value) for name, value in plain.items()}
+    if isinstance(plain, list):
+        return [_dated(each) for each in plain]
+    return plain.isoformat() if hasattr(plain, "isoformat") else plain
+
+
+def _plain_terms(
+    symbol: str,
+    grade: str,
+    site: str,
+    cell: str,
+    gpus: int,
+    start: int | None,
+    end: int | None,
+    price_micro: int,
+    metering_s: int,
+) -> InstrumentTerms:
+    from scheduler.core.listing import parse_terms
+
+    levels = {"gpu": "GPU", "node": "NODE", "domain": "NVLINK_DOMAIN", "block": "FABRIC_BLOCK", "site": "SITE"}
+    if cell not in levels:
+        raise typer.BadParameter(f"was {cell!r}, expected one of {', '.join(levels)}", param_hint="'--cell'")
+    if end is None:
+        raise typer.BadParameter("say when the delivery ends", param_hint="'--end'")
+    return parse_terms(
+        {
+            "symbol": symbol,
+            "lot": {"gpus": gpus, "cell": levels[cell]},
+            "grade": {"klass": grade},
+            "site": site,
+            "window": {"start_ms": parsing.now_ms() if start is None else start, "end_ms": end},
+            "price_micro_per_gpu_hour": price_micro,
+            "metering_interval_s": metering_s,
+        }
+    )

@@ -1,0 +1,42 @@
+"""`tenor up`: the whole scheduler on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler.cli.screen import say
+
+
+def up(
+    home: Annotated[Path | None, typer.Option("--home", help="Its folder; default: ~/.local/state/tenor.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="The API; loopback only.")] = None,
+    exchange: Annotated[
+        str | None, typer.Option("--exchange", metavar="HOST:PORT", help="Default: a reference exchange of its own.")
+    ] = None,
+    stream: Annotated[str | None, typer.Option("--stream", help="Name of the delivery log.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Local nodes.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=1, help="Logical GPUs of each.")] = None,
+    grade: Annotated[str | None, typer.Option("--grade", help="Grade of their GPUs.")] = None,
+    spares: Annotated[int | None, typer.Option("--spares", min=0, help="Nodes that are never sold.")] = None,
+) -> None:
+    """Run everything on this machine until Ctrl-C.
+
+    Ray, a reference exchange (unless another is named), the scheduler and its API. Ctrl-C stops all of it, with grace.
+    """
+    from scheduler.config import load_settings
+    from scheduler.embedded import up as run
+
+    settings = load_settings(
+        home=home,
+        listen=listen,
+        exchange=exchange,
+        stream=stream,
+        nodes=nodes,
+        gpus_per_node=gpus_per_node,
+        grade=grade,
+        spares=spares,
+    )
+    raise typer.Exit(run(settings, say))
