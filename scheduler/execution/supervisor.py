@@ -7,9 +7,11 @@ asynchronous: `ended` may wait for days beside others, and a new scheduler asks 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from typing import Any
 
@@ -21,7 +23,7 @@ class Supervisor:
 
     def __init__(self, keeper_source: str) -> None:
         self._source = keeper_source
-        self._keeper: asyncio.subprocess.Process | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         self._started: asyncio.Future[dict[str, Any]] | None = None
         self._ended: asyncio.Future[dict[str, Any] | None] | None = None
         self._held: socket.socket | None = None
@@ -58,8 +60,14 @@ class Supervisor:
 
     async def stop(self, grace_ms: int) -> None:
         """SIGTERM now, SIGKILL after the grace; the keeper sees to it, also if we are gone by then."""
-        if self._keeper is not None and self._keeper.stdin is not None and not self._ended_now():
-            self._keeper.stdin.write(f"stop {grace_ms}\n".encode())
+        if self._keeper is not None and not self._ended_now():
+            self._tell(f"stop {grace_ms}")
+
+    def _tell(self, line: str) -> None:
+        if self._keeper is not None and self._keeper.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it just ended; its answer says how
+                self._keeper.stdin.write(line.encode() + b"\n")
+                self._keeper.stdin.flush()
 
     def _ended_now(self) -> bool:
         return self._ended is not None and self._ended.done()
@@ -71,17 +79,22 @@ class Supervisor:
         # Ray sets is for its own tasks.
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAYS_OWN}
         spec["env"] = {"PYTHONUNBUFFERED": "1", **inherited, **spec["env"]}
-        self._keeper = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", self._source,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True, limit=LINE_BYTES,
-        )  # fmt: skip
-        assert self._keeper.stdin is not None  # noqa: S101 - for the type checker; PIPE was asked for
-        assert self._keeper.stdout is not None  # noqa: S101
-        self._keeper.stdin.write(json.dumps(spec).encode() + b"\n")
-        line = await self._keeper.stdout.readline()
+        # Not asyncio's subprocess: the keeper leaves its first process at once, and its pipes must stay open.
+        self._keeper = subprocess.Popen(  # noqa: ASYNC220 - returns within milliseconds
+            [sys.executable, "-I", "-S", "-c", self._source],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        answers = asyncio.StreamReader(limit=LINE_BYTES)
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(answers), self._keeper.stdout)
+        self._tell(json.dumps(spec))
+        line = await answers.readline()
+        self._keeper.wait()
         answer: dict[str, Any] = json.loads(line) if line else {"failed": "the keeper of the command died"}
         if "started_ms" in answer:
-            self._following = asyncio.ensure_future(self._follow(self._keeper.stdout))
+            self._following = asyncio.ensure_future(self._follow(answers))
         return answer
 
     async def _follow(self, answers: asyncio.StreamReader) -> None:

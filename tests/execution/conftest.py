@@ -53,7 +53,7 @@ class Watcher:
         return [seen for seen in self.seen if isinstance(seen, AttemptEnded) and seen.gang == gang]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
     """Three nodes of eight logical GPUs."""
     nodes = tuple(NodeSpec(name=f"node-{i}", grade="H100SXM", gpus=8, domain=f"domain-{i // 2}") for i in range(3))
