@@ -20,7 +20,7 @@ from types import FrameType
 
 from scheduler.api.messages import ExchangeLink
 from scheduler.api.server import ApiServer
-from scheduler.api.servicer import Surroundings
+from scheduler.api.servicer import ApiSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
 from scheduler.core.errors import Unavailable
@@ -242,14 +242,14 @@ def _api(settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: 
         status = watcher.status()
         return ExchangeLink(connected=status.state is WatchState.WATCHING, detail=status.detail)
 
-    surroundings = Surroundings(
+    sources = ApiSources(
         clock_ms=wall_clock_ms,
         stream=settings.stream,
         log_dir=settings.home / "logs",
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
     )
-    return ApiServer(scheduler, journal, settings.listen, surroundings, address_file=settings.home / "api.address")
+    return ApiServer(scheduler, journal, settings.listen, sources, address_file=settings.home / "api.address")
 
 
 def end_process(process: ProcessId, grace_s: float = 5.0) -> None:
