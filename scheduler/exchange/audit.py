@@ -32,9 +32,9 @@ from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
 from scheduler.core.settlement import Statement, expected_intervals
 from scheduler.exchange.bundles import read_statements
+from scheduler.exchange.checks import broken_pool, wrong_interval
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, ShortageLeaf, decode
-from scheduler.exchange.checks import broken_pool, wrong_interval
 from scheduler.exchange.statements import RecordedLeaf, statement_over
 from scheduler.ledger.bundle import Bundle, read_bundle
 from scheduler.ledger.keys import VerifierKey

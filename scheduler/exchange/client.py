@@ -98,7 +98,10 @@ class ExchangeClient:
     def transfer(
         self, source: str, account: str, lots: int, *, effective_ms: int = 0, request_id: str = ""
     ) -> PositionEvent:
-        """Lots of a position to another account, or to a new position of the same one. Raises as `trade`."""
+        """Lots of a position to another account, or to a new position of the same one.
+
+        `effective_ms` 0: now, or when the source begins where that is later. Raises as `trade`.
+        """
         request = positions_pb2.TransferRequest(
             request_id=request_id or _request_id(),
             source=source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -51,8 +52,12 @@ class ExchangeProcess:
 
     def terminate(self) -> int:
         """SIGTERM; its exit status."""
+        return self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> int:
+        """A signal that ends it; its exit status."""
         assert self._process is not None
-        self._process.terminate()
+        self._process.send_signal(number)
         self._process.communicate(timeout=READY_S)
         return self._process.returncode
 

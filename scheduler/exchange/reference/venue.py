@@ -135,7 +135,7 @@ class Venue:
             if done is not None:
                 return done
             held = self.position(source)
-            now_ms, from_ms = self._instants(self.terms(held.instrument), effective_ms)
+            now_ms, from_ms = self._instants(self.terms(held.instrument), effective_ms, held)
             event = self._event(
                 kind=PositionEventKind.SPLIT if account == held.account else PositionEventKind.TRANSFER,
                 position=self._next_name(),
@@ -160,7 +160,7 @@ class Venue:
                 return done
             held = self.position(position)
             listing = self._listing(held.instrument)
-            now_ms, from_ms = self._instants(listing.terms, effective_ms)
+            now_ms, from_ms = self._instants(listing.terms, effective_ms, held)
             after = [*(step for step in held.lots if step[0] < from_ms), (from_ms, _checked(lots, least=0))]
             self._refuse_oversold(listing, StepFunction.of(after) - held.lots_over_time, from_ms)
             event = self._event(
@@ -276,10 +276,14 @@ class Venue:
     def _next_name(self) -> str:
         return f"pos-{len(self._numbers) + 1}"
 
-    def _instants(self, terms: InstrumentTerms, effective_ms: int) -> tuple[int, int]:
-        """Now, and the instant of effect. Raises InvalidValue for the past and for a window that is over."""
+    def _instants(self, terms: InstrumentTerms, effective_ms: int, held: Position | None = None) -> tuple[int, int]:
+        """Now, and the instant of effect: 0 is now, or when the position `held` begins where that is later.
+
+        Raises InvalidValue for the past and for a window that is over.
+        """
         now_ms = self._clock_ms()
-        from_ms = effective_ms or now_ms
+        begins_ms = held.lots[0][0] if held is not None and held.lots else 0
+        from_ms = effective_ms or max(now_ms, begins_ms)
         if from_ms < now_ms:
             raise InvalidValue("effective_ms", terms.id, from_ms, f"0 for now, or {now_ms} or later")
         if from_ms >= terms.window.end_ms:

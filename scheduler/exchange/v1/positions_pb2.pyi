@@ -426,6 +426,7 @@ class TransferRequest(_message.Message):
     """The same account as the source's: a split."""
     lots: _builtins.int
     effective_ms: _builtins.int
+    """0: now, or when the source begins where that is later."""
     def __init__(
         self,
         *,
@@ -457,6 +458,7 @@ class CorrectRequest(_message.Message):
     position: _builtins.str
     lots: _builtins.int
     effective_ms: _builtins.int
+    """0: now, or when the position begins where that is later."""
     def __init__(
         self,
         *,
