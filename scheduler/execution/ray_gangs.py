@@ -14,6 +14,7 @@ was asked is done when it answers again.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -63,6 +64,8 @@ class RayExecutor:
         start_timeout_ms: int = 60_000,
         connect_timeout_s: float = 40.0,
     ) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise Unavailable(f"no Ray cluster at {address}: Ray is not installed in {sys.prefix}")
         self._state_dir = state_dir.absolute()
         self._state_dir.mkdir(parents=True, exist_ok=True)
         self._options = Options(
