@@ -144,7 +144,7 @@ STEPS: tuple[tuple[float, Callable[[Demo], None]], ...] = (
     (6.0, _reclaim),
     (12.0, _sell),
     (19.0, _fail),
-    (25.0, _slow),
+    (24.0, _slow),
 )
 """(seconds after delivery begins, what happens then)."""
 
