@@ -63,11 +63,14 @@ class Embedded:
 
 
 @contextmanager
-def embedded(db: Path, rules: VenueRules | None = None, *, most_on_the_way: int = 20_000) -> Iterator[Embedded]:
+def embedded(
+    db: Path, rules: VenueRules | None = None, *, most_on_the_way: int = 20_000, listen: str = "127.0.0.1:0"
+) -> Iterator[Embedded]:
     """A running exchange over a file, stopped at the end."""
     clock = ManualClock()
     settings = ServerSettings(
         db=db,
+        listen=listen,
         rules=rules or VenueRules(),
         pace=Pace(heartbeat_ms=50, credits=most_on_the_way),
         clock_ms=clock,
