@@ -7,14 +7,15 @@ stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.core.errors import UnknownName
 from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.records import MeterRecord
 from scheduler.core.settlement import Statement
-from scheduler.core.state.state import State
-from scheduler.exchange.leaves import encode_pool, encode_record, encode_shortage
+from scheduler.core.state.state import ClosedInterval, State
+from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keys import SignerKey
@@ -53,15 +54,43 @@ class LogWriter:
         """How many leaves the log holds durably."""
         return journal.log_size(self.stream)
 
-    def commit(self, journal: Journal, entries: Sequence[Entry], leaves: Sequence[bytes]) -> None:
-        """Events and leaves in one transaction; then a checkpoint over them, where there were leaves."""
-        journal.commit(entries, leaves=leaves, stream=self.stream)
-        if leaves:
-            self.checkpoint(journal)
+    def issued(
+        self,
+        journal: Journal,
+        unsaved: Sequence[bytes],
+        closings: Sequence[ClosedInterval],
+        interval_ms: int,
+        end_ms: int,
+    ) -> dict[str, MeterRecord]:
+        """The last version of every position's record of one interval, by position. `unsaved`: leaves that follow those
+        of the journal.
+        """
+        found: dict[str, MeterRecord] = {}
+        size = self.size(journal)
+        for closed in closings:
+            if (closed.interval_ms, closed.end_ms) != (interval_ms, end_ms):
+                continue
+            saved = max(0, min(closed.leaves, size - closed.first_leaf))
+            leaves = [leaf for _, leaf in journal.leaves(self.stream, closed.first_leaf, saved)] if saved else []
+            after = max(0, closed.first_leaf - size)
+            leaves += unsaved[after : after + closed.leaves - saved]
+            for leaf in map(decode, leaves):
+                if isinstance(leaf, RecordLeaf):
+                    found[leaf.record.position] = leaf.record
+        return found
 
-    def checkpoint(self, journal: Journal) -> bytes:
-        """Sign the log as it is and keep the note. A crash before leaves an older checkpoint: call it at start-up."""
-        size = journal.log_size(self.stream)
+    def commit(
+        self, journal: Journal, entries: Sequence[Entry], leaves: Sequence[bytes], cursors: Mapping[str, bytes]
+    ) -> None:
+        """Events, leaves and cursors in one transaction; a checkpoint over new leaves is to follow."""
+        journal.commit(entries, leaves=leaves, stream=self.stream, cursors=cursors)
+
+    def checkpoint(self, journal: Journal) -> None:
+        """Sign the log as it is and keep the note, where it grew since the last time. A crash before that leaves an
+        older one: call it at start-up.
+        """
+        size, kept = journal.log_size(self.stream), journal.checkpoint(self.stream)
+        if size == (kept[0] if kept else 0):
+            return
         note = sign_checkpoint(Checkpoint(self.signer.name, size, journal.root(self.stream, size)), self.signer)
         journal.save_checkpoint(self.stream, size, note)
-        return note

@@ -61,7 +61,8 @@ def reconcile(
 ) -> None:
     """Bring a folded scheduler up to date with the world; call once, before its first round."""
     events: list[Event] = []
-    gap = observation_gap(scheduler.state, journal, now_ms, settings.reading_ms)
+    same = _unchanged(scheduler.state, executor)
+    gap = observation_gap(scheduler.state, journal, now_ms, settings.reading_ms, same_state=same)
     if gap is not None:
         events.append(gap)
     known = {(attempt.gang, attempt.attempt) for attempt in executor.running()}
@@ -76,13 +77,27 @@ def reconcile(
         executor.stop(gang.id, gang.attempt, 0)
 
 
-def observation_gap(state: State, journal: Journal, now_ms: int, reading_ms: int) -> ObservationGap | None:
-    """The time that nobody saw, where it is longer than one reading; None on a new journal."""
+def observation_gap(
+    state: State, journal: Journal, now_ms: int, reading_ms: int, *, same_state: bool
+) -> ObservationGap | None:
+    """The time that nobody saw, where it is longer than one reading; None on a new journal.
+
+    `same_state`: whether the fleet's work after it is what it was before, without which nothing may be estimated.
+    """
     noted = journal.cursor(OBSERVED_CURSOR)
-    seen_ms = max(state.now_ms, int(noted) if noted else 0)
+    seen_ms = int(noted) if noted else state.now_ms
     if not len(state.fleet.nodes) or missing_readings(now_ms - seen_ms, reading_ms) == 0:
         return None
-    return ObservationGap(at_ms=now_ms, from_ms=seen_ms, bridged=bridged(now_ms - seen_ms, reading_ms, same_state=True))
+    same = bridged(now_ms - seen_ms, reading_ms, same_state=same_state)
+    return ObservationGap(at_ms=now_ms, from_ms=seen_ms, bridged=same)
+
+
+def _unchanged(state: State, executor: Executor) -> bool:
+    """Whether what runs is what ran when the scheduler was last there."""
+    placed = state.gangs.placed.values()
+    ran = {(gang.id, gang.attempt, gang.started_ms) for gang in placed if gang.started_ms is not None}
+    run = {(each.gang, each.attempt, each.started_ms) for each in executor.running() if each.started_ms is not None}
+    return ran == run
 
 
 def _folded(journal: Journal, state: State, after_seq: int, until_seq: int | None = None) -> State:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.core.errors import Refused, Unavailable, UnknownName
 from scheduler.core.events import (
@@ -19,10 +19,12 @@ from scheduler.core.events import (
     CancelAsked,
     DrainOrdered,
     Event,
+    GangEnded,
     GangStopAsked,
     GangSubmitted,
     InstrumentListed,
     IntervalClosed,
+    IntervalCorrected,
     ObservationGap,
     PositionChanged,
     PositionsLoaded,
@@ -30,6 +32,7 @@ from scheduler.core.events import (
     encode,
 )
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Plan, Policy
@@ -77,6 +80,8 @@ class Scheduler:
         self.last_plan: Plan | None = None
         self.paused = ""
         """Why nothing is decided at present; empty while all is well."""
+        self.alerts: list[str] = []
+        """What a person must know of: facts that came too late to correct what was metered."""
         self._journal = journal
         self._executor = executor
         self._log = log
@@ -86,6 +91,7 @@ class Scheduler:
         self._launched: set[tuple[str, int]] = set()
         self._stop_sent: set[tuple[str, int]] = set()
         self._blind_since_ms: int | None = None
+        self._checkpoint_due = True
         self._next_close_ms: int | None = None
         self._positions_changed = True
         self._turn_coverage = False
@@ -99,17 +105,25 @@ class Scheduler:
     def learn_instruments(self, terms: Iterable[InstrumentTerms]) -> None:
         """Terms that the exchange lists; known ones change nothing."""
         with self.guard:
+            self._save_or_raise()
             for each in terms:
-                if each.id not in self.state.instruments:
+                if self.state.instruments.get(each.id) != each:
                     self._emit(InstrumentListed(at_ms=self._clock_ms(), terms=each))
             self._save_or_raise()
 
     def learn_positions(self, cursor: Cursor, positions: Sequence[Position]) -> None:
         """All positions as of a cursor, from the exchange's snapshot."""
         with self.guard:
+            self._save_or_raise()
             now_ms = self._clock_ms()
+            self._turn_calendar(now_ms)
+            before = dict(self.state.contracted)
             self._emit(PositionsLoaded(at_ms=now_ms, cursor=cursor, positions=tuple(positions)))
             self._emit_all(covering.after_snapshot(self.state, now_ms, self.settings.spares))
+            for name, contracted in sorted(self.state.contracted.items()):
+                since_ms = contracted.differs_from_ms(before.get(name, StepFunction()))
+                if since_ms is not None and since_ms < now_ms:
+                    self._correct((name,), since_ms, now_ms)
             self._save_or_raise()
             self.woken.set()
 
@@ -119,19 +133,24 @@ class Scheduler:
         Raises Conflict where the exchange contradicts itself (gap, equivocation, oversold); then nothing changed.
         """
         with self.guard:
+            self._save_or_raise()
             now_ms = self._clock_ms()
             cursor = self.state.book.cursor
             if cursor is not None and cursor.epoch == event.cursor.epoch and event.cursor.seq <= cursor.seq:
                 self.state.book.apply(event)  # a repeat changes nothing; one with other content raises
                 return
+            self._turn_calendar(now_ms)
             self._emit(PositionChanged(at_ms=now_ms, event=event))
             self._emit_all(covering.after_position_event(self.state, event, now_ms, self.settings.spares))
+            if event.effective_ms < now_ms:
+                self._correct((event.position, *filter(None, (event.source,))), event.effective_ms, now_ms)
             self._save_or_raise()
             self.woken.set()
 
     def submit(self, spec: GangSpec, request: str = "") -> Gang:
         """A new gang in the queue, durable when this returns. The same `request` gives the same gang again."""
         with self.guard:
+            self._save_or_raise()
             known = self.state.gangs.requests.get(request) if request else None
             if known is not None:
                 return self._same_request(known, spec, request)
@@ -144,6 +163,7 @@ class Scheduler:
     def cancel(self, gang_id: str) -> Gang:
         """End a gang: at once where it waits, with its grace where it runs. Ended gangs stay as they are."""
         with self.guard:
+            self._save_or_raise()
             gang = self.state.gangs.get(gang_id)
             if gang.status in ENDED or gang.stop_cause is StopCause.CANCELLED:
                 return gang
@@ -160,7 +180,9 @@ class Scheduler:
         with self.guard:
             if node not in self.state.fleet.index_of_node:
                 raise UnknownName("node", node, tuple(self.state.fleet.index_of_node))
+            self._save_or_raise()
             now_ms = self._clock_ms()
+            self._turn_calendar(now_ms)
             order = DrainOrdered(at_ms=now_ms, node=node, by_ms=by_ms)
             for event in covering.after_drain(self.state, order, self.settings.spares):
                 self._emit(event)
@@ -176,12 +198,13 @@ class Scheduler:
             self.woken.clear()
             if not self._save():
                 return now_ms + 1_000
+            self._turn_calendar(now_ms)
             self._observe(now_ms)
             self._fall_due(now_ms)
             if not self.paused and not self._shutting_down:
                 self._place(now_ms)
             self._close_intervals(now_ms)
-            if self._save():
+            if self._save(observed_ms=now_ms):
                 self._act(now_ms)
             return self.next_due_ms()
 
@@ -227,7 +250,8 @@ class Scheduler:
     # -- steps of a round ----------------------------------------------------------------------------------------------
 
     def _observe(self, now_ms: int) -> None:
-        blind = getattr(self._executor, "detail", "") if not getattr(self._executor, "healthy", True) else ""
+        healthy = getattr(self._executor, "healthy", True)
+        blind = "" if healthy else getattr(self._executor, "detail", "") or "execution does not answer"
         observations = self._executor.observe()
         self.paused = blind
         if blind and self._blind_since_ms is None:
@@ -240,12 +264,14 @@ class Scheduler:
                 self._emit(event)
                 self._make_room(event, now_ms)
 
-    def _fall_due(self, now_ms: int) -> None:
-        self._turn_coverage = False
+    def _turn_calendar(self, now_ms: int) -> None:
         while self.state.calendar.turns and self.state.calendar.turns[0] <= now_ms:
             self._emit(CalendarTurned(at_ms=self.state.calendar.turns[0]))
             self._turn_coverage = True
+
+    def _fall_due(self, now_ms: int) -> None:
         if self._turn_coverage:
+            self._turn_coverage = False
             self._emit_all(covering.retry(self.state, now_ms, self.settings.spares))
             self._follow(now_ms)
         for event in deadlines.due(self.state, now_ms):
@@ -303,7 +329,7 @@ class Scheduler:
 
     def _act(self, now_ms: int) -> None:
         """Apply what is durable: stop what must stop, start what may start."""
-        for gang in list(self.state.gangs.placed.values()):
+        for _, gang in sorted(self.state.gangs.placed.items()):
             key = (gang.id, gang.attempt)
             if gang.status is GangStatus.STOPPING and key not in self._stop_sent:
                 self._stop_sent.add(key)
@@ -321,6 +347,9 @@ class Scheduler:
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True
+            case GangEnded():
+                self._launched.discard((event.gang, event.attempt))
+                self._stop_sent.discard((event.gang, event.attempt))
             case ShortageDecided():
                 self._unsaved_leaves.append(self._log.shortage_leaf(event.certificate, event.at_ms))
             case _:
@@ -334,23 +363,50 @@ class Scheduler:
             if isinstance(event, GangStopAsked):
                 self._forget_unstarted(event)
 
-    def _save(self) -> bool:
+    def _save(self, observed_ms: int | None = None) -> bool:
         """Commit everything emitted since the last time. False where the disk refuses: the loop pauses and tries
-        again.
+        again. `observed_ms`: until when the fleet was seen, which is kept with it.
         """
-        if not self._unsaved:
-            return True
+        blind = observed_ms is None or self._blind_since_ms is not None
+        cursors = {} if blind else {OBSERVED_CURSOR: str(observed_ms).encode()}
         try:
-            self._log.commit(self._journal, self._unsaved, self._unsaved_leaves)
+            if self._unsaved:
+                self._log.commit(self._journal, self._unsaved, self._unsaved_leaves, cursors)
+                self._checkpoint_due |= bool(self._unsaved_leaves)
+                self._unsaved, self._unsaved_leaves = [], []
+            if self._checkpoint_due:
+                self._log.checkpoint(self._journal)
+                self._checkpoint_due = False
         except Unavailable as error:
             self.paused = str(error)
-            return False
-        self._unsaved, self._unsaved_leaves = [], []
-        return True
+        return not self._unsaved
 
     def _save_or_raise(self) -> None:
         if not self._save():
             raise Unavailable(f"not saved yet, and so not acted on: {self.paused}")
+
+    def _correct(self, names: Sequence[str], from_ms: int, now_ms: int) -> None:
+        """Records of closed intervals that something learnt late makes other than they were issued."""
+        horizon_ms = self.state.meter.history.horizon_ms
+        if from_ms < horizon_ms:
+            self.alerts.append(
+                f"learnt at {now_ms} of {', '.join(names)} from {from_ms} on: what was metered before {horizon_ms} "
+                f"cannot be corrected"
+            )
+        for interval_ms, closing_again in closing.closed_again(self.state, names, from_ms):
+            end_ms = closing_again.interval.end_ms
+            issued = self._log.issued(self._journal, self._unsaved_leaves, self.state.closings, interval_ms, end_ms)
+            records = closing.corrections(closing_again, issued)
+            if records:
+                first = self._log.size(self._journal) + len(self._unsaved_leaves)
+                self._unsaved_leaves += self._log.leaves_of(
+                    replace(closing_again, records=tuple(records), pools=()), now_ms
+                )
+                self._emit(
+                    IntervalCorrected(
+                        at_ms=now_ms, interval_ms=interval_ms, end_ms=end_ms, first_leaf=first, leaves=len(records)
+                    )
+                )
 
     def _same_request(self, gang_id: str, spec: GangSpec, request: str) -> Gang:
         gang = self.state.gangs.get(gang_id)

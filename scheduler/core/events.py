@@ -1,8 +1,8 @@
 """The journal's vocabulary: every fact that Tenor keeps, in the order in which it learnt them.
 
-State is the fold of these events, and so are meter records and statements. Each kind has a schema version; an old journal
-stays readable because a kind's fields are only ever added, with defaults. `at_ms` is the instant at which the fact holds,
-which may be a little before it was learnt.
+State is the fold of these events, and so are meter records and statements. Each kind has a schema version; an old
+journal stays readable because a kind's fields are only ever added, with defaults. `at_ms` is the instant at which the
+fact holds, which may be a little before it was learnt.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EventModel(Model):
     at_ms: int = Field(ge=0)
 
 
-# -- what the exchange says ---------------------------------------------------------------------------------------------
+# -- what the exchange says ------------------------------------------------------------------------------------------
 
 
 class InstrumentListed(EventModel):
@@ -53,7 +53,7 @@ class PositionChanged(EventModel):
     event: PositionEvent
 
 
-# -- what the fleet shows -----------------------------------------------------------------------------------------------
+# -- what the fleet shows --------------------------------------------------------------------------------------------
 
 
 class NodeJoined(EventModel):
@@ -91,14 +91,14 @@ class DrainOrdered(EventModel):
 
 
 class ObservationGap(EventModel):
-    """Nobody observed the fleet in `[from_ms, at_ms)`: the scheduler was down. `bridged`: short enough to be estimated."""
+    """Nobody saw the fleet in `[from_ms, at_ms)`: the scheduler was down. `bridged`: short enough to be estimated."""
 
     kind: Literal["observation_gap"] = "observation_gap"
     from_ms: int
     bridged: bool
 
 
-# -- what teams ask -----------------------------------------------------------------------------------------------------
+# -- what teams ask --------------------------------------------------------------------------------------------------
 
 
 class GangSubmitted(EventModel):
@@ -117,7 +117,7 @@ class CancelAsked(EventModel):
     gang: Name
 
 
-# -- what was decided: coverage -----------------------------------------------------------------------------------------
+# -- what was decided: coverage --------------------------------------------------------------------------------------
 
 
 class CoverageAssigned(EventModel):
@@ -164,7 +164,7 @@ class CalendarTurned(EventModel):
     kind: Literal["calendar_turned"] = "calendar_turned"
 
 
-# -- what was decided: placement ----------------------------------------------------------------------------------------
+# -- what was decided: placement -------------------------------------------------------------------------------------
 
 
 class GangPlaced(EventModel):
@@ -200,7 +200,7 @@ class BindOverdue(EventModel):
     attempt: int
 
 
-# -- what execution confirms --------------------------------------------------------------------------------------------
+# -- what execution confirms -----------------------------------------------------------------------------------------
 
 
 class GangStarted(EventModel):
@@ -221,13 +221,23 @@ class GangEnded(EventModel):
     detail: str = Field(default="", max_length=2_000)
 
 
-# -- what was metered ---------------------------------------------------------------------------------------------------
+# -- what was metered ------------------------------------------------------------------------------------------------
 
 
 class IntervalClosed(EventModel):
     """All records of the intervals of `interval_ms` that end at `end_ms` went into the log."""
 
     kind: Literal["interval_closed"] = "interval_closed"
+    interval_ms: int
+    end_ms: int
+    first_leaf: int
+    leaves: int
+
+
+class IntervalCorrected(EventModel):
+    """Records of an interval that was closed before went into the log again, as something learnt late makes them."""
+
+    kind: Literal["interval_corrected"] = "interval_corrected"
     interval_ms: int
     end_ms: int
     first_leaf: int
@@ -255,7 +265,8 @@ Event = Annotated[
     | BindOverdue
     | GangStarted
     | GangEnded
-    | IntervalClosed,
+    | IntervalClosed
+    | IntervalCorrected,
     Field(discriminator="kind"),
 ]
 

@@ -128,6 +128,11 @@ class StepFunction:
         """The sum of value times milliseconds over `within`."""
         return sum(value * piece.length_ms for piece, value in self.pieces(within))
 
+    def differs_from_ms(self, other: StepFunction) -> int | None:
+        """The first instant at which the two differ; None where they are equal."""
+        instants = sorted({at_ms for at_ms, _ in (*self.steps, *other.steps)})
+        return next((at_ms for at_ms in instants if self.at(at_ms) != other.at(at_ms)), None)
+
     def combine(self, other: StepFunction, how: Callable[[int, int], int]) -> StepFunction:
         """The function whose value is `how` of both values at each instant; `how(0, 0)` must be 0."""
         instants = sorted({at_ms for at_ms, _ in self.steps} | {at_ms for at_ms, _ in other.steps})

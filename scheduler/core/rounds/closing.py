@@ -7,12 +7,13 @@ tile its delivery intervals, without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from scheduler.core.causes import Cause
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.records import MeterRecord, superseding
 from scheduler.core.metering.terms import Contract, MeteringTerms
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.contracted import next_contracted_ms
@@ -59,6 +60,37 @@ def next_close_ms(state: State) -> int | None:
 def close(state: State, due: DueInterval) -> Closing:
     """The records of a due interval, and one for each pool."""
     return state.meter.close(due.interval, due.contracts, state.fleet)
+
+
+def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
+    """(interval length, what is now known of it) of every interval from an instant on that is closed already, for
+    positions of which something was learnt late. As far as the meter remembers.
+    """
+    for interval_ms, positions in _by_length(state).items():
+        theirs = [name for name in positions if name in names]
+        start_ms = floor_div(max(from_ms, state.meter.history.horizon_ms, 0), interval_ms) * interval_ms
+        if start_ms < state.meter.history.horizon_ms:
+            start_ms += interval_ms
+        while theirs and start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
+            interval = Interval(start_ms, start_ms + interval_ms)
+            contracts = [_contract(state, name) for name in theirs]
+            yield interval_ms, state.meter.close(interval, contracts, state.fleet)
+            start_ms = interval.end_ms
+
+
+def corrections(closing: Closing, issued: Mapping[str, MeterRecord]) -> list[MeterRecord]:
+    """The records of an interval closed again that say something new. `issued`: the last version of each position's
+    record; a position without one gets its first.
+    """
+    found: list[MeterRecord] = []
+    for record in closing.records:
+        last = issued.get(record.position)
+        if last is not None:
+            corrected = superseding(last, record)
+            found += [] if corrected is None else [corrected]
+        elif record.contracted_gpu_ms:
+            found.append(record)
+    return found
 
 
 def _by_length(state: State) -> dict[int, list[str]]:

@@ -8,12 +8,14 @@ or closed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.causes import Cause
+from scheduler.core.coverage.columns import clipped, merged, moved
 from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.replace import Covering, Rank, cover, replace_failed, transfer
 from scheduler.core.entitlements import demands
@@ -27,8 +29,9 @@ from scheduler.core.events import (
     NodeJoined,
     ShortageDecided,
 )
-from scheduler.core.holdings import Demand
+from scheduler.core.holdings import Demand, Holding
 from scheduler.core.positions import PositionEvent, PositionEventKind
+from scheduler.core.quantities import INT64_MAX
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
@@ -37,57 +40,68 @@ from scheduler.core.workloads import GangStatus, ends_by_ms, lost_work_ms
 Why = Literal["traded", "replaced", "planned", "drained", "shortage", "transferred", "ended"]
 
 
-def after_snapshot(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """All positions are new: what is not held any more is let go, what is not covered yet is covered."""
+def after_snapshot(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """All positions are as a snapshot says: what is not held any more is let go, what changed is made to fit, what is
+    not covered yet is covered. Each event is told as it is asked for, the ones before being folded in.
+    """
+    held = {holding.position for holding in (*state.calendar.past, *state.calendar.holdings)}
     gone = sorted({holding.position for holding in state.calendar.holdings} - set(state.book.positions))
-    events: list[Event] = []
     if gone:
-        events.append(_let_go(gone, now_ms, now_ms))
-    held = {holding.position for holding in state.calendar.holdings}
-    return events + _covered(state, [name for name in sorted(state.book.positions) if name not in held], now_ms, spares)
+        yield _let_go(gone, now_ms, now_ms)
+    for name in sorted(held & set(state.book.positions)):
+        yield from _fitted(state, name, state.meter.history.horizon_ms, now_ms, spares)
+    new = [name for name in sorted(state.book.positions) if name not in held and name not in state.refused]
+    yield from _covered(state, new, now_ms, spares)
+    yield from retry(state, now_ms, spares)
 
 
-def after_position_event(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """Coverage follows one position event, which is already folded in."""
+def after_position_event(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """Coverage follows one position event, which is already folded in; from its effect on, also where that is past."""
     match event.kind:
         case PositionEventKind.TRADE:
-            return _covered(state, [event.position], now_ms, spares)
+            yield from _traded(state, event, now_ms, spares)
         case PositionEventKind.TRANSFER | PositionEventKind.SPLIT:
-            return _transferred(state, event, now_ms, spares)
+            yield from _transferred(state, event, now_ms, spares)
         case PositionEventKind.EXPIRY | PositionEventKind.CORRECTION:
-            return _corrected(state, event, now_ms)
+            yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
+            yield from retry(state, now_ms, spares)
 
 
-def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> list[Event]:
+def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well."""
     match event:
         case HealthChanged() if event.cause is not None:
-            return replaced(state, now_ms, spares)
+            yield from replaced(state, now_ms, spares)
         case HealthChanged() | NodeJoined():
-            return retry(state, now_ms, spares)
+            yield from retry(state, now_ms, spares)
         case _:
-            return []
+            pass
 
 
 def after_drain(state: State, order: DrainOrdered, spares: Sequence[str]) -> Iterator[Event]:
     """A drain: the node takes no new work; its lots move to other cells where there are any, at once."""
     yield order
     if order.by_ms is None:
-        number = state.fleet.index_of_node[order.node]
-        if state.health.cause[state.fleet.gpus_of_node(number).start] == Cause.DRAIN:
-            yield HealthChanged(at_ms=order.at_ms, node=order.node)
+        span = state.fleet.gpus_of_node(state.fleet.index_of_node[order.node])
+        drained = tuple(gpu - span.start for gpu in span if state.health.cause[gpu] == Cause.DRAIN)
+        if drained:
+            yield HealthChanged(at_ms=order.at_ms, node=order.node, gpus=drained)
         yield from retry(state, order.at_ms, spares)
     else:
         yield from replaced(state, order.at_ms, spares)
 
 
-def retry(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """Lots on sick cells and refused positions, tried again."""
-    events = replaced(state, now_ms, spares) if not state.health.usable.all() else []
-    if state.refused and not events:
-        names = [name for name in sorted(state.refused) if _wanted(state, [name], now_ms)]
-        events += [event for event in _covered(state, names, now_ms, spares) if not isinstance(event, CoverageRefused)]
-    return events
+def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """Lots on sick cells and refused positions, tried again. What is refused still is not told again."""
+    if not state.health.usable.all():
+        yield from replaced(state, now_ms, spares)
+    refused = [name for name in sorted(state.refused) if _wanted(state, [name], now_ms)]
+    partly = {holding.position for holding in state.calendar.holdings if holding.position in state.refused}
+    # Positions that keep a part let go of it only for the whole, so each of them is tried alone.
+    for names in [[name for name in refused if name not in partly], *([name] for name in refused if name in partly)]:
+        for event in _covered(state, names, now_ms, spares):
+            if not isinstance(event, CoverageRefused):
+                yield event
 
 
 def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
@@ -132,9 +146,12 @@ def follow(state: State, now_ms: int) -> list[Event]:
 # -- inside ------------------------------------------------------------------------------------------------------------
 
 
-def _covered(state: State, names: Sequence[str], now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """Coverage for positions that have none."""
-    wanted = _wanted(state, names, now_ms)
+def _covered(
+    state: State, names: Sequence[str], now_ms: int, spares: Sequence[str], from_ms: int | None = None
+) -> list[Event]:
+    """Coverage of all that positions are to have from an instant (None: now) on, or a refusal of each, whole."""
+    start_ms = now_ms if from_ms is None else from_ms
+    wanted = _wanted(state, names, start_ms)
     missing = sorted(set(names) - {demand.position for demand in wanted})
     events: list[Event] = [
         CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=_lots(state, name))
@@ -143,41 +160,81 @@ def _covered(state: State, names: Sequence[str], now_ms: int, spares: Sequence[s
     ]
     if not wanted:
         return events
-    usable = state.health.usable & (_promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
-    for node in _numbers(state, spares):
-        usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
-    covering = cover(state.fleet, wanted, state.calendar.holdings, now_ms, usable, account_of=_account_names(state))
-    events += _assigned(covering, "traded", now_ms)
+    covering = _found(state, wanted, start_ms, spares)
+    events += _assigned(covering, "traded" if from_ms is None else "planned", now_ms, start_ms)
     return events + [
         CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=lots)
         for name, lots in covering.refused
     ]
 
 
-def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:
+def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequence[str]) -> Covering:
+    """Cells for demands beside what all other positions hold, or held, from an instant on."""
+    names = {demand.position for demand in wanted}
+    others = [held for held in (*state.calendar.past, *state.calendar.holdings) if held.position not in names]
+    usable = state.health.usable & (_promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
+    for node in _numbers(state, spares):
+        usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
+    return cover(state.fleet, wanted, others, from_ms, usable, account_of=_account_names(state))
+
+
+def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:
+    """Cells for a new position. One that is learnt within its bind limit is covered from its effect on, by cells that
+    nobody else had meanwhile: a bind would have been in time.
+    """
+    late_ms = now_ms - event.effective_ms
+    if 0 < late_ms <= state.instruments[event.instrument].bind_limit_s * 1_000:
+        wanted = _wanted(state, [event.position], event.effective_ms)
+        covering = _found(state, wanted, event.effective_ms, spares) if wanted else Covering((), ())
+        if covering.positions == (event.position,) and not covering.refused:
+            return _assigned(covering, "traded", now_ms, event.effective_ms)
+    return _covered(state, [event.position], now_ms, spares)
+
+
+def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     source = event.source or ""
-    if source in state.refused:
-        return _covered(state, [event.position], now_ms, spares)
     busy = (state.gangs.occupant != NOBODY) | (state.gangs.claimant != NOBODY)
     lots = event.lots * state.instruments[event.instrument].lot.cells
-    covering = transfer(state.fleet, state.calendar.holdings, source, event.position, lots, event.effective_ms, busy)
-    return _assigned(covering, "transferred", now_ms, event.effective_ms)
+    holdings = (*state.calendar.past, *state.calendar.holdings)
+    if any(held.position == source and held.end_ms > event.effective_ms for held in holdings):
+        covering = transfer(state.fleet, holdings, source, event.position, lots, event.effective_ms, busy)
+        yield from _assigned(covering, "transferred", now_ms, event.effective_ms)
+    if source in state.refused:
+        yield from _fitted(state, source, event.effective_ms, now_ms, spares)
+        yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
 
 
-def _corrected(state: State, event: PositionEvent, now_ms: int) -> list[Event]:
-    """The position's coverage from the correction on is found anew, its old cells being free for it."""
-    from_ms = max(now_ms, event.effective_ms)
-    dropped = _let_go([event.position], now_ms, from_ms)
-    if event.lots == 0:
-        return [dropped]
-    others = tuple(holding for holding in state.calendar.holdings if holding.position != event.position)
-    wanted = _wanted(state, [event.position], from_ms)
-    covering = cover(state.fleet, wanted, others, from_ms, state.health.usable, account_of=_account_names(state))
-    refused = [
-        CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=lots)
-        for name, lots in covering.refused
-    ]
-    return [dropped, *_assigned(covering, "planned", now_ms, from_ms), *refused]
+def _fitted(state: State, name: str, from_ms: int, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """Coverage of a position is what is contracted from an instant on: what is beyond goes, what is missing is found.
+
+    Where it cannot be found, the position keeps what it has. What was missing in the past stays missing.
+    """
+    held = [h for h in (*state.calendar.past, *state.calendar.holdings) if h.position == name and h.end_ms > from_ms]
+    kept, complete = _within_contract(state, name, held, from_ms, now_ms)
+    before = merged(part for h in held if (part := clipped(h, from_ms, INT64_MAX)) is not None)
+    if kept != before:
+        why: Why = "planned" if kept else "ended"
+        yield CoverageAssigned(at_ms=now_ms, from_ms=from_ms, why=why, positions=(name,), holdings=kept)
+    if not complete:
+        yield from _covered(state, [name], now_ms, spares, max(now_ms, from_ms))
+
+
+def _within_contract(
+    state: State, name: str, held: Sequence[Holding], from_ms: int, now_ms: int
+) -> tuple[tuple[Holding, ...], bool]:
+    """(what of `held` is contracted from an instant on, whether from now on it is all that is)."""
+    lot = state.instruments[state.book.positions[name].instrument].lot
+    contracted = state.contracted[name]
+    edges = {from_ms, now_ms, *(at_ms for at_ms, _ in contracted.steps)}
+    edges |= {edge_ms for holding in held for edge_ms in (holding.start_ms, holding.end_ms)}
+    kept: list[Holding] = []
+    complete = True
+    for start_ms, end_ms in pairwise(sorted(edge_ms for edge_ms in edges if edge_ms >= from_ms)):
+        cells = contracted.at(start_ms) // lot.gpus * lot.cells
+        here = sorted((h for h in held if h.start_ms <= start_ms < h.end_ms), key=lambda h: (h.level, h.cell))
+        complete = complete and (end_ms <= now_ms or len(here) >= cells)
+        kept += [moved(holding, start_ms=start_ms, end_ms=end_ms) for holding in here[:cells]]
+    return merged(kept), complete
 
 
 def _let_go(names: Sequence[str], now_ms: int, from_ms: int) -> CoverageAssigned:

@@ -33,6 +33,7 @@ from scheduler.core.events import (
     HealthChanged,
     InstrumentListed,
     IntervalClosed,
+    IntervalCorrected,
     NodeJoined,
     ObservationGap,
     PerformanceMeasured,
@@ -180,6 +181,8 @@ class State:
                 self._on_gap(event)
             case IntervalClosed():
                 self._on_closed(event)
+            case IntervalCorrected():
+                self.closings = (*self.closings, _closed(event))
             case ShortageDecided():
                 pass
             case _:
@@ -318,7 +321,7 @@ class State:
         self.closed_ms[event.interval_ms] = event.end_ms
         before_ms = self._open_from_ms() - CORRECTION_HORIZON_MS
         kept = (closed for closed in self.closings if closed.end_ms > before_ms)
-        self.closings = (*kept, ClosedInterval(event.interval_ms, event.end_ms, event.first_leaf, event.leaves))
+        self.closings = (*kept, _closed(event))
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
 
@@ -337,6 +340,10 @@ class State:
             raise InvalidValue("from_ms", "an observation gap", event.from_ms, f"{event.at_ms} or earlier")
         self.meter.set_seen(event.from_ms, Sight.ESTIMATED if event.bridged else Sight.NOT_OBSERVED)
         self.meter.set_seen(event.at_ms, Sight.OBSERVED)
+
+
+def _closed(event: IntervalClosed | IntervalCorrected) -> ClosedInterval:
+    return ClosedInterval(event.interval_ms, event.end_ms, event.first_leaf, event.leaves)
 
 
 def _gpus(gang: Gang) -> npt.NDArray[np.int64]:
