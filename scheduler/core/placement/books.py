@@ -161,6 +161,16 @@ class Books:
             )
         return self._counted[key]
 
+    def accounts_moving(self) -> set[int]:
+        """Accounts within their count some of whose work is being moved."""
+        return {
+            self.account_of_row[row]
+            for row, gang in enumerate(self.rows)
+            if self.counts_of_row[row]
+            and (gang.status is GangStatus.STOPPING or row in self.stopped)
+            and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
+        }
+
     def freeze(self) -> None:
         """Keep what the books share with the state as it is now: the round is over, the state goes on."""
         self.usable, self.owner, self.until_ms = self.usable.copy(), self.owner.copy(), self.until_ms.copy()

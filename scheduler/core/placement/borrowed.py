@@ -2,7 +2,8 @@
 
 Order: who waits longer than `starving_ms`, then by waiting time, ties to the account that lent more than it borrowed, then
 the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang that never checkpoints
-and runs long borrows only while its pool is roomy. Fullest nodes first, so that whole nodes stay for whole-node gangs.
+and runs long borrows only while its pool is roomy. An account within its count whose work is being moved waits until that is
+back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole nodes stay for whole-node gangs.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ class Borrowed:
         self._lines = lines
         self._refused: set[Shape] = set()
         self._fitting: set[Shape] = set()
-        self.accounts: set[str] = set()
-        """Accounts that borrowed in this round."""
 
     def run(self) -> None:
         """Place every borrower that fits, in order."""
         if not self._books.free.any():
             return
         turns: list[tuple[Turn, Line]] = []
-        for line in self._lines.all():
-            self._line_up(turns, line)
+        moving = self._books.accounts_moving()
+        for account in self._lines.accounts():
+            if self._books.account_index[account] not in moving:
+                for line in self._lines.of(account):
+                    self._line_up(turns, line)
         heapify(turns)
         while turns:
             _, line = heappop(turns)
@@ -50,7 +52,6 @@ class Borrowed:
                 continue
             if self._placed(gang):
                 self._lines.take(line)
-                self.accounts.add(line[0])
                 self._line_up(turns, line)
             else:
                 self._refused.add(gang.shape)

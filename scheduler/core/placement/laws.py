@@ -13,7 +13,9 @@ be inside its entitlement and wait. The laws:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -38,24 +40,24 @@ def violations(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     """Arrays and gangs say the same: every entry belongs to a placed gang, every gang that counts has all its entries."""
-    given = np.array([gpu for gang in gangs for gpu in gang.gpu_numbers], dtype=np.int64)
-    whose = np.repeat([gang.number for gang in gangs], [len(gang.gpu_numbers) for gang in gangs]).astype(np.int64)
-    stopping = {gang.number for gang in gangs if gang.status is GangStatus.STOPPING}
+    given = np.fromiter(chain.from_iterable(gang.gpu_numbers for gang in gangs), dtype=np.int64)
+    lengths = [len(gang.gpu_numbers) for gang in gangs]
+    whose = np.repeat(np.array([gang.number for gang in gangs], dtype=np.int64), lengths)
+    leaving = np.repeat(np.array([gang.status is GangStatus.STOPPING for gang in gangs], dtype=np.bool_), lengths)
     occupies = snapshot.occupant[given] == whose
     claims = snapshot.claimant[given] == whose
-    if int(occupies.sum()) != int((snapshot.occupant >= 0).sum()) or int(claims.sum()) != int(
-        (snapshot.claimant >= 0).sum()
-    ):
+    entries = np.count_nonzero(snapshot.occupant >= 0), np.count_nonzero(snapshot.claimant >= 0)
+    if (np.count_nonzero(occupies), np.count_nonzero(claims)) != entries:
         yield "a GPU has an occupant or a claimant that was not given it"
-    leaving = np.array([number in stopping for number in whose.tolist()], dtype=np.bool_)
     for at in np.flatnonzero(~leaving & ~(occupies | claims)).tolist():
         yield f"gang {whose[at]} was given GPU {given[at]} and neither occupies nor claims it"
     for gpu in np.flatnonzero(snapshot.claimant >= 0).tolist():
-        occupant, claimant = int(snapshot.occupant[gpu]), int(snapshot.claimant[gpu])
-        if snapshot.placed[claimant].status is not GangStatus.BINDING:
-            yield f"GPU {gpu} is claimed by gang {claimant}, which is {snapshot.placed[claimant].status}, expected binding"
-        if occupant >= 0 and occupant not in stopping:
-            yield f"GPU {gpu} is claimed by gang {claimant} while gang {occupant} is there to stay"
+        number = int(snapshot.claimant[gpu])
+        claimant, occupant = snapshot.placed.get(number), snapshot.placed.get(int(snapshot.occupant[gpu]))
+        if claimant is None or claimant.status is not GangStatus.BINDING:
+            yield f"GPU {gpu} is claimed by gang {number}, which is not binding"
+        if occupant is None or occupant.status is not GangStatus.STOPPING:
+            yield f"GPU {gpu} is claimed by gang {number}, and nobody is leaving it"
 
 
 # ---- gangs whole, topology, grade ----
@@ -65,29 +67,31 @@ def _broken_gangs(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     """Workers and cells of all gangs at once; pieces only of gangs that were placed now, since they never change after."""
     fleet = snapshot.fleet
     placed = [gang for gang in gangs if gang.status is not GangStatus.STOPPING]
-    for gang in placed:
-        if len(gang.gpu_numbers) != gang.shape.gpus or len(set(gang.gpu_numbers)) != gang.shape.gpus:
-            yield f"gang {gang.number} has {len(gang.gpu_numbers)} GPUs, expected {gang.shape.gpus}"
+    whole = [gang.shape.workers * gang.shape.gpus_per_worker for gang in placed]
+    for gang, gpus in zip(placed, whole, strict=True):
+        if len(gang.gpu_numbers) != gpus:
+            yield f"gang {gang.number} has {len(gang.gpu_numbers)} GPUs, expected {gpus}"
             return
         if gang.placed_ms == snapshot.now_ms:
             yield from _pieces(snapshot, gang)
-    gpus = np.array([gpu for gang in placed for gpu in gang.gpu_numbers], dtype=np.int64)
-    if not len(gpus):
+    given = np.fromiter(chain.from_iterable(gang.gpu_numbers for gang in placed), dtype=np.int64)
+    if not len(given):
         return
-    nodes = fleet.node_of_gpu[gpus]
-    sizes = [gang.shape.gpus_per_worker for gang in placed for _ in range(gang.shape.workers)]
-    firsts = np.cumsum([0, *sizes[:-1]])
+    nodes = fleet.node_of_gpu[given]
+    workers = [gang.shape.workers for gang in placed]
+    sizes = np.repeat(np.array([gang.shape.gpus_per_worker for gang in placed], dtype=np.int64), workers)
+    firsts = np.cumsum(sizes) - sizes
     if (np.minimum.reduceat(nodes, firsts) != np.maximum.reduceat(nodes, firsts)).any():
         yield "a worker is spread over several nodes"
-    starts = np.cumsum([0, *(gang.shape.gpus for gang in placed[:-1])])
+    starts = np.cumsum([0, *whole[:-1]], dtype=np.int64)
     pools = fleet.pool_of_node[nodes]
     if (np.minimum.reduceat(pools, starts) != np.maximum.reduceat(pools, starts)).any():
         yield "a gang is spread over several pools"
     for gang, pool in zip(placed, pools[starts].tolist(), strict=True):
-        grade = fleet.pools[pool][0]
-        if gang.shape.grade is not None and gang.shape.grade != grade:
-            yield f"gang {gang.number} asked for grade {gang.shape.grade} and is on {grade}"
-        if gang.shape.topology_required and len(_cells(snapshot, gang)) > 1:
+        shape = gang.shape
+        if shape.grade is not None and shape.grade != fleet.pools[pool][0]:
+            yield f"gang {gang.number} asked for grade {shape.grade} and is on {fleet.pools[pool][0]}"
+        if shape.topology_required and len(_cells(snapshot, gang)) > 1:
             yield f"gang {gang.number} must be inside one cell of level {gang.shape.topology} and is in several"
 
 
@@ -99,6 +103,8 @@ def _pieces(snapshot: Snapshot, gang: Gang) -> Iterator[str]:
     sizes = {len(piece.gpus) for piece in gang.pieces}
     if meant != gang.gpu_numbers or len(gang.pieces) != gang.shape.workers or sizes != {gang.shape.gpus_per_worker}:
         yield f"gang {gang.number} has pieces {gang.pieces}, which are not its workers on GPUs {gang.gpu_numbers}"
+    if len(set(gang.gpu_numbers)) != len(gang.gpu_numbers):
+        yield f"gang {gang.number} was given a GPU twice: {gang.gpu_numbers}"
     for gpu in gang.gpu_numbers:
         if not snapshot.usable[gpu]:
             yield f"gang {gang.number} was placed on GPU {gpu}, which is not usable"
@@ -140,27 +146,27 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
 
 
 def _unsafe(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
-    counted = [gang for gang in gangs if _counts(gang)]
-    pool_of = snapshot.fleet.pool_of_node[snapshot.fleet.node_of_gpu] if snapshot.fleet.nodes else np.zeros(0, np.int64)
+    fleet = snapshot.fleet
+    pool_of = fleet.pool_of_node[fleet.node_of_gpu].tolist() if fleet.nodes else []
+    counted = [(gang, pool_of[gang.gpu_numbers[0]]) for gang in gangs if _counts(gang)]
     used: dict[tuple[str, int], int] = {}
-    for gang in counted:
-        key = (gang.account, int(pool_of[gang.gpu_numbers[0]]))
-        used[key] = used.get(key, 0) + gang.shape.gpus
+    for gang, pool in counted:
+        key = (gang.spec.account, pool)
+        used[key] = used.get(key, 0) + len(gang.gpu_numbers)
+    usable = snapshot.owner[snapshot.usable].tolist()
+    owned = Counter(zip(usable, fleet.pool_of_node[fleet.node_of_gpu[snapshot.usable]].tolist(), strict=True))
     for index, account in enumerate(snapshot.accounts):
-        shapes = snapshot.queue.get(account)
-        if not shapes:
-            continue
-        owned = np.bincount(pool_of[snapshot.usable & (snapshot.owner == index)], minlength=len(snapshot.fleet.pools))
-        for shape, waiting in shapes.items():
-            if not waiting or not shape.preemptible:
+        for pool, (grade, _) in enumerate(fleet.pools):
+            left = owned[index, pool] - used.get((account, pool), 0)
+            if left <= 0:
                 continue
-            for pool, (grade, _) in enumerate(snapshot.fleet.pools):
-                if shape.grade not in (None, grade) or used.get((account, pool), 0) + shape.gpus > int(owned[pool]):
+            for shape, waiting in snapshot.queue.get(account, {}).items():
+                if not waiting or not shape.preemptible or shape.grade not in (None, grade) or shape.gpus > left:
                     continue
                 mine = [
                     gang.shape
-                    for gang in counted
-                    if gang.account == account and gang.shape.preemptible and pool_of[gang.gpu_numbers[0]] == pool
+                    for gang, its_pool in counted
+                    if gang.account == account and gang.shape.preemptible and its_pool == pool
                 ]
                 if _repack(snapshot, _room(snapshot, index, pool), [*mine, shape]):
                     yield f"gang {waiting[0].number} of account {account} is inside its entitlement and waits: {shape}"

@@ -174,16 +174,21 @@ class World:
     def gone(self, number: int) -> None:
         """A STOPPING gang is gone, and waits again."""
         gang = self.gangs[number]
-        self.occupant[self.occupant == number] = -1
+        self._leave(number)
         self.gangs[number] = gang.moved(
             GangStatus.WAITING, pieces=(), gpu_numbers=(), queued_ms=self.now_ms, stop_cause=None, stop_deadline_ms=None
         )
 
     def end(self, number: int) -> None:
         """A gang ends and leaves."""
-        self.occupant[self.occupant == number] = -1
-        self.claimant[self.claimant == number] = -1
+        self._leave(number)
         del self.gangs[number]
+
+    def _leave(self, number: int) -> None:
+        """The gang's GPUs go to their claimants; what it claimed itself is nobody's claim any more."""
+        mine = self.occupant == number
+        self.occupant[mine] = self.claimant[mine]
+        self.claimant[mine | (self.claimant == number)] = -1
 
     def lose_node(self, node: int) -> None:
         """A node fails: nothing may stand there, and what stood there waits again."""
@@ -191,8 +196,7 @@ class World:
         self.usable[gpus] = False
         for number, gang in list(self.gangs.items()):
             if not set(gang.gpu_numbers).isdisjoint(gpus):
-                self.occupant[self.occupant == number] = -1
-                self.claimant[self.claimant == number] = -1
+                self._leave(number)
                 self.gangs[number] = replace(
                     gang, status=GangStatus.WAITING, pieces=(), gpu_numbers=(), waits_for=(), stop_cause=None
                 )
