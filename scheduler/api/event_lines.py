@@ -22,6 +22,7 @@ from scheduler.core.events import (
     HealthChanged,
     InstrumentListed,
     IntervalClosed,
+    IntervalCorrected,
     NodeJoined,
     ObservationGap,
     PerformanceMeasured,
@@ -45,9 +46,10 @@ def line(event: Event) -> tuple[str, str]:
         case GangEnded():
             outcome = "lost" if event.exit_code is None else f"exited with {event.exit_code}"
             return event.gang, f"attempt {event.attempt} {outcome}" + (f": {event.detail}" if event.detail else "")
-        case IntervalClosed():
-            length = f"{event.interval_ms // 1_000} s"
-            return "", f"interval of {length} to {instant(event.end_ms)} closed, leaves in the log: {event.leaves}"
+        case IntervalClosed() | IntervalCorrected():
+            interval = f"interval of {event.interval_ms // 1_000} s to {instant(event.end_ms)}"
+            verb = "closed" if isinstance(event, IntervalClosed) else "corrected"
+            return "", f"{interval} {verb}, leaves in the log: {event.leaves}"
         case _:
             assert_never(event)
 

@@ -18,10 +18,10 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
         case Reason.FRAGMENTED if known.get("entitled_gpus", 0) - known.get("used_gpus", 0) >= spec.gpus:
             return f"{account} owns enough, but its cells cannot be rearranged around {_shape(gang)}"
         case Reason.FRAGMENTED:
-            fitting = f"they hold {known.get('free_parts', 0)} of the {known.get('asked_parts', 0)} parts that it needs"
-            return f"{gpus(free)} are free, but not in the shape of {_shape(gang)}: {fitting}"
+            fitting = f"they hold {known.get('free_parts', 0)} of the {count(known.get('asked_parts', 0), 'part')} that it needs"
+            return f"{gpus(free)} {_are(free)} free, but not in the shape of {_shape(gang)}: {fitting}"
         case Reason.AWAITING_RECLAIM:
-            return f"its GPUs are being freed; {free} are free already, jobs that are stopping hold the rest"
+            return f"its GPUs are being freed; {free} {_are(free)} free already, jobs that are stopping hold the rest"
         case Reason.BEFORE_WINDOW:
             opens = "" if waiting.expected_start_ms is None else f" at {instant(waiting.expected_start_ms, now_ms)}"
             return f"{account}'s window opens{opens}, and until then too little is free to borrow"
@@ -35,10 +35,11 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
             declared = duration(spec.max_runtime_ms or 0)
             return f"it cannot be preempted and declares {declared}, and every GPU it may have changes hands before"
         case Reason.BORROWING_RESTRICTED:
-            return f"it never checkpoints, and such work borrows only while the pool is roomy; {free} are free now"
+            room = f"now {gpus(free)} {_are(free)} free"
+            return f"it never checkpoints, and such work borrows only while the pool is roomy; {room}"
         case Reason.UNHEALTHY_CELLS:
             ill = known.get("unusable_gpus", 0)
-            return f"{gpus(ill)} of {account}'s {'is' if ill == 1 else 'are'} ill or drained, and the rest is too few"
+            return f"{ill} of {account}'s GPUs {_are(ill)} ill or drained, and the rest is too few"
         case Reason.PAUSED:
             return "nothing is decided at present"
 
@@ -48,8 +49,12 @@ def _over(gang: Gang, known: dict[str, int]) -> str:
     own = f"{gang.account} uses {used} of the {gpus(entitled)} that it owns now"
     if entitled == 0:
         own = f"{gang.account} owns no such GPUs now" + (f" and uses {used}" if used else "")
-    return f"{own}, and {free} {'is' if free == 1 else 'are'} free to borrow; it asks for {gang.spec.gpus}"
+    return f"{own}, and {free} {_are(free)} free to borrow; it asks for {gang.spec.gpus}"
 
 
 def _shape(gang: Gang) -> str:
     return f"{count(gang.spec.workers, 'worker')} of {gpus(gang.spec.gpus_per_worker)}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"

@@ -40,6 +40,7 @@ def why(facts: Facts, gang_id: str) -> Why:
     """The answer for one gang. Raises UnknownName."""
     gang = facts.state.gangs.get(gang_id)
     waiting = _waiting(facts, gang)
+    expected_ms = None if waiting is None else _expected_ms(facts, gang, waiting)
     held = _held(facts.state, gang)
     headline, sentences = _told(facts, gang, waiting, held)
     remedy = waiting.remedy if waiting is not None else ""
@@ -47,10 +48,10 @@ def why(facts: Facts, gang_id: str) -> Why:
         job=gang.id,
         status=str(gang.status),
         headline=headline,
-        sentences=(*sentences, *_past(facts, gang)),
+        sentences=tuple(sentences),
         reason="" if waiting is None else str(waiting.reason),
         numbers=() if waiting is None else tuple(Number(name, value) for name, value in waiting.numbers),
-        expected_start_ms=None if waiting is None else waiting.expected_start_ms,
+        expected_start_ms=expected_ms,
         remedy=remedy,
         held=held,
     )
@@ -61,13 +62,14 @@ def _told(facts: Facts, gang: Gang, waiting: Waiting | None, held: tuple[Held, .
         case GangStatus.WAITING:
             return _of_waiting(facts, gang, waiting)
         case GangStatus.BINDING:
-            return _of_binding(facts, gang, held)
+            headline, told = _of_binding(facts, gang, held)
         case GangStatus.RUNNING:
-            return _of_running(facts, gang, held)
+            headline, told = _of_running(facts, gang, held)
         case GangStatus.STOPPING:
-            return _of_stopping(facts, gang)
+            headline, told = _of_stopping(facts, gang)
         case GangStatus.SUCCEEDED | GangStatus.FAILED | GangStatus.CANCELLED:
-            return _of_ended(facts, gang), ()
+            headline, told = _of_ended(facts, gang), []
+    return headline, [*told, *_past(facts, gang)]
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
@@ -82,32 +84,87 @@ def _waiting(facts: Facts, gang: Gang) -> Waiting | None:
 
 def _of_waiting(facts: Facts, gang: Gang, waiting: Waiting | None) -> tuple[str, list[str]]:
     now_ms = facts.now_ms
-    waited = f"{_label(gang)} has waited for {duration(now_ms - gang.queued_ms)}"
+    waited_ms = now_ms - gang.queued_ms
+    waits = f"{_label(gang)} has waited for {duration(waited_ms)}" if waited_ms >= 1_000 else f"{_label(gang)} waits"
     if waiting is None:
-        return f"{waited}: no round has looked at it yet, the next one will.", [_asked(gang)]
+        return f"{waits}: no round has looked at it yet, the next one will.", [_asked(gang), *_past(facts, gang)]
     cause = f"nothing is decided at present: {facts.paused}"
     if waiting.reason is not Reason.PAUSED:
         cause = clause(facts.state, gang, waiting, now_ms)
-    told = [_asked(gang), *_account(facts, gang, waiting), *_ahead(facts.state, gang)]
-    if waiting.expected_start_ms is not None:
-        told.append(
-            f"Expected start: {instant(waiting.expected_start_ms, now_ms)}"
-            f"{_in(waiting.expected_start_ms, now_ms)}, {_assuming(waiting.reason)}."
-        )
-    elif waiting.reason not in _NEVER:
-        told.append("Expected start: not known; it depends on work whose end is not declared.")
-    if waiting.remedy:
+    told = [_asked(gang), *_account(facts, gang, waiting), *_ahead(facts.state, gang), *_past(facts, gang)]
+    told += _expected(facts, gang, waiting)
+    if waiting.remedy.startswith("starts "):
+        told.append(f"It {waiting.remedy}.")
+    elif waiting.remedy:
         told.append(f"What would change it: {waiting.remedy}.")
-    return f"{waited}: {cause}.", told
+    return f"{waits}: {cause}.", told
 
 
 _NEVER = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET, Reason.PAUSED, Reason.OUTLASTS_WINDOW})
 """Reasons that time alone does not heal: an expected start would be a guess."""
 
 
-def _assuming(reason: Reason) -> str:
+def _expected_ms(facts: Facts, gang: Gang, waiting: Waiting) -> int | None:
+    """When it should start: as the round says, or when its account is entitled to enough for it."""
+    if waiting.expected_start_ms is not None or waiting.reason in _NEVER:
+        return waiting.expected_start_ms
+    change = _account_change(facts.state, gang.account, facts.now_ms)
+    if change is None or change[1] < dict(waiting.numbers).get("used_gpus", 0) + gang.spec.gpus:
+        return None
+    return None if waiting.reason is not Reason.OVER_ENTITLEMENT else change[0]
+
+
+def _expected(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
+    """When it should start, and on what assumption; what is known of it where that is not."""
+    now_ms = facts.now_ms
+    at_ms = _expected_ms(facts, gang, waiting)
+    if at_ms is not None:
+        assumption = _assuming(waiting.reason, computed=waiting.expected_start_ms is not None)
+        return [f"Expected start: {instant(at_ms, now_ms)}{_in(at_ms, now_ms)}, {assumption}."]
+    if waiting.reason in _NEVER:
+        return []
+    free_ms = _enough_free_ms(facts.state, gang, now_ms)
+    if free_ms is None:
+        return ["Expected start: not known; too many of the jobs that run do not say when they end."]
+    if free_ms <= now_ms:
+        return ["Expected start: not known; it depends on when others leave room for it."]
+    asked, when = gpus(gang.spec.gpus), f"{instant(free_ms, now_ms)}{_in(free_ms, now_ms)}"
+    return [
+        f"Expected start: not known. By declared run times {asked} will be free at {when}, unless others take them."
+    ]
+
+
+def _enough_free_ms(state: State, gang: Gang, now_ms: int) -> int | None:
+    """When as many usable GPUs of its grade as it asks for are free, should all placed jobs end as they declared."""
+    grade = gang.spec.grade
+    fits = np.array([grade is None or node.grade == grade for node in state.fleet.nodes], dtype=np.bool_)
+    usable = state.health.usable & fits[state.fleet.node_of_gpu]
+    free = int((usable & (state.gangs.occupant == NOBODY)).sum())
+    ends = sorted(
+        (end_ms, int(usable[np.array(other.gpu_numbers, dtype=np.int64)].sum()))
+        for other in state.gangs.placed.values()
+        if (end_ms := _declared_end_ms(other, now_ms)) is not None
+    )
+    for end_ms, freed in [(now_ms, 0), *ends]:
+        free += freed
+        if free >= gang.spec.gpus:
+            return end_ms
+    return None
+
+
+def _declared_end_ms(gang: Gang, now_ms: int) -> int | None:
+    if gang.status is GangStatus.STOPPING and gang.stop_deadline_ms is not None:
+        return max(now_ms, gang.stop_deadline_ms)
+    if gang.spec.max_runtime_ms is None:
+        return None
+    started_ms = now_ms if gang.started_ms is None else gang.started_ms
+    return max(now_ms, started_ms + gang.spec.max_runtime_ms + gang.spec.grace_ms)
+
+
+def _assuming(reason: Reason, *, computed: bool) -> str:
+    """`computed`: by the round, else by the account's next window."""
     match reason:
-        case Reason.BEFORE_WINDOW:
+        case _ if not computed or reason is Reason.BEFORE_WINDOW:
             return "when the account's window opens"
         case Reason.AWAITING_RECLAIM:
             return "when the last of the stopping jobs has used up its grace"
@@ -122,32 +179,36 @@ def _asked(gang: Gang) -> str:
     whole = f", {gpus(spec.gpus)} in all" if spec.workers > 1 else ""
     wish = ""
     if spec.topology is not None:
-        level = spec.topology.name.lower().replace("_", " ")
+        level = spec.topology.name.lower().replace("_", " ").replace("nvlink", "NVLink")
         wish = f", {'' if spec.topology_required else 'preferably '}inside one {level}"
     return f"It asks for {shape}{kind}{whole}{wish}."
 
 
 def _account(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
-    """What its account owns and uses, by the round's own numbers, and what it will own next."""
+    """What its account owns and uses, by the round's own numbers, and when it will own more."""
     known = dict(waiting.numbers)
-    told = []
-    if "entitled_gpus" in known:
-        idle = known["entitled_gpus"] - known["used_gpus"]
-        parts = [
-            f"{gang.account} owns {gpus(known['entitled_gpus'])} that it could use now",
-            f"its jobs use {known['used_gpus']}" + (f", so {idle} are left" if idle > 0 else ""),
-        ]
-        ill, lent = known.get("unusable_gpus", 0), known.get("lent_gpus", 0)
-        parts += [f"{gpus(ill)} more {'is' if ill == 1 else 'are'} ill or drained"] if ill else []
-        parts += [f"{lent} of its GPUs {'is' if lent == 1 else 'are'} lent to others"] if lent else []
-        told.append(f"{'; '.join(parts)}.")
+    parts = []
+    if "entitled_gpus" in known and waiting.reason is not Reason.OVER_ENTITLEMENT:  # which says so itself
+        entitled, used = known["entitled_gpus"], known["used_gpus"]
+        parts.append(f"{gang.account} owns {gpus(entitled)} that it could use now, and its jobs use {used}")
+    ill, lent = known.get("unusable_gpus", 0), known.get("lent_gpus", 0)
+    if ill and waiting.reason is not Reason.UNHEALTHY_CELLS:
+        parts.append(f"{ill} of {gang.account}'s GPUs {'is' if ill == 1 else 'are'} ill or drained")
+    if lent:
+        parts.append(f"{lent} of {gang.account}'s GPUs {'is' if lent == 1 else 'are'} lent to others")
+    told = [f"{'; '.join(parts)}."] if parts else []
     change = _account_change(facts.state, gang.account, facts.now_ms)
-    if change is not None:
+    if change is not None and change[1] > _account_gpus(facts.state, gang.account, facts.now_ms):
         told.append(
             f"From {instant(change[0], facts.now_ms)}{_in(change[0], facts.now_ms)} on "
             f"{gang.account} is entitled to {gpus(change[1])} in all."
         )
     return told
+
+
+def _account_gpus(state: State, account: str, at_ms: int) -> int:
+    owned = [name for name, position in state.book.positions.items() if position.account == account]
+    return sum(views.entitled_gpus(state, name, at_ms) for name in owned)
 
 
 def _account_change(state: State, account: str, now_ms: int) -> tuple[int, int] | None:
@@ -157,7 +218,7 @@ def _account_change(state: State, account: str, now_ms: int) -> tuple[int, int] 
     if not changes:
         return None
     at_ms = min(changes)[0]
-    return at_ms, sum(views.entitled_gpus(state, name, at_ms) for name in owned)
+    return at_ms, _account_gpus(state, account, at_ms)
 
 
 def _ahead(state: State, gang: Gang) -> list[str]:
@@ -179,8 +240,8 @@ def _of_binding(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     state, now_ms = facts.state, facts.now_ms
     told = [_basis(gang, held)]
     if gang.bind_by_ms is not None:
-        late = f"It is late since {instant(gang.bind_by_ms, now_ms)}: the GPUs it waits for are metered as late."
-        due = f"It is late from {instant(gang.bind_by_ms, now_ms)}{_in(gang.bind_by_ms, now_ms)} on."
+        late = f"Its bind is late since {instant(gang.bind_by_ms, now_ms)}: its own GPUs are metered as late."
+        due = f"Its bind is late from {instant(gang.bind_by_ms, now_ms)}{_in(gang.bind_by_ms, now_ms)} on."
         told.append(late if gang.overdue else due)
     if not gang.waits_for:
         return f"{_label(gang)} is starting on {_where(gang)}.", told
@@ -269,16 +330,16 @@ def _past(facts: Facts, gang: Gang) -> list[str]:
 def _attempt(facts: Facts, gang: Gang, attempt: Attempt) -> str:
     now_ms = facts.now_ms
     ended_ms = now_ms if attempt.ended_ms is None else attempt.ended_ms
-    ran = "" if attempt.started_ms is None else f" after {duration(ended_ms - attempt.started_ms)}"
+    until_ms = ended_ms if attempt.stop_asked_ms is None else attempt.stop_asked_ms
+    ran = "" if attempt.started_ms is None else f" after {duration(max(0, until_ms - attempt.started_ms))}"
     where = f"Attempt {attempt.number} on {listed(attempt.nodes)}"
     detail = f" ({attempt.detail})" if attempt.detail else ""
     if attempt.stop_cause is not None:
         cause = _stop_clause(facts.state, gang, attempt.stop_cause, attempt.for_gang)
-        asked_ms = ended_ms if attempt.stop_asked_ms is None else attempt.stop_asked_ms
-        grace_ms = max(0, (attempt.deadline_ms or asked_ms) - asked_ms)
+        grace_ms = max(0, (attempt.deadline_ms or until_ms) - until_ms)
         return (
-            f"{where} was stopped at {instant(asked_ms, now_ms)}{ran}: {cause}; "
-            f"it had {duration(grace_ms)} of grace and used {duration(ended_ms - asked_ms)}{detail}."
+            f"{where} was stopped at {instant(until_ms, now_ms)}{ran}: {cause}; "
+            f"it had {duration(grace_ms)} of grace and used {duration(ended_ms - until_ms)}{detail}."
         )
     if attempt.exit_code is None:
         return f"{where} was lost at {instant(ended_ms, now_ms)}{ran}{detail}."
@@ -288,12 +349,12 @@ def _attempt(facts: Facts, gang: Gang, attempt: Attempt) -> str:
 def _stop_clause(state: State, gang: Gang, cause: StopCause | None, for_gang: str | None) -> str:
     """Why the scheduler stopped an attempt, as a clause."""
     other = state.gangs.by_id.get(for_gang or "")
-    to = "" if other is None else f" to {other.id} ({other.spec.name}) of {other.account}"
+    whom = "" if other is None else f" for {other.id} ({other.spec.name}) of {other.account}"
     match cause:
         case StopCause.RECLAIMED:
-            return f"the GPUs that it had borrowed went back{to or ' to their owner'}"
+            return f"the GPUs that it borrowed were reclaimed{whom or ' for their owner'}"
         case StopCause.CONSOLIDATED:
-            return f"its GPUs were needed for whole nodes and went{to or ' to a larger job'}"
+            return f"its GPUs were needed as whole nodes{whom or ' for a larger job'}"
         case StopCause.WINDOW_ENDED:
             return f"the delivery window of {gang.account}'s position ended"
         case None:
@@ -320,7 +381,7 @@ def _label(gang: Gang) -> str:
 
 
 def _in(at_ms: int, now_ms: int) -> str:
-    return f", in {duration(at_ms - now_ms)}" if at_ms > now_ms else ""
+    return f" (in {duration(at_ms - now_ms)})" if at_ms > now_ms else ""
 
 
 def _where(gang: Gang) -> str:

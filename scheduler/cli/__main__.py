@@ -92,7 +92,9 @@ def _told(error: Exception) -> int:
         sys.stderr.write(f"tenor: {error}\n")
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        sys.stderr.write(f"tenor: {error.format_message()}\n")
+        context = getattr(error, "ctx", None)
+        hint = "" if context is None else f" (see `{context.command_path} --help`)"
+        sys.stderr.write(f"tenor: {error.format_message()}{hint}\n")
         return error.exit_code
     sys.stderr.write(f"tenor: internal error: {type(error).__name__}: {error} (--debug shows where)\n")
     return INTERNAL_EXIT_CODE

@@ -42,7 +42,10 @@ def moment_ms(text: str) -> int:
     """An instant, or a length of time from now on (`10m`). Raises BadParameter."""
     if _PART.match(text) and not text[:4].isdecimal():
         return now_ms() + duration_ms(text)
-    return instant_ms(text)
+    try:
+        return instant_ms(text)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error.message}, or a length of time from now on, as 10m") from None
 
 
 def now_ms() -> int:

@@ -1,0 +1,186 @@
+"""`why`, by golden texts: what people read in each situation, word by word.
+
+`TENOR_GOLDEN=write` writes the texts anew; a person then reads the difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level
+from scheduler.core.workloads import GangStatus
+from scheduler.execution.simulated import GpuFault, NodeDown, Work
+from tests.api.world import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, World, market
+
+GOLDEN = Path(__file__).parent / "why"
+
+
+def runs_on_its_own(world: World) -> list[str]:
+    gang = world.submit("acme")
+    world.pass_ms(5 * MINUTE_MS)
+    return [world.why(gang)]
+
+
+def borrows(world: World) -> list[str]:
+    unsold = world.submit("cobalt", "sweep")
+    lent = world.submit("cobalt", "grid", gpus=16, workers=2, grace_ms=30_000)
+    world.pass_ms(MINUTE_MS)
+    return [world.why(unsold), world.why(lent)]
+
+
+def waits_to_borrow(world: World) -> list[str]:
+    world.submit("cobalt", gpus=32, workers=4)
+    first = world.submit("cobalt", "late")
+    second = world.submit("cobalt", "later", gpus=16, workers=2)
+    world.pass_ms(90_000)
+    return [world.why(first), world.why(second)]
+
+
+def waits_over_its_entitlement(world: World) -> list[str]:
+    world.submit("acme", "first", gpus=16, workers=2)
+    world.submit("cobalt", "sweep", gpus=16, workers=2, max_runtime_ms=None)
+    gang = world.submit("acme", "second", gpus=16, workers=2)
+    world.pass_ms(MINUTE_MS)
+    return [world.why(gang)]
+
+
+def is_reclaimed(world: World) -> list[str]:
+    """The borrower while it stops, the owner while it waits for that, and both afterwards."""
+    world.works["grid"] = Work(HOUR_MS, checkpoint_ms=10 * MINUTE_MS, stop_ms=4_000)
+    victim = world.submit("cobalt", "grid", gpus=32, workers=4, grace_ms=20_000)
+    world.pass_ms(10 * MINUTE_MS)
+    owner = world.submit("borealis", "serve")
+    told = [world.why(victim), world.why(owner)]
+    world.pass_ms(5_000)
+    return [*told, world.why(victim), world.why(owner)]
+
+
+def asks_for_what_is_not_there(world: World) -> list[str]:
+    grade = world.submit("acme", "fast", grade="H100SXM")
+    larger = world.submit("acme", "huge", gpus=64, workers=8, topology=Level.NVLINK_DOMAIN, topology_required=True)
+    return [world.why(grade), world.why(larger)]
+
+
+def fits_by_number_not_by_shape(world: World) -> list[str]:
+    for _ in range(4):
+        world.submit("cobalt", "crumb", gpus=5)
+    gang = world.submit("cobalt", "whole")
+    return [world.why(gang)]
+
+
+def may_not_borrow(world: World) -> list[str]:
+    world.submit("acme", "first", gpus=16, workers=2)
+    world.submit("borealis", "second")
+    world.submit("cobalt", "third", gpus=7)
+    gang = world.submit("cobalt", "reckless", gpus=1, checkpoint_ms=0, max_runtime_ms=None)
+    return [world.why(gang)]
+
+
+def outlasts_its_window(world: World) -> list[str]:
+    gang = world.submit("acme", "long", preemptible=False, max_runtime_ms=2 * DAY_MS, gpus=16, workers=2)
+    return [world.why(gang)]
+
+
+def has_ill_gpus(world: World) -> list[str]:
+    world.submit("cobalt", "third", gpus=8)
+    world.submit("borealis", "second")
+    for node in ("node-0", "node-1"):
+        world.executor.inject(GpuFault(node, tuple(range(8)), world.now_ms, Cause.ECC))
+    world.rounds()
+    return [world.why(world.submit("acme", "first", gpus=16, workers=2))]
+
+
+def will_own_more_later(world: World) -> list[str]:
+    world.instrument("LATER.8N", start_ms=START_MS + HOUR_MS)
+    world.trade("p-later", "dune", 1, "LATER.8N@1")
+    world.submit("cobalt", gpus=32, workers=4)
+    return [world.why(world.submit("dune", "early"))]
+
+
+def is_paused(world: World) -> list[str]:
+    world.submit("cobalt", gpus=32, workers=4)
+    gang = world.submit("dune", "early")
+    world.scheduler.paused = "the disk is full"
+    return [world.why(gang)]
+
+
+def ended(world: World) -> list[str]:
+    world.works |= {
+        "good": Work(MINUTE_MS),
+        "bad": Work(MINUTE_MS, exit_code=3),
+        "slow": Work(HOUR_MS, stop_ms=1_000),
+    }
+    good = world.submit("acme", "good", gpus=1)
+    bad = world.submit("acme", "bad", gpus=1, max_failures=1)
+    slow = world.submit("acme", "slow", gpus=1, max_runtime_ms=5 * MINUTE_MS)
+    unwanted = world.submit("acme", "unwanted", gpus=1)
+    world.scheduler.cancel(unwanted.id)
+    world.rounds()
+    world.pass_ms(10 * MINUTE_MS)
+    assert world.scheduler.state.gangs.get(bad.id).status is GangStatus.FAILED
+    return [world.why(each) for each in (good, bad, slow, unwanted)]
+
+
+def lost_its_node(world: World) -> list[str]:
+    gang = world.submit("acme", "first")
+    world.pass_ms(MINUTE_MS)
+    node = world.scheduler.state.gangs.get(gang.id).pieces[0].node
+    world.executor.inject(NodeDown(node, world.now_ms))
+    world.pass_ms(MINUTE_MS)
+    return [world.why(gang)]
+
+
+def was_never_looked_at(world: World) -> list[str]:
+    gang = world.submit("acme", "first")
+    spec = world.scheduler.state.gangs.get(gang.id).spec
+    return [world.why(world.scheduler.submit(spec.model_validate({**dict(spec), "account": "dune"})))]
+
+
+SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
+    runs_on_its_own,
+    borrows,
+    waits_to_borrow,
+    waits_over_its_entitlement,
+    is_reclaimed,
+    asks_for_what_is_not_there,
+    fits_by_number_not_by_shape,
+    may_not_borrow,
+    outlasts_its_window,
+    has_ill_gpus,
+    will_own_more_later,
+    is_paused,
+    ended,
+    lost_its_node,
+    was_never_looked_at,
+)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.__name__))
+def test_why_says(scenario: Callable[[World], list[str]], tmp_path: Path) -> None:
+    world = market(tmp_path)
+    told = "\n".join(scenario(world))
+    world.close()
+    golden = GOLDEN / f"{scenario.__name__}.txt"
+    if os.environ.get("TENOR_GOLDEN") == "write":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(told, encoding="utf-8")
+    assert told == golden.read_text(encoding="utf-8")
+
+
+def test_the_same_situation_gives_the_same_text_again(tmp_path: Path) -> None:
+    texts = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        world = market(tmp_path / name)
+        texts.append(is_reclaimed(world))
+        world.close()
+    assert texts[0] == texts[1]
+
+
+def test_every_golden_text_has_its_scenario() -> None:
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(each.__name__ for each in SCENARIOS)
