@@ -1,0 +1,102 @@
+"""`kill -9` of either side at random moments, seeded: nothing is lost, nothing is there twice, the roots are equal."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.errors import UnknownName
+from scheduler.core.merkle import CompactRange, leaf_hash
+from scheduler.exchange.client import ExchangeClient
+from scheduler.exchange.reference.database import Database
+from scheduler.ledger.journal import Journal
+from scheduler.ledger.notes import open_checkpoint
+from tests.exchange.processes import ExchangeProcess
+from tests.exchange.sender import leaf_of
+from tests.exchange.world import SIGNER, STREAM, trade_all
+
+LEAVES = 20_000
+KILLS = 10
+MOST_S = 120.0
+
+
+def sender(journal: Path, address: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.exchange.sender", str(journal), address, str(LEAVES)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def reached(client: ExchangeClient) -> int:
+    """How many leaves the exchange says that it has."""
+    try:
+        return client.checkpoint(STREAM)[0]
+    except UnknownName:  # the first batch is still to come
+        return 0
+
+
+def assert_nothing_lost_and_nothing_twice(exchange: ExchangeProcess, journal: Path) -> None:
+    expected = CompactRange().extend(leaf_hash(leaf_of(index)) for index in range(LEAVES)).root()
+    with ExchangeClient(exchange.address) as client:
+        size, note = client.checkpoint(STREAM)
+        checkpoint = open_checkpoint(note, (SIGNER.verifier,))
+    assert (size, checkpoint.size) == (LEAVES, LEAVES)
+    assert checkpoint.root == expected
+    exchange.kill()
+    database = Database(exchange.db)
+    try:
+        assert database.trees.root(STREAM) == expected
+        at = 0
+        for page in database.trees.leaves(STREAM, 0, LEAVES):
+            assert page == [leaf_of(index) for index in range(at, at + len(page))]
+            at += len(page)
+        assert database.all("SELECT * FROM rejection") == []
+        versions = dict(database.all("SELECT version, count(*) FROM record GROUP BY version"))
+        assert sum(versions.values()) == 36
+        assert min(versions) >= LEAVES // 36
+    finally:
+        database.close()
+    with Journal.open(journal) as opened:
+        assert (opened.log_size(STREAM), opened.acknowledged(STREAM)) == (LEAVES, LEAVES)
+        assert opened.root(STREAM) == expected
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_exchange_lose_nothing(tmp_path: Path) -> None:
+    chance = random.Random(20270201)
+    journal = tmp_path / "journal.db"
+    with ExchangeProcess(tmp_path / "exchange.db") as exchange, ExchangeClient(exchange.address) as client:
+        trade_all(client)
+        with sender(journal, exchange.address) as process:
+            assert process.stdout is not None
+            for _ in range(KILLS):
+                at = reached(client) + chance.randint(1, LEAVES // KILLS)
+                while reached(client) < at and process.poll() is None:
+                    time.sleep(chance.uniform(0, 0.002))
+                exchange.kill()
+                exchange.start()
+            assert process.stdout.readline() == "done 0\n"
+            assert process.wait(MOST_S) == 0
+        assert_nothing_lost_and_nothing_twice(exchange, journal)
+
+
+@pytest.mark.slow
+def test_ten_kills_of_the_publisher_lose_nothing(tmp_path: Path) -> None:
+    chance = random.Random(20270202)
+    journal = tmp_path / "journal.db"
+    with ExchangeProcess(tmp_path / "exchange.db") as exchange, ExchangeClient(exchange.address) as client:
+        trade_all(client)
+        for _ in range(KILLS):
+            at = reached(client) + chance.randint(1, LEAVES // KILLS)
+            with sender(journal, exchange.address) as process:
+                while reached(client) < at and process.poll() is None:
+                    time.sleep(chance.uniform(0, 0.002))
+                process.kill()
+        with sender(journal, exchange.address) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done 0\n"
+            assert process.wait(MOST_S) == 0
+        assert_nothing_lost_and_nothing_twice(exchange, journal)
