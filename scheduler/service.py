@@ -329,7 +329,8 @@ class Scheduler:
 
     def _act(self, now_ms: int) -> None:
         """Apply what is durable: stop what must stop, start what may start."""
-        for _, gang in sorted(self.state.gangs.placed.items()):
+        for number in sorted(self.state.gangs.in_motion):
+            gang = self.state.gangs.by_number(number)
             key = (gang.id, gang.attempt)
             if gang.status is GangStatus.STOPPING and key not in self._stop_sent:
                 self._stop_sent.add(key)

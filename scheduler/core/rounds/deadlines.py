@@ -26,17 +26,18 @@ def due(state: State, now_ms: int) -> Iterator[Event]:
     Each is told as it is asked for: what the ones before made moot is left out.
     """
     found = sorted(
-        ((at_ms, _order(subject), subject) for at_ms, subject in _moments(state) if at_ms <= now_ms),
-        key=lambda moment: moment[:2],
+        [(at_ms, (0, number, "")) for number, at_ms in state.gangs.due_ms.items() if at_ms <= now_ms]
+        + [(at_ms, (1, 0, node)) for node, at_ms in _drains(state) if at_ms <= now_ms]
     )
-    for at_ms, _, subject in found:
+    moments = [(at_ms, node or state.gangs.by_number(number)) for at_ms, (_, number, node) in found]
+    for at_ms, subject in moments:
         if _is_open(state, subject):
             yield _event(state, at_ms, now_ms, subject)
 
 
 def next_due_ms(state: State) -> int | None:
     """The earliest instant at which something falls due."""
-    return min((at_ms for at_ms, _ in _moments(state)), default=None)
+    return min((*state.gangs.due_ms.values(), *(at_ms for _, at_ms in _drains(state))), default=None)
 
 
 def bind_limit_ms(state: State, account: str) -> int:
@@ -54,17 +55,9 @@ def grace_given_ms(victim: Gang, limit_ms: int) -> int:
     return min(victim.spec.grace_ms, max(0, limit_ms - START_ALLOWANCE_MS))
 
 
-def _moments(state: State) -> Iterator[tuple[int, Gang | str]]:
-    """(instant, the gang or the node) of everything that will fall due if nothing happens before."""
-    for gang in state.gangs.placed.values():
-        if gang.status is GangStatus.RUNNING:
-            if gang.spec.max_runtime_ms and gang.started_ms is not None:
-                yield gang.started_ms + gang.spec.max_runtime_ms, gang
-        elif gang.status is GangStatus.BINDING and gang.bind_by_ms is not None and not gang.overdue:
-            yield gang.bind_by_ms, gang
-    for node, by_ms in state.health.draining.items():
-        if _healthy_gpus(state, node):
-            yield by_ms, node
+def _drains(state: State) -> list[tuple[str, int]]:
+    """(node, deadline) of every drain that has something left to do."""
+    return [(node, by_ms) for node, by_ms in state.health.draining.items() if _healthy_gpus(state, node)]
 
 
 def _healthy_gpus(state: State, node: str) -> tuple[int, ...]:
@@ -78,10 +71,6 @@ def _is_open(state: State, subject: Gang | str) -> bool:
         return subject in state.health.draining and bool(_healthy_gpus(state, subject))
     now = state.gangs.get(subject.id)
     return (now.status, now.attempt, now.overdue) == (subject.status, subject.attempt, subject.overdue)
-
-
-def _order(subject: Gang | str) -> tuple[int, int, str]:
-    return (0, subject.number, "") if isinstance(subject, Gang) else (1, 0, subject)
 
 
 def _event(state: State, at_ms: int, now_ms: int, subject: Gang | str) -> Event:

@@ -112,8 +112,9 @@ def outlived_rights(state: State) -> list[Gang]:
     asks.
     """
     found = []
-    for _, gang in sorted(state.gangs.placed.items()):
-        if not gang.spec.preemptible and gang.status is not GangStatus.STOPPING:
+    for number in sorted(state.gangs.firm):
+        gang = state.gangs.by_number(number)
+        if gang.status is not GangStatus.STOPPING:
             owners = state.calendar.owner_account[list(gang.gpu_numbers)]
             if ((owners != UNSOLD) & (owners != state.accounts[gang.account])).any():
                 found.append(gang)

@@ -37,6 +37,12 @@ class Gangs:
         self.occupant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.claimant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.waiting_count = 0
+        self.due_ms: dict[int, int] = {}
+        """When something falls due by itself, by number of the placed gang: its run time is over, or its bind late."""
+        self.in_motion: set[int] = set()
+        """Numbers of the gangs that are BINDING or STOPPING: those of which execution may have to be told."""
+        self.firm: set[int] = set()
+        """Numbers of the placed gangs that cannot be preempted."""
 
     def grow(self, n_gpus: int) -> None:
         """The fleet has this many GPUs now; new ones are free."""
@@ -152,7 +158,7 @@ class Gangs:
         self.occupant[mine] = self.claimant[mine]
         self.claimant[mine] = NOBODY
         self._release_claims(gang)
-        del self.placed[gang.number]
+        self._let_go(gang)
         status, failures = _after_end(gang, event)
         over = status in ENDED
         ended = gang.moved(
@@ -189,7 +195,7 @@ class Gangs:
         if gang.status is GangStatus.WAITING:
             self._enqueue(gang)
         elif gang.status not in ENDED:
-            self.placed[gang.number] = gang
+            self._keep(gang)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -208,6 +214,20 @@ class Gangs:
     def _keep(self, gang: Gang) -> None:
         self.by_id[gang.id] = gang
         self.placed[gang.number] = gang
+        due_ms = _due_ms(gang)
+        if due_ms is None:
+            self.due_ms.pop(gang.number, None)
+        else:
+            self.due_ms[gang.number] = due_ms
+        if not gang.spec.preemptible:
+            self.firm.add(gang.number)
+        (self.in_motion.discard if gang.status is GangStatus.RUNNING else self.in_motion.add)(gang.number)
+
+    def _let_go(self, gang: Gang) -> None:
+        del self.placed[gang.number]
+        self.due_ms.pop(gang.number, None)
+        self.in_motion.discard(gang.number)
+        self.firm.discard(gang.number)
 
     def _leaving(self, gpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         return np.array(
@@ -248,6 +268,14 @@ def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]
     if sizes != [gang.shape.gpus_per_worker] * gang.shape.workers or len(np.unique(gpus)) != len(gpus):
         raise Conflict(f"{gang.id} was placed on {gpus.tolist()}, expected {gang.shape.gpus} GPUs, as it asked")
     return gpus
+
+
+def _due_ms(gang: Gang) -> int | None:
+    if gang.status is GangStatus.RUNNING and gang.spec.max_runtime_ms and gang.started_ms is not None:
+        return gang.started_ms + gang.spec.max_runtime_ms
+    if gang.status is GangStatus.BINDING and not gang.overdue:
+        return gang.bind_by_ms
+    return None
 
 
 def _after_end(gang: Gang, event: GangEnded) -> tuple[GangStatus, int]:
