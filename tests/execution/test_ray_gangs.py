@@ -254,9 +254,9 @@ def test_a_probe_measures_and_a_slowed_node_measures_less(watcher: Watcher, loca
     first = reading("node-0")
     assert (first.ppm, first.suite) == (1_000_000, "matmul-numpy-v1")  # it calibrates itself
     usual = reading("node-1").ppm
-    local_ray.slow_node("node-1", 300_000)
+    local_ray.slow_node("node-1", 50_000)  # far below what a busy machine does to a reading
     try:
-        assert reading("node-1").ppm < usual * 2 // 3
+        assert reading("node-1").ppm < usual // 2
     finally:
         local_ray.slow_node("node-1", None)
 
