@@ -18,7 +18,8 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
         case Reason.FRAGMENTED if known.get("entitled_gpus", 0) - known.get("used_gpus", 0) >= spec.gpus:
             return f"{account} owns enough, but its cells cannot be rearranged around {_shape(gang)}"
         case Reason.FRAGMENTED:
-            fitting = f"they hold {known.get('free_parts', 0)} of the {count(known.get('asked_parts', 0), 'part')} that it needs"
+            parts = count(known.get("asked_parts", 0), "part")
+            fitting = f"they hold {known.get('free_parts', 0)} of the {parts} that it needs"
             return f"{gpus(free)} {_are(free)} free, but not in the shape of {_shape(gang)}: {fitting}"
         case Reason.AWAITING_RECLAIM:
             return f"its GPUs are being freed; {free} {_are(free)} free already, jobs that are stopping hold the rest"
