@@ -1,1 +1,1 @@
-"""Placement: which workload runs on which GPUs, on what basis, and why the rest waits. `plan(snapshot, policy)` is pure."""
+"""Placement: which workload runs on which GPUs, on what basis, and why the rest waits."""

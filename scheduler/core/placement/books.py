@@ -1,9 +1,9 @@
 """The round's own books: who holds which GPU, who uses how much, and what has been decided so far.
 
 Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone; the snapshot's
-arrays are never written to. A *row* is a gang that is or was placed, in order of number; gangs placed in this round come
-after. A GPU's *holder* is the row that has it or has claimed it (-1 none); a *leaver* is a stopping row that is still on it.
-A GPU is free without either, and open (for a gang inside its entitlement) without a holder.
+arrays are never written to. A *row* is a gang that is or was placed, in order of number; gangs placed in this round
+come after. A GPU's *holder* is the row that has it or has claimed it (-1 none); a *leaver* is a stopping row that is
+still on it. A GPU is free without either, and open (for a gang inside its entitlement) without a holder.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ class Books:
     def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
-        Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which does
-        not change what the account uses.
+        Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
+        does not change what the account uses.
         """
         if row in self.action_of_row:
             self.withdraw(row)
@@ -294,7 +294,7 @@ def _standing(gang: Gang, numbers: tuple[int, ...]) -> Gang:
 
 
 def picked(books: Books, spread: Iterable[tuple[int, int]], size: int, ground: BoolArray, rank: IntArray) -> list[int]:
-    """GPU numbers for `parts` × `size` GPUs on each node of the spread: of `ground`, lowest `rank` first, then number."""
+    """GPU numbers for the parts on each node of the spread: of `ground`, lowest `rank` first, then by number."""
     gpus: list[int] = []
     for node, parts in spread:
         low = books.first_gpu[node]

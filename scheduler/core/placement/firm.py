@@ -1,8 +1,8 @@
-"""Gangs that cannot be preempted: only where ownership lasts to their declared end, and without moving their account's work.
+"""Gangs that cannot be preempted stand only where ownership lasts to their declared end; no own work moves for them.
 
-Inside its entitlement is such a gang of k GPUs of account `a` when its count holds it now, the GPUs of `a`'s gangs of its
-kind plus k are at most the owned GPUs that last to its declared end, it fits `a`'s own GPUs that last that long (or
-unsold ones), and what the count holds besides still repacks without the GPUs that it takes.
+Inside its entitlement is such a gang of k GPUs of account `a` when its count holds it now, the GPUs of `a`'s gangs of
+its kind plus k are at most the owned GPUs that last to its declared end, it fits `a`'s own GPUs that last that long
+(or unsold ones), and what the count holds besides still repacks without the GPUs that it takes.
 """
 
 from __future__ import annotations

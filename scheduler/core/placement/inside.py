@@ -4,13 +4,14 @@ A gang of k GPUs of account `a` is inside in a pool when
 
 1. *count*: what `a` uses there on any basis, plus k, is at most its usable owned GPUs there. Used are the GPUs of its
    BINDING and RUNNING gangs, and of those being moved (STOPPING as CONSOLIDATED): a move never costs a gang its turn;
-2. *cells*: the gangs that (1) counts and that can be preempted, plus this one, repack into `a`'s own usable GPUs that hold
-   nothing non-preemptible, by `packs` below;
+2. *cells*: the gangs that (1) counts and that can be preempted, plus this one, repack into `a`'s own usable GPUs
+   that hold nothing non-preemptible, by `packs` below;
 3. if it cannot be preempted: see `scheduler.core.placement.firm`.
 
 `packs` is a fixed rule, so that everybody can recompute it: gangs bound to a cell first, by level from below, largest
 first, each into the first cell with enough slots; then all other parts, largest first, each into the first node with
-room. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing does.
+room. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing
+does.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def packs(room: IntArray, wanted: Mapping[Want, int], fleet: Fleet) -> bool:
 
 
 def packed(room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet) -> list[tuple[Want, IntArray]] | None:
-    """The rule's packing: for each (want, number) in packing order the parts on each node, or None where one is left out.
+    """The rule's packing: for each want, in packing order, its parts on each node; None where one is left out.
 
     The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one.
     """

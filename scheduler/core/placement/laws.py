@@ -1,8 +1,8 @@
 """What must hold of every state between rounds, checked from the snapshot alone.
 
 Written apart from the planner, in the plainest way, so that one can find the other's mistakes; it shares with it only
-the words of the rules. Call it after a round was applied: between an event and the round that answers it, a gang may well
-be inside its entitlement and wait. The laws:
+the words of the rules. Call it after a round was applied: between an event and the round that answers it, a gang may
+well be inside its entitlement and wait. The laws:
 
 - *no overfill*: a GPU's occupant and claimant are placed gangs that were given it; a claimant waits behind a leaver;
 - *gangs whole*: a placed gang has all its workers, each inside one node, all of one pool, of its grade;
@@ -39,7 +39,7 @@ def violations(snapshot: Snapshot) -> tuple[str, ...]:
 
 
 def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
-    """Arrays and gangs say the same: every entry belongs to a placed gang, every gang that counts has all its entries."""
+    """Arrays and gangs say the same: every entry has its gang, every gang that stays has its entries."""
     given = np.fromiter(chain.from_iterable(gang.gpu_numbers for gang in gangs), dtype=np.int64)
     lengths = [len(gang.gpu_numbers) for gang in gangs]
     whose = np.repeat(np.array([gang.number for gang in gangs], dtype=np.int64), lengths)
@@ -64,7 +64,7 @@ def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
 
 
 def _broken_gangs(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
-    """Workers and cells of all gangs at once; pieces only of gangs that were placed now, since they never change after."""
+    """Workers and cells of all gangs at once; pieces of those placed now alone, since they never change after."""
     fleet = snapshot.fleet
     placed = [gang for gang in gangs if gang.status is not GangStatus.STOPPING]
     whole = [gang.shape.workers * gang.shape.gpus_per_worker for gang in placed]

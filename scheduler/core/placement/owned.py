@@ -1,9 +1,9 @@
 """Gangs inside their entitlement, by priority and age over all accounts: each of them gets its GPUs in this round.
 
 Where: free GPUs of its own cells (tightest node), then unsold ones, then any free fit (it counts as owned wherever it
-stands), then the least lost work of accounts over their count, anywhere; as the last resort its own cells, where everything
-that can be preempted makes way. An account's use falls when it is reclaimed from, so its lines are asked again: at
-the end no preemptible gang that waits is inside.
+stands), then the least lost work of accounts over their count, anywhere; as the last resort its own cells, where
+everything that can be preempted makes way. An account's use falls when it is reclaimed from, so its lines are asked
+again: at the end no preemptible gang that waits is inside.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Owned:
         self._heap: list[tuple[tuple[int, int, int], Line]] = []
         self._asked: set[Line] = set()
         self.unpacked: dict[str, dict[Line, None]] = {}
-        """By account: lines within their count whose cells did not repack. More work may, oddly, help the fixed rule."""
+        """By account: lines within their count whose cells did not repack. More work may, oddly, help the rule."""
 
     def run(self) -> None:
         """Place every gang that is inside its entitlement."""

@@ -21,7 +21,7 @@ from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
 
 def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 - frozen
-    """The actions of this round in the order in which they hold, and a reason for every (account, shape) left waiting."""
+    """This round's actions in the order in which they hold, and a reason for every (account, shape) left waiting."""
     books, lines = Books(snapshot, policy), Lines(snapshot.queue)
     owned, borrowed = Owned(books, lines), Borrowed(books, lines)
     owned.run()

@@ -1,7 +1,8 @@
 """The cheapest way to make room: which gangs to end so that a want fits, at the least lost work.
 
-One part: the exact cheapest subset of gangs on the best node. Several: node by node, always the one whose next part costs
-least given what was already ended; then *fill back*: whoever turns out not to be needed stays, the costliest first.
+One part: the exact cheapest subset of gangs on the best node. Several: node by node, always the one whose next part
+costs least given what was already ended; then *fill back*: whoever turns out not to be needed stays, the costliest
+first.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Ground:
     prices: Mapping[int, int]
     """Price of each row that may be ended."""
     excess: Mapping[int, int] | None
-    """By account: how far it is over its count. Its rows are ended only until it is at its count. None: no such limit."""
+    """By account: how far it is over its count; its rows are ended only until it is there. None: no such limit."""
     open_by_node: list[int]
     victims_by_node: dict[int, list[Victim]]
     nodes_of_row: dict[int, dict[int, int]]
@@ -70,7 +71,7 @@ class Ground:
         return np.array([count + freed.get(node, 0) for node, count in enumerate(self.open_by_node)], dtype=np.int64)
 
     def lawful(self, rows: set[int]) -> bool:
-        """Whether the rows can be ended in some order in which each account is over its count before each of its own."""
+        """Whether the rows can be ended in an order in which each account is over its count before each of its own."""
         if self.excess is None:
             return True
         total: dict[int, int] = {}
@@ -109,7 +110,7 @@ def _victims_in(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None
 
 
 def _one_part(ground: Ground, size: int, nodes: list[int]) -> set[int] | None:
-    """Exact: the cheapest subset over all nodes; nodes are tried by their cheapest gang, which bounds what they cost."""
+    """Exact: the cheapest subset over all nodes, tried by their cheapest gang, which bounds what they cost."""
     best: tuple[int, int, set[int]] | None = None
     bounds = sorted((_bound(ground, size, node), node) for node in nodes)
     for bound, node in bounds:

@@ -14,7 +14,7 @@ from scheduler.core.workloads import Gang
 
 
 def free_fit(books: Books, wished: tuple[Want, ...], tiers: Sequence[BoolArray], first: BoolArray) -> list[int] | None:
-    """GPUs for the best wish that fits the earliest tier; on a node, GPUs of `first` go before unsold ones and others."""
+    """GPUs for the best wish that fits the earliest tier; on a node `first` goes first, then unsold, then others."""
     for want in wished:
         cells = cells_of_nodes(books.fleet, want.level)
         for tier in tiers:
@@ -52,7 +52,7 @@ def room_from_accounts_over_count(books: Books, want: Want, pool: int) -> Room |
 
 
 def room_from_others(books: Books, want: Want, account: int, pool: int, ground: BoolArray) -> Room | None:
-    """The least lost work on this ground, whosever it is but the account's own; accounts within their count come last."""
+    """The least lost work on this ground, of all but the account itself; accounts within their count come last."""
     prices = {
         row: books.price(row) + (0 if books.headroom(books.account_of_row[row], pool) < 0 else _LAST)
         for row, gang in enumerate(books.rows)

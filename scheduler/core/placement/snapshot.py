@@ -1,7 +1,7 @@
 """What one round sees and what it answers. Arrays are the state's own and must not be written to; a plan is plain data.
 
-A GPU's *occupant* is the gang whose processes are there (running, starting or stopping); its *claimant* is a BINDING gang
-that gets it once the occupant is gone. A GPU is free where it is usable and has neither.
+A GPU's *occupant* is the gang whose processes are there (running, starting or stopping); its *claimant* is a BINDING
+gang that gets it once the occupant is gone. A GPU is free where it is usable and has neither.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Snapshot:
     owner: npt.NDArray[np.int32]
     """(n_gpus): index of the account whose position the GPU covers, -1 unsold."""
     until_ms: npt.NDArray[np.int64]
-    """(n_gpus): how long the owner above stays without a break (an unsold GPU: until it is sold), INT64_MAX for ever."""
+    """(n_gpus): how long the owner above stays without a break (unsold: until it is sold), INT64_MAX for ever."""
     swappable: npt.NDArray[np.bool_]
     """(n_nodes): the node's calendar holds no cell above NODE from now on, so that whole nodes may trade places."""
     occupant: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a shape wants of the fleet, reduced to slots: so many equal parts, each inside one node, perhaps all in one cell.
+"""What a shape wants of the fleet: so many equal parts, each inside one node, perhaps all inside one cell.
 
 A gang that must stand in one node is one part of all its GPUs. A SITE wish is always kept, for a gang never leaves its
 pool; a GPU wish can only be kept by a gang of one GPU.
@@ -14,7 +14,7 @@ from scheduler.core.workloads import Shape
 
 
 class Want(NamedTuple):
-    """`parts` times `size` GPUs, each part inside one node; all inside one cell of `level` (a domain or block) or None."""
+    """`parts` times `size` GPUs, each part inside one node; all inside one cell of `level`, a domain or block."""
 
     parts: int
     size: int

@@ -145,17 +145,9 @@ def happen(world: World, happening: str, data: st.DataObject) -> None:
         case "repair":
             world.usable[list(world.fleet.gpus_of_node(node))] = True
         case "handover":
-            hand_over(world, node, data.draw(st.integers(-1, len(ACCOUNTS) - 1)))
+            world.hand_over(node, data.draw(st.integers(-1, len(ACCOUNTS) - 1)))
         case _:  # nobody there to end or to go
             pass
-
-
-def hand_over(world: World, node: int, account: int) -> None:
-    """The node gets another owner, as a window's edge does it: never under a gang that cannot be preempted."""
-    gpus = list(world.fleet.gpus_of_node(node))
-    there = {int(number) for array in (world.occupant, world.claimant) for number in array[gpus] if number >= 0}
-    if all(world.gangs[number].shape.preemptible for number in there):
-        world.owner[gpus] = account
 
 
 @settings(MANY, max_examples=60)

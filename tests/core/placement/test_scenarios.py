@@ -168,7 +168,7 @@ def test_an_accounts_own_work_moves_together_as_the_last_resort() -> None:
 
 
 def test_an_account_whose_use_fell_is_served_in_the_same_round() -> None:
-    """b loses its large borrowed gang to a; then its small one is inside."""
+    """Account b loses its large borrowed gang to a; then its small one is inside."""
     world = World(fleet_of([8, 8]), owners_of({"a": 12, "b": 4}))
     large = world.running(spec_of("b", 2, 6), [*range(6), *range(8, 14)])
     small = world.submit(spec_of("b", 1, 2))

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.placement.snapshot import Opening, Place, Plan, Snapshot, Stop
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, Shape, shape_of
 
 FOR_EVER_MS = 2**63 - 1
 HOUR_MS = 3_600_000
@@ -110,9 +110,7 @@ class World:
         self.start(started_ms)
         return self.gangs[gang.number]
 
-    def _pieces(self, gang: Gang, gpus: Sequence[int]) -> Any:
-        from scheduler.core.workloads import Piece  # noqa: PLC0415
-
+    def _pieces(self, gang: Gang, gpus: Sequence[int]) -> tuple[Piece, ...]:
         size = gang.shape.gpus_per_worker
         workers = [gpus[i : i + size] for i in range(0, len(gpus), size)]
         nodes = [int(self.fleet.node_of_gpu[worker[0]]) for worker in workers]
@@ -200,6 +198,13 @@ class World:
                 self.gangs[number] = replace(
                     gang, status=GangStatus.WAITING, pieces=(), gpu_numbers=(), waits_for=(), stop_cause=None
                 )
+
+    def hand_over(self, node: int, account: int) -> None:
+        """A window's edge: the node gets another owner, but never under a gang that cannot be preempted."""
+        gpus = list(self.fleet.gpus_of_node(node))
+        there = {int(number) for array in (self.occupant, self.claimant) for number in array[gpus] if number >= 0}
+        if all(self.gangs[number].shape.preemptible for number in there):
+            self.owner[gpus] = account
 
     def in_status(self, *statuses: GangStatus) -> list[int]:
         """Numbers of the gangs in these statuses, ascending."""

@@ -1,0 +1,136 @@
+"""The checker finds each kind of wrong that it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from scheduler.core.cluster import Level
+from scheduler.core.placement.laws import violations
+from scheduler.core.workloads import GangStatus, StopCause
+from tests.core.placement.world import HOUR_MS, World, fleet_of, owners_of, spec_of
+
+
+def lawful_world() -> World:
+    """Three nodes; gang 0 of a runs on GPUs 0..3, gang 1 of b leaves 8..11, which gang 2 of a has claimed."""
+    world = World(fleet_of([8, 8, 8], ["H100", "H100", "A100"]), owners_of({"a": 16, "b": 8}))
+    world.running(spec_of("a", 2, 2), range(4))
+    leaver = world.running(spec_of("b", 1, 4), range(8, 12))
+    world.gangs[1] = leaver.moved(GangStatus.STOPPING, stop_cause=StopCause.RECLAIMED)
+    claimer = world.running(spec_of("a", 1, 4), range(12, 16))
+    world.gangs[2] = replace(claimer, status=GangStatus.BINDING, gpu_numbers=(8, 9, 10, 11))
+    world.occupant[12:16] = -1
+    world.claimant[8:12] = 2
+    world.now_ms += 1  # pieces are checked of gangs that were placed at this instant
+    assert violations(world.snapshot()) == ()
+    return world
+
+
+def leave_unclaimed(world: World) -> None:
+    world.occupant[8:12] = -1
+
+
+def claim_of_running(world: World) -> None:
+    world.gangs[2] = replace(world.gangs[2], status=GangStatus.RUNNING)
+
+
+def stranger(world: World) -> None:
+    world.occupant[20] = 0
+
+
+def not_there(world: World) -> None:
+    world.occupant[0] = -1
+
+
+def worker_missing(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], gpu_numbers=(0, 1))
+
+
+def worker_spread(world: World) -> None:
+    move(world, (0, 12, 1, 2))
+
+
+def pool_spread(world: World) -> None:
+    move(world, (0, 1, 16, 17))
+
+
+def wrong_grade(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], shape=world.gangs[0].shape._replace(grade="A100"))
+
+
+def topology_broken(world: World) -> None:
+    shape = world.gangs[0].shape._replace(topology=int(Level.NODE), topology_required=True)
+    world.gangs[0] = replace(world.gangs[0], shape=shape)
+    move(world, (0, 1, 12, 13))
+
+
+def pieces_differ(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms)
+    move(world, (2, 3, 0, 1))
+
+
+def unusable(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms)
+    world.usable[0] = False
+
+
+def firm_on_lent(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], shape=world.gangs[0].shape._replace(preemptible=False))
+    world.owner[0] = 1
+
+
+def firm_outlasts(world: World) -> None:
+    shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
+    world.gangs[0] = replace(world.gangs[0], shape=shape)
+    world.until_ms[3] = world.now_ms + HOUR_MS - 2
+
+
+def inside_and_waits(world: World) -> None:
+    world.submit(spec_of("a", 1, 8))
+
+
+def move(world: World, gpus: tuple[int, ...]) -> None:
+    world.occupant[world.occupant == 0] = -1
+    world.occupant[list(gpus)] = 0
+    world.gangs[0] = replace(world.gangs[0], gpu_numbers=gpus)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (leave_unclaimed, "nobody is leaving it"),
+        (claim_of_running, "which is not binding"),
+        (stranger, "was not given it"),
+        (not_there, "neither occupies nor claims it"),
+        (worker_missing, "has 2 GPUs, expected 4"),
+        (worker_spread, "a worker is spread over several nodes"),
+        (pool_spread, "a gang is spread over several pools"),
+        (wrong_grade, "asked for grade A100 and is on H100"),
+        (topology_broken, "must be inside one cell of level 1"),
+        (pieces_differ, "which are not its workers"),
+        (unusable, "which is not usable"),
+        (firm_on_lent, "which another account owns"),
+        (firm_outlasts, "outlasts the ownership of GPU 3"),
+        (inside_and_waits, "is inside its entitlement and waits"),
+    ],
+)
+def test_every_wrong_is_found(wrong: Callable[[World], None], said: str) -> None:
+    world = lawful_world()
+    wrong(world)
+    assert any(said in violation for violation in violations(world.snapshot())), violations(world.snapshot())
+
+
+def test_a_gang_that_does_not_repack_may_wait() -> None:
+    world = World(fleet_of([4, 4]), owners_of({"a": 8}))
+    world.running(spec_of("a", 1, 3), range(3))
+    world.running(spec_of("a", 1, 3), range(4, 7))
+    world.submit(spec_of("a", 1, 2))
+    assert violations(world.snapshot()) == ()
+
+
+def test_a_gang_over_its_count_may_wait() -> None:
+    world = World(fleet_of([4]), owners_of({"a": 2, None: 2}))
+    world.submit(spec_of("a", 1, 3))
+    assert violations(world.snapshot()) == ()
