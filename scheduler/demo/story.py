@@ -9,6 +9,7 @@ must be the same bytes.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -21,14 +22,14 @@ from scheduler.api.client import Client, JobHandle
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings, load_settings
 from scheduler.core.cluster import Level
-from scheduler.core.errors import TenorError, Unavailable
+from scheduler.core.errors import Conflict, TenorError, Unavailable
 from scheduler.core.instruments import STAND_IN_THROUGHPUT, Damages, InstrumentTerms, ThroughputTerms, standard_terms
 from scheduler.core.quantities import ceil_div
 from scheduler.demo.processes import Child
 from scheduler.exchange.audit import AuditReport, audit
 from scheduler.exchange.bundles import write as write_bundle
 from scheduler.exchange.client import ExchangeClient
-from scheduler.execution.local_ray import LocalRay
+from scheduler.execution.local_ray import LocalRay, stop_leftovers
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 
@@ -39,6 +40,7 @@ FLOOR_PPM = 700_000
 REJECT_BELOW_PPM = 100_000
 GRACE_MS = 3_000
 TICK_S = 0.25
+MARK = "DEMONSTRATION"
 SETTLE_S = 20.0
 
 
@@ -99,6 +101,19 @@ def play(home: Path, bundle: Path, say: Callable[[str], None], tick: Callable[[D
         report=audit(bundle),
         bundle=bundle,
     )
+
+
+def fresh_home(folder: Path) -> Path:
+    """FOLDER/home, empty. Raises Conflict where it holds something else than an earlier demonstration."""
+    home = folder / "home"
+    if home.exists():
+        if not (home / MARK).exists():
+            raise Conflict(f"{home} exists and was not left by a demonstration: name another folder")
+        stop_leftovers(home / "ray")
+        shutil.rmtree(home)
+    home.mkdir(parents=True)
+    (home / MARK).write_text("made by tenor demo, and deleted by the next one\n", encoding="utf-8")
+    return home
 
 
 # -- the steps ---------------------------------------------------------------------------------------------------------
