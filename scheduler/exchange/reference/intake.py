@@ -8,7 +8,7 @@ sides kept as evidence; of two publishers the one with the higher epoch, or else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.core.errors import Conflict, Equivocation, Fenced, InvalidValue, SequenceGap, Unauthorised, UnknownName
@@ -28,6 +28,13 @@ from scheduler.ledger.treestore import MAX_LEAF_BYTES
 
 MOST_LEAVES = 5_000
 """The most leaves in a batch."""
+
+_ASKED_AT_ONCE = 512
+_USES_UP_ITS_VERSION = frozenset({Reason.BROKEN_IDENTITY, Reason.WRONG_INSTRUMENT})
+"""A record that is rejected for these keeps its place in the order of versions: the next one corrects it."""
+
+_Version = tuple[int, int, int | None]
+"""Of a record: the stream's number, the last version seen, and the leaf of the last one that is settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +255,7 @@ class Intake:
         size = trees.append(stream, checked.leaves)
         self._check_over(stream, checkpoint, proof, end)
         self._check_reached(stream, size)
-        rejections = [rejection for found in checked.found if (rejection := self._note(session, *found)) is not None]
+        rejections = self._note(session, checked)
         self._database.write_many(
             "INSERT INTO rejection VALUES (?, ?, ?, ?)",
             [(stream, index, rejected.reason.value, rejected.detail) for index, rejected in rejections],
@@ -282,24 +289,50 @@ class Intake:
         for at, _, _ in reached[:-1]:
             self._database.write("DELETE FROM checkpoint WHERE stream = ? AND size = ?", stream, at)
 
-    def _note(
-        self, session: Session, index: int, record: MeterRecord | None, rejected: Rejected | None
-    ) -> tuple[int, Rejected] | None:
-        """Remembers the version of a record, and gives why the leaf is not settled, if so."""
-        number = self._venue.position_numbers().get(record.position) if record is not None else None
-        if record is None or number is None or (rejected is not None and rejected.reason is Reason.WRONG_INTERVAL):
-            return None if rejected is None else (index, rejected)
-        row = self._database.one(
-            "SELECT stream, version, leaf FROM record WHERE position = ? AND start_ms = ?", number, record.start_ms
+    def _note(self, session: Session, checked: _Checked) -> list[tuple[int, Rejected]]:
+        """Remembers the versions of the batch's records, and gives the leaves that are not settled, each with why."""
+        numbers = self._venue.position_numbers()
+        versions = self._versions(
+            {
+                (numbers[record.position], record.start_ms)
+                for _, record, _ in checked.found
+                if record is not None and record.position in numbers
+            }
         )
-        disordered = _of_version(session, record, row)
-        if disordered is not None:
-            return index, rejected or disordered
-        # A rejected record uses up its version: the next one corrects it.
-        leaf = index if rejected is None else row[2] if row is not None else None
-        values = (number, record.start_ms, session.number, record.version, leaf)
-        self._database.write("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", *values)
-        return None if rejected is None else (index, rejected)
+        changed: dict[tuple[int, int], _Version] = {}
+        rejections: list[tuple[int, Rejected]] = []
+        for index, record, rejected in checked.found:
+            ordered = rejected is None or rejected.reason in _USES_UP_ITS_VERSION
+            if record is not None and ordered:
+                key = (numbers[record.position], record.start_ms)
+                known = versions.get(key)
+                disordered = _of_version(session, record, known)
+                if disordered is None:
+                    before = known[2] if known is not None else None
+                    settled = index if rejected is None else before
+                    versions[key] = changed[key] = (session.number, record.version, settled)
+                rejected = rejected or disordered  # noqa: PLW2901 - what is wrong with the leaf, in all
+            if rejected is not None:
+                rejections.append((index, rejected))
+        self._database.write_many(
+            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", [(*key, *row) for key, row in changed.items()]
+        )
+        return rejections
+
+    def _versions(self, keys: Collection[tuple[int, int]]) -> dict[tuple[int, int], _Version]:
+        """What is known of records, by position number and start, in as few questions as SQLite takes."""
+        ordered, known = sorted(keys), {}
+        for first in range(0, len(ordered), _ASKED_AT_ONCE):
+            page = ordered[first : first + _ASKED_AT_ONCE]
+            marks = ",".join(["(?,?)"] * len(page))
+            query = (
+                f"WITH asked (position, start_ms) AS (VALUES {marks}) "  # noqa: S608 - nothing but marks
+                "SELECT position, start_ms, stream, version, leaf"
+                " FROM asked CROSS JOIN record USING (position, start_ms)"  # so that the key is looked up for each
+            )
+            for number, start_ms, *row in self._database.all(query, *[part for key in page for part in key]):
+                known[number, start_ms] = (row[0], row[1], row[2])
+        return known
 
     def _freeze(self, stream: str, why: str, evidence: bytes) -> None:
         with self._database.transaction():
@@ -320,7 +353,7 @@ def _check_form(stream: str, leaves: Sequence[bytes]) -> None:
         raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")
 
 
-def _of_version(session: Session, record: MeterRecord, row: tuple[int, int, int | None] | None) -> Rejected | None:
+def _of_version(session: Session, record: MeterRecord, row: _Version | None) -> Rejected | None:
     expected = 1 if row is None else row[1] + 1
     named = f"{record.position} [{record.start_ms}, {record.end_ms})"
     if row is not None and row[0] != session.number:
