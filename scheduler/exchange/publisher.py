@@ -79,6 +79,7 @@ class Publisher:
         epoch: int,
         *,
         chance: random.Random | None = None,
+        batch_leaves: int = BATCH_LEAVES,
     ) -> None:
         self._address = address
         self._journal = journal
@@ -86,6 +87,7 @@ class Publisher:
         self._signer = signer
         self._epoch = epoch
         self._chance = chance or random.Random()
+        self._batch_leaves = batch_leaves
         self._guard = threading.Condition()
         self._stopping = False
         self._acknowledged = journal.acknowledged(stream)
@@ -245,7 +247,7 @@ class Publisher:
         def granted() -> bool:
             on_the_way = self._sent - self._acknowledged
             room = self._credits - on_the_way
-            return self._over(turn) or (self._credits > 0 and (room >= BATCH_LEAVES or on_the_way <= 0))
+            return self._over(turn) or (self._credits > 0 and (room >= self._batch_leaves or on_the_way <= 0))
 
         with self._guard:
             self._guard.wait_for(granted)
@@ -257,7 +259,7 @@ class Publisher:
     def _next_batch(self, turn: int) -> delivery_pb2.Batch | None:
         """The next leaves under a checkpoint that covers them; None where there are none."""
         with self._guard:
-            first, limit = self._sent, min(BATCH_LEAVES, self._credits)
+            first, limit = self._sent, min(self._batch_leaves, self._credits)
         leaves: list[bytes] = []
         length = 0
         for _, leaf in self._journal.leaves(self._stream, first, limit):

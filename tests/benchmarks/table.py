@@ -10,6 +10,10 @@ BENCHMARKS = MappingProxyType(
             "tests.benchmarks.coverage",
             "lots unplaced on generated calendars; seconds for a plan and a change",
         ),
+        "delivery": (
+            "tests.benchmarks.delivery",
+            "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
+        ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
