@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import IntArray
+from scheduler.core.placement.fits import has_slots
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import Gang, GangStatus, Piece, StopCause, lost_work_ms
@@ -49,15 +50,19 @@ class Books:
         # 2. rows
         self.account_of_row = [self.account_index[name] for name in names]
         self.pool_of_row = self._pools_of(self.rows)
-        self.counts_of_row = [counts(gang) for gang in self.rows]
-        self.holder, self.leaver = _held(snapshot, self.rows)
+        stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
+        self.counts_of_row = [
+            not stops or gang.stop_cause is StopCause.CONSOLIDATED
+            for gang, stops in zip(self.rows, stopping, strict=True)
+        ]
+        self.holder, self.leaver = _held(snapshot, self.rows, stopping)
         # 3. what each account owns and uses, by pool
         self.owned_gpus = self._owned(np.ones_like(self.usable))
         self.entitled = self._owned(self.usable)
         self.used = [[0] * self.n_pools for _ in self.account_index]
         for row, gang in enumerate(self.rows):
             if self.counts_of_row[row]:
-                self.used[self.account_of_row[row]][self.pool_of_row[row]] += gang.shape.gpus
+                self.used[self.account_of_row[row]][self.pool_of_row[row]] += len(gang.gpu_numbers)
         # 4. what the round decides
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
@@ -67,6 +72,10 @@ class Books:
         self.lowered: set[int] = set()
         self._free: BoolArray | None = None
         self._free_by_node: IntArray | None = None
+        self._free_fits: dict[tuple[int, Want], bool] = {}
+        self._unsold_until_ms: dict[int, IntArray] = {}
+        self._own_until_ms: dict[tuple[int, int], IntArray] = {}
+        self._firm_use: dict[tuple[int, int], int] = {}
         self._counted: dict[tuple[int, int], Counter[Want]] = {}
 
     def _owned(self, counted: BoolArray) -> list[list[int]]:
@@ -141,6 +150,42 @@ class Books:
         """(n_gpus): held by a gang that cannot be preempted."""
         firm = np.array([not gang.shape.preemptible for gang in self.rows] + [False], dtype=np.bool_)
         return firm[self.holder]
+
+    def free_fits(self, want: Want, pool: int) -> bool:
+        """Whether the pool's free GPUs have room for the want."""
+        key = (pool, want)
+        if key not in self._free_fits:
+            self._free_fits[key] = has_slots(self.fleet, self.by_node(self.free & self.of_pool(pool)), want)
+        return self._free_fits[key]
+
+    def unsold_lasting(self, pool: int, until_ms: int) -> int:
+        """How many of the pool's free unsold GPUs stay unsold until then."""
+        if pool not in self._unsold_until_ms:
+            self._unsold_until_ms[pool] = np.sort(self.until_ms[self.free & self.of_pool(pool) & (self.owner < 0)])
+        ends_ms = self._unsold_until_ms[pool]
+        return len(ends_ms) - int(np.searchsorted(ends_ms, until_ms))
+
+    def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
+        """How many of the account's usable GPUs of the pool it owns until then."""
+        key = (account, pool)
+        if key not in self._own_until_ms:
+            self._own_until_ms[key] = np.sort(self.until_ms[self.own(account, pool)])
+        ends_ms = self._own_until_ms[key]
+        return len(ends_ms) - int(np.searchsorted(ends_ms, until_ms))
+
+    def firm_use(self, account: int, pool: int) -> int:
+        """GPUs of the pool that the account uses for gangs that cannot be preempted."""
+        key = (account, pool)
+        if key not in self._firm_use:
+            self._firm_use[key] = sum(
+                gang.shape.gpus
+                for row, gang in enumerate(self.rows)
+                if self.account_of_row[row] == account
+                and self.pool_of_row[row] == pool
+                and not gang.shape.preemptible
+                and self.counts_of_row[row]
+            )
+        return self._firm_use[key]
 
     def repack_room(self, account: int, pool: int) -> IntArray:
         """(n_nodes) int64: own usable GPUs that hold nothing non-preemptible."""
@@ -255,23 +300,18 @@ class Books:
 
     def _moved(self) -> None:
         self._free = self._free_by_node = None
+        self._free_fits.clear()
+        self._unsold_until_ms.clear()
+        self._firm_use.clear()
 
 
-def counts(gang: Gang) -> bool:
-    """Whether the gang's GPUs count as used by its account: BINDING, RUNNING, or being moved."""
-    status = gang.status
-    if status is GangStatus.STOPPING:
-        return gang.stop_cause is StopCause.CONSOLIDATED
-    return status is GangStatus.RUNNING or status is GangStatus.BINDING
-
-
-def _held(snapshot: Snapshot, rows: Sequence[Gang]) -> tuple[IntArray, IntArray]:
+def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
     """(n_gpus) holder and leaver rows, -1 none."""
     n_gpus = len(snapshot.occupant)
     if not rows:
         return np.full(n_gpus, -1), np.full(n_gpus, -1)
     numbers = np.array([gang.number for gang in rows], dtype=np.int64)
-    stopping = np.array([gang.status is GangStatus.STOPPING for gang in rows] + [False], dtype=np.bool_)
+    stopping = np.array([*leaving, False], dtype=np.bool_)
     occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
     claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
     leaves = stopping[occupant]

@@ -13,13 +13,12 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
 from scheduler.core.placement.firm import lasting
-from scheduler.core.placement.fits import cells_of_nodes, slots_by_cell
+from scheduler.core.placement.fits import has_slots
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit
-from scheduler.core.placement.wants import Want, demand, wants
+from scheduler.core.placement.wants import demand, wants
 from scheduler.core.quantities import ONE_PPM
 from scheduler.core.workloads import Gang, Shape
 
@@ -112,18 +111,12 @@ def roomy(books: Books, shape: Shape, pool: int) -> bool:
 def fits_free(books: Books, shape: Shape, pool: int) -> bool:
     """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
     want = demand(shape)
-    if want is None:
+    if want is None or not books.free_fits(want, pool):
         return False
-    free = books.free & books.of_pool(pool)
-    if not shape.preemptible:
-        free &= (books.owner < 0) & (books.until_ms >= books.now_ms + shape.runtime_ms)
-    return has_slots(books, books.by_node(free), want) and roomy(books, shape, pool)
-
-
-def has_slots(books: Books, counts: IntArray, want: Want) -> bool:
-    """Whether nodes with so many GPUs have room for the want."""
-    slots = counts // want.size
-    cells = cells_of_nodes(books.fleet, want.level)
-    if cells is None:
-        return int(slots.sum()) >= want.parts
-    return bool((slots_by_cell(cells, slots) >= want.parts).any())
+    if shape.preemptible:
+        return roomy(books, shape, pool)
+    end_ms = books.now_ms + shape.runtime_ms
+    if books.unsold_lasting(pool, end_ms) < want.gpus:
+        return False
+    unsold = books.free & books.of_pool(pool) & (books.owner < 0) & (books.until_ms >= end_ms)
+    return has_slots(books.fleet, books.by_node(unsold), want)

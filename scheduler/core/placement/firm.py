@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from scheduler.core.placement.books import Books, BoolArray, picked
-from scheduler.core.placement.fits import cells_of_nodes, spread
+from scheduler.core.placement.fits import cells_of_nodes, has_slots, spread
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.room import room_from_others, take_room
 from scheduler.core.placement.wants import wants
@@ -24,24 +24,25 @@ def lasting(books: Books, gang: Gang) -> BoolArray:
 
 def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
     """Place the gang if it is inside its entitlement; the count was checked. Whether it was placed."""
-    lasts = lasting(books, gang)
-    own = books.own(account, pool) & lasts
-    if _firm_use(books, account, pool) + gang.shape.gpus > int(own.sum()):
+    end_ms = books.now_ms + gang.shape.runtime_ms
+    if books.firm_use(account, pool) + gang.shape.gpus > books.owned_lasting(account, pool, end_ms):
+        return False
+    own = books.own(account, pool) & lasting(books, gang)
+    if not _may_fit(books, gang, account, pool, own):
         return False
     if not packs(books.repack_room(account, pool), books.counted(account, pool), books.fleet):
         return False
     return _on_free(books, gang, account, pool, own) or _by_reclaim(books, gang, account, pool, own)
 
 
-def _firm_use(books: Books, account: int, pool: int) -> int:
-    return sum(
-        gang.shape.gpus
-        for row, gang in enumerate(books.rows)
-        if books.account_of_row[row] == account
-        and books.pool_of_row[row] == pool
-        and not gang.shape.preemptible
-        and books.counts_of_row[row]
-    )
+def _may_fit(books: Books, gang: Gang, account: int, pool: int, own: BoolArray) -> bool:
+    """Whether own lasting GPUs without own or firm work, and free unsold ones, have room: no way out without it."""
+    stays = [
+        books.account_of_row[row] == account or not placed.shape.preemptible for row, placed in enumerate(books.rows)
+    ]
+    held = np.array([*stays, False], dtype=np.bool_)[books.holder]
+    unsold = books.free & books.of_pool(pool) & (books.owner < 0) & lasting(books, gang)
+    return has_slots(books.fleet, books.by_node((own & ~held) | unsold), wants(gang.shape)[-1])
 
 
 def _on_free(books: Books, gang: Gang, account: int, pool: int, own: BoolArray) -> bool:

@@ -30,6 +30,15 @@ def slots_by_cell(cells: IntArray, slots: IntArray) -> IntArray:
     return np.bincount(np.repeat(cells, slots))
 
 
+def has_slots(fleet: Fleet, counts: IntArray, want: Want) -> bool:
+    """Whether nodes with so many GPUs ((n_nodes)) have room for the want."""
+    slots = counts // want.size
+    cells = cells_of_nodes(fleet, want.level)
+    if cells is None:
+        return int(slots.sum()) >= want.parts
+    return bool((slots_by_cell(cells, slots) >= want.parts).any())
+
+
 def spread(counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None) -> Spread | None:
     """Nodes for all parts, or None where they do not fit.
 

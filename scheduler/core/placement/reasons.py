@@ -23,7 +23,8 @@ from itertools import accumulate
 import numpy as np
 
 from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.borrowed import has_slots, roomy
+from scheduler.core.placement.borrowed import roomy
+from scheduler.core.placement.fits import has_slots
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.wants import demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
@@ -130,7 +131,7 @@ class Reasons(Mapping[Line, Waiting]):
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
         in_pools = [books.pool_of_gpu == pool for pool in pools]
-        if want is None or not any(has_slots(books, books.by_node(in_pool), want) for in_pool in in_pools):
+        if want is None or not any(has_slots(books.fleet, books.by_node(in_pool), want) for in_pool in in_pools):
             return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in in_pools)),), None
         free = [books.by_node(books.free & in_pool) for in_pool in in_pools]
         numbers = (
@@ -140,11 +141,11 @@ class Reasons(Mapping[Line, Waiting]):
         )
         if not shape.preemptible:
             return Reason.OUTLASTS_WINDOW if self._fits_unsold(shape, in_pools) else None, numbers, None
-        if any(has_slots(books, each, want) for each in free):
+        if any(has_slots(books.fleet, each, want) for each in free):
             reason = None if any(roomy(books, shape, pool) for pool in pools) else Reason.BORROWING_RESTRICTED
             return reason, numbers, None
         opening = books.usable & (books.holder < 0)
-        if any(has_slots(books, books.by_node(opening & in_pool), want) for in_pool in in_pools):
+        if any(has_slots(books.fleet, books.by_node(opening & in_pool), want) for in_pool in in_pools):
             return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms()
         fragmented = any(int(each.sum()) >= want.gpus for each in free)
         return Reason.FRAGMENTED if fragmented else None, numbers, None
@@ -153,7 +154,7 @@ class Reasons(Mapping[Line, Waiting]):
         """Whether it would fit unsold free GPUs if they stayed unsold."""
         books, want = self._books, demand(shape)
         unsold = books.free & (books.owner < 0)
-        return want is not None and any(has_slots(books, books.by_node(unsold & each), want) for each in in_pools)
+        return want is not None and any(has_slots(books.fleet, books.by_node(unsold & each), want) for each in in_pools)
 
     def _leavers_gone_ms(self) -> int:
         """The latest deadline of all gangs that are stopping."""
