@@ -298,7 +298,7 @@ def raised_by(failed: grpc.RpcError, address: str) -> TenorError:
     code, details = call.code(), call.details()
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"no Tenor answers at {address}: is `tenor up` running there? ({details})")
+            return Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
         case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Unavailable(f"the Tenor at {address} did not answer: {details}")
         case grpc.StatusCode.UNIMPLEMENTED:

@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes
         return CLOSED_PIPE_EXIT_CODE
+    except SystemExit:  # how Typer ends where whoever read our output has left
+        return CLOSED_PIPE_EXIT_CODE
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED_EXIT_CODE
     except Exception as error:  # the last door: whatever comes here is told, never shown as a traceback

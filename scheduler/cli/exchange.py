@@ -24,7 +24,7 @@ ExchangeOption = Annotated[
 ]
 LotsOption = Annotated[int, typer.Option("--lots", min=1)]
 EffectiveOption = Annotated[
-    int,
+    int | None,
     typer.Option("--from", parser=parsing.moment_ms, metavar="INSTANT", help="In effect from then on; default: now."),
 ]
 RequestOption = Annotated[str, typer.Option("--request-id", help="The same id gives the same answer again.")]
@@ -81,14 +81,14 @@ def buy(
     account: Annotated[str, typer.Argument()],
     instrument: Annotated[str, typer.Argument(help="SYMBOL@VERSION")],
     lots: LotsOption = 1,
-    effective: EffectiveOption = 0,
+    effective: EffectiveOption = None,
     request_id: RequestOption = "",
     exchange: ExchangeOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Buy lots: a new position."""
     with _venue(exchange) as venue:
-        _told(venue.trade(account, instrument, lots, effective_ms=effective, request_id=request_id), output)
+        _told(venue.trade(account, instrument, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
 @trade.command()
@@ -96,21 +96,21 @@ def sell(
     position: Annotated[str, typer.Argument()],
     to: Annotated[str, typer.Option("--to", help="The account that gets them.")],
     lots: LotsOption = 1,
-    effective: EffectiveOption = 0,
+    effective: EffectiveOption = None,
     request_id: RequestOption = "",
     exchange: ExchangeOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Transfer lots of a position to another account, also in the middle of their delivery."""
     with _venue(exchange) as venue:
-        _told(venue.transfer(position, to, lots, effective_ms=effective, request_id=request_id), output)
+        _told(venue.transfer(position, to, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
 @trade.command()
 def split(
     position: Annotated[str, typer.Argument()],
     lots: LotsOption = 1,
-    effective: EffectiveOption = 0,
+    effective: EffectiveOption = None,
     request_id: RequestOption = "",
     exchange: ExchangeOption = None,
     output: OutputOption = Output.TABLE,
@@ -118,7 +118,7 @@ def split(
     """Move lots of a position into a new one of the same account."""
     with _venue(exchange) as venue:
         event = venue.transfer(
-            position, _account_of(venue, position), lots, effective_ms=effective, request_id=request_id
+            position, _account_of(venue, position), lots, effective_ms=effective or 0, request_id=request_id
         )
         _told(event, output)
 
@@ -127,14 +127,14 @@ def split(
 def correct(
     position: Annotated[str, typer.Argument()],
     lots: Annotated[int, typer.Option("--lots", min=0, help="From then on; 0 ends it.")],
-    effective: EffectiveOption = 0,
+    effective: EffectiveOption = None,
     request_id: RequestOption = "",
     exchange: ExchangeOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Say that a position has so many lots."""
     with _venue(exchange) as venue:
-        _told(venue.correct(position, lots, effective_ms=effective, request_id=request_id), output)
+        _told(venue.correct(position, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
 @trade.command()

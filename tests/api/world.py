@@ -50,7 +50,8 @@ class World:
         self.link = ExchangeLink(connected=True, detail="127.0.0.1:7000", last_heard_ms=START_MS)
         self.journal = Journal.open(folder / "journal.db", durable=False)
         self.executor = SimulatedExecutor(fleet, self.clock_ms, self._work)
-        log = LogWriter("local", SignerKey.generate("tenor.local/local"))
+        self.signer = SignerKey.generate("tenor.local/local")
+        log = LogWriter("local", self.signer)
         self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, ServiceSettings(close_lag_ms=0))
         self._seq = 0
         self.rounds()
