@@ -147,9 +147,11 @@ def _fail(demo: Demo) -> None:
 
 
 def _slow(demo: Demo) -> None:
-    node = next(
-        (each.name for each in demo.client.fleet() if any(o.account == "cygnus" for o in each.owners)), "node-2"
-    )
+    demo.say("borealis calls its sweeps off: what it borrowed lies idle again")
+    for name in ("borealis-sweep-1", "borealis-sweep-2"):
+        demo.jobs[name].cancel()
+    owned = (node.name for node in demo.client.fleet() if any(owner.account == "cygnus" for owner in node.owners))
+    node = next(owned, "node-2")
     demo.say(f"{node} is slowed to {SLOW_PPM // 10_000} % of the reference: the probe sees it, delivery is derated")
     demo.ray.slow_node(node, SLOW_PPM)
 
@@ -159,7 +161,7 @@ STEPS: tuple[tuple[float, Callable[[Demo], None]], ...] = (
     (6.0, _reclaim),
     (12.0, _sell),
     (19.0, _fail),
-    (24.0, _slow),
+    (23.0, _slow),
 )
 """(seconds after delivery begins, what happens then)."""
 

@@ -106,19 +106,26 @@ def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
 
 def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
     """New cells for lots in force on unusable ones, by spares, unsold cells and the shortage rule."""
-    covering = replace_failed(
+    covering = _replacing(state, state.health.usable & (_promised_until_ms(state) <= now_ms), now_ms, spares)
+    if covering.refused:
+        # A contract goes before a borrower, also before one who cannot be preempted: he loses only where it must be.
+        covering = _replacing(state, state.health.usable, now_ms, spares)
+    certificates = [
+        ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode()) for certificate in covering.certificates
+    ]
+    return [*certificates, *_assigned(covering, "replaced", now_ms)]
+
+
+def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares: Sequence[str]) -> Covering:
+    return replace_failed(
         state.fleet,
         state.calendar.holdings,
-        state.health.usable & (_promised_until_ms(state) <= now_ms),
+        usable,
         now_ms,
         _numbers(state, spares),
         {name: _rank(state, name) for name in {holding.position for holding in state.calendar.holdings}},
         loss_by_gpu=_loss_by_gpu(state, now_ms),
     )
-    certificates = [
-        ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode()) for certificate in covering.certificates
-    ]
-    return [*certificates, *_assigned(covering, "replaced", now_ms)]
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
