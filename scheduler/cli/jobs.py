@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 FAILED_EXIT_CODE = 1
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its name in the scheduler, as gang-7.")]
 
+MaxRuntimeOption = Annotated[
+    int | None, typer.Option("--max-runtime", parser=parsing.duration_ms, metavar="2h", help="Stopped after it.")
+]
+GraceOption = Annotated[
+    int | None, typer.Option("--grace", parser=parsing.duration_ms, metavar="30s", help="From SIGTERM to SIGKILL.")
+]
+CheckpointOption = Annotated[
+    int | None,
+    typer.Option("--checkpoint-every", parser=parsing.duration_ms, metavar="10m", help="How often it saves."),
+]
+
 
 def submit(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Run once for each worker.")],
@@ -41,17 +52,9 @@ def submit(
         str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
     ] = "",
     priority: Annotated[int, typer.Option("--priority", help="Among the account's own jobs; higher goes first.")] = 0,
-    max_runtime: Annotated[
-        int | None, typer.Option("--max-runtime", parser=parsing.duration_ms, metavar="2h", help="Stopped after it.")
-    ] = None,
-    grace: Annotated[
-        int | None,
-        typer.Option("--grace", parser=parsing.duration_ms, metavar="30s", help="From SIGTERM to SIGKILL."),
-    ] = None,
-    checkpoint_every: Annotated[
-        int | None,
-        typer.Option("--checkpoint-every", parser=parsing.duration_ms, metavar="10m", help="How often it saves."),
-    ] = None,
+    max_runtime: MaxRuntimeOption = None,
+    grace: GraceOption = None,
+    checkpoint_every: CheckpointOption = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Own failures to restart after.")] = None,
     not_preemptible: Annotated[bool, typer.Option("--not-preemptible", help="Needs --max-runtime.")] = False,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="A variable; repeatable.")] = None,
