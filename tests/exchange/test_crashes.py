@@ -5,23 +5,27 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from scheduler.core.errors import UnknownName
+from scheduler.core.errors import Unavailable, UnknownName
 from scheduler.core.merkle import CompactRange, leaf_hash
+from scheduler.core.positions import PositionEvent
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.reference.database import Database
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.notes import open_checkpoint
 from tests.exchange.processes import ExchangeProcess
 from tests.exchange.sender import leaf_of
-from tests.exchange.world import SIGNER, STREAM, trade_all
+from tests.exchange.world import SIGNER, STREAM, terms, trade_all
 
 LEAVES = 20_000
 KILLS = 10
+TRADES = 300
 MOST_S = 120.0
 
 
@@ -100,3 +104,36 @@ def test_ten_kills_of_the_publisher_lose_nothing(tmp_path: Path) -> None:
             assert process.stdout.readline() == "done 0\n"
             assert process.wait(MOST_S) == 0
         assert_nothing_lost_and_nothing_twice(exchange, journal)
+
+
+@pytest.mark.slow
+def test_trades_through_kills_are_made_once_each(tmp_path: Path) -> None:
+    chance = random.Random(20270203)
+    events: dict[str, PositionEvent] = {}
+
+    def trade(client: ExchangeClient) -> None:
+        for number in range(TRADES):
+            name = f"request-{number}"
+            while name not in events:
+                with suppress(Unavailable):
+                    events[name] = client.trade(f"account-{number}", "H100.BASE@1", 1, request_id=name)
+
+    with (
+        ExchangeProcess(tmp_path / "exchange.db") as exchange,
+        ExchangeClient(exchange.address, timeout_s=30) as client,
+    ):
+        client.list_instrument(terms(), lots_listed=TRADES)
+        trader = threading.Thread(target=trade, args=(client,))
+        trader.start()
+        for _ in range(3):
+            at = min(TRADES, len(events) + chance.randint(1, TRADES // 4))
+            while len(events) < at and trader.is_alive():
+                time.sleep(0.0005)
+            exchange.kill()
+            exchange.start()
+        trader.join(MOST_S)
+        assert len(events) == TRADES
+        assert sorted(event.cursor.seq for event in events.values()) == list(range(1, TRADES + 1))
+        again = {name: client.trade(event.account, "H100.BASE@1", 1, request_id=name) for name, event in events.items()}
+        assert again == events
+        assert len(client.snapshot().positions) == TRADES

@@ -17,6 +17,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.merkle import verify_consistency
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.positions import Position
+from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, checked_leaf
 from scheduler.exchange.reference.database import Database
@@ -79,8 +80,8 @@ class Intake:
         seen, Fenced for an epoch that is over.
         """
         checked_name("stream", stream)
-        if epoch < 1:
-            raise InvalidValue("epoch", f"stream {stream}", epoch, "1 or more")
+        if not 1 <= epoch <= INT64_MAX:
+            raise InvalidValue("epoch", f"stream {stream}", epoch, f"1..{INT64_MAX}")
         key = VerifierKey.parse(vkey)
         with self._database.guard:
             row = self._database.one("SELECT number, epoch, vkey, frozen FROM stream WHERE name = ?", stream)
@@ -266,8 +267,9 @@ class Intake:
 
     def _check_over(self, stream: str, checkpoint: Checkpoint, proof: Sequence[bytes], end: int) -> None:
         """The checkpoint is over the leaves as they are here, up to the batch's end."""
-        if checkpoint.size < end:
-            raise InvalidValue("size", f"the checkpoint of {stream}", checkpoint.size, f"{end} or more, as the batch")
+        if not end <= checkpoint.size <= INT64_MAX:
+            expected = f"{end} or more, as the batch, and at most {INT64_MAX}"
+            raise InvalidValue("size", f"the checkpoint of {stream}", checkpoint.size, expected)
         ours = self._database.trees.root(stream, end)
         if not verify_consistency(end, checkpoint.size, ours, checkpoint.root, proof):
             raise InvalidValue(
