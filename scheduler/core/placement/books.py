@@ -8,8 +8,10 @@ still on it. A GPU is free without either, and open (for a gang inside its entit
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,7 @@ class Books:
         self.until_ms = snapshot.until_ms
         self.opens = snapshot.opens
         self._pools_for: dict[str | None, tuple[int, ...]] = {}
+        self._counted: dict[tuple[int, int], Counter[Want]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
         self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed)]
@@ -50,39 +53,41 @@ class Books:
         # 2. rows
         self.account_of_row = [self.account_index[name] for name in names]
         self.pool_of_row = self._pools_of(self.rows)
+        self.firm_of_row = [not gang.shape.preemptible for gang in self.rows]
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
-        self.counts_of_row = [
-            not stops or gang.stop_cause is StopCause.CONSOLIDATED
-            for gang, stops in zip(self.rows, stopping, strict=True)
-        ]
+        self.stopped = {row for row, stops in enumerate(stopping) if stops}
+        self.counts_of_row = [True] * len(self.rows)
+        for row in self.stopped:
+            self.counts_of_row[row] = self.rows[row].stop_cause is StopCause.CONSOLIDATED
         self.holder, self.leaver = _held(snapshot, self.rows, stopping)
         # 3. what each account owns and uses, by pool
-        self.owned_gpus = self._owned(np.ones_like(self.usable))
-        self.entitled = self._owned(self.usable)
-        self.used = [[0] * self.n_pools for _ in self.account_index]
-        for row, gang in enumerate(self.rows):
+        self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
+        self.entitled = self._by_account(self.owner, (self.owner >= 0) & self.usable)
+        account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
+        self.used = self._by_account(account_of_row[self.holder], self.holder >= 0)
+        firm = self.firm_ground()
+        self.firm_used = self._by_account(account_of_row[self.holder], firm)
+        for row in self.stopped:
             if self.counts_of_row[row]:
-                self.used[self.account_of_row[row]][self.pool_of_row[row]] += len(gang.gpu_numbers)
+                self._count(row, 1)
         # 4. what the round decides
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
-        self.stopped: set[int] = set()
         self.withdrawn: list[tuple[Gang, bool]] = []
         self.lowered: set[int] = set()
         self._free: BoolArray | None = None
         self._free_by_node: IntArray | None = None
         self._free_fits: dict[tuple[int, Want], bool] = {}
-        self._unsold_until_ms: dict[int, IntArray] = {}
-        self._own_until_ms: dict[tuple[int, int], IntArray] = {}
-        self._firm_use: dict[tuple[int, int], int] = {}
-        self._counted: dict[tuple[int, int], Counter[Want]] = {}
+        self._unsold_until_ms: dict[int, list[int]] = {}
+        self._own_until_ms: dict[tuple[int, int], list[int]] = {}
 
-    def _owned(self, counted: BoolArray) -> list[list[int]]:
-        keys = (self.owner[counted].astype(np.int64) + 1) * self.n_pools + self.pool_of_gpu[counted]
+    def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> list[list[int]]:
+        """How many chosen GPUs each account ((n_gpus), by GPU) has, by account and pool."""
         n_accounts = len(self.account_index)
-        table = np.bincount(keys, minlength=(n_accounts + 1) * self.n_pools).reshape(n_accounts + 1, -1)
-        rows: list[list[int]] = table[1:].tolist()
+        keys = account[chosen].astype(np.int64) * self.n_pools + self.pool_of_gpu[chosen]
+        table = np.bincount(keys, minlength=n_accounts * self.n_pools).reshape(n_accounts, self.n_pools)
+        rows: list[list[int]] = table.tolist()
         return rows
 
     def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
@@ -127,7 +132,7 @@ class Books:
 
     def is_placed(self, row: int) -> bool:
         """Whether the row holds GPUs: BINDING or RUNNING, and not ended by this round."""
-        return row not in self.stopped and self.rows[row].status is not GangStatus.STOPPING
+        return row not in self.stopped
 
     def headroom(self, account: int, pool: int) -> int:
         """How many more GPUs the account may use in the pool and be within its count; negative when it is over."""
@@ -148,8 +153,7 @@ class Books:
 
     def firm_ground(self) -> BoolArray:
         """(n_gpus): held by a gang that cannot be preempted."""
-        firm = np.array([not gang.shape.preemptible for gang in self.rows] + [False], dtype=np.bool_)
-        return firm[self.holder]
+        return np.array([*self.firm_of_row, False], dtype=np.bool_)[self.holder]
 
     def free_fits(self, want: Want, pool: int) -> bool:
         """Whether the pool's free GPUs have room for the want."""
@@ -161,31 +165,18 @@ class Books:
     def unsold_lasting(self, pool: int, until_ms: int) -> int:
         """How many of the pool's free unsold GPUs stay unsold until then."""
         if pool not in self._unsold_until_ms:
-            self._unsold_until_ms[pool] = np.sort(self.until_ms[self.free & self.of_pool(pool) & (self.owner < 0)])
+            unsold = self.free & self.of_pool(pool) & (self.owner < 0)
+            self._unsold_until_ms[pool] = np.sort(self.until_ms[unsold]).tolist()
         ends_ms = self._unsold_until_ms[pool]
-        return len(ends_ms) - int(np.searchsorted(ends_ms, until_ms))
+        return len(ends_ms) - bisect_left(ends_ms, until_ms)
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
         key = (account, pool)
         if key not in self._own_until_ms:
-            self._own_until_ms[key] = np.sort(self.until_ms[self.own(account, pool)])
+            self._own_until_ms[key] = np.sort(self.until_ms[self.own(account, pool)]).tolist()
         ends_ms = self._own_until_ms[key]
-        return len(ends_ms) - int(np.searchsorted(ends_ms, until_ms))
-
-    def firm_use(self, account: int, pool: int) -> int:
-        """GPUs of the pool that the account uses for gangs that cannot be preempted."""
-        key = (account, pool)
-        if key not in self._firm_use:
-            self._firm_use[key] = sum(
-                gang.shape.gpus
-                for row, gang in enumerate(self.rows)
-                if self.account_of_row[row] == account
-                and self.pool_of_row[row] == pool
-                and not gang.shape.preemptible
-                and self.counts_of_row[row]
-            )
-        return self._firm_use[key]
+        return len(ends_ms) - bisect_left(ends_ms, until_ms)
 
     def repack_room(self, account: int, pool: int) -> IntArray:
         """(n_nodes) int64: own usable GPUs that hold nothing non-preemptible."""
@@ -210,10 +201,8 @@ class Books:
         """Accounts within their count some of whose work is being moved."""
         return {
             self.account_of_row[row]
-            for row, gang in enumerate(self.rows)
-            if self.counts_of_row[row]
-            and (gang.status is GangStatus.STOPPING or row in self.stopped)
-            and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
+            for row in self.stopped
+            if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
 
     def freeze(self) -> None:
@@ -242,6 +231,7 @@ class Books:
         self.account_of_row.append(account)
         self.pool_of_row.append(pool)
         self.counts_of_row.append(True)
+        self.firm_of_row.append(not gang.shape.preemptible)
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)
         self.actions.append(action)
@@ -294,15 +284,17 @@ class Books:
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
         self.used[account][pool] += sign * shape.gpus
+        if not shape.preemptible:
+            self.firm_used[account][pool] += sign * shape.gpus
+            return
         want = demand(shape)
-        if shape.preemptible and want is not None and (account, pool) in self._counted:
+        if want is not None and (account, pool) in self._counted:
             self._counted[account, pool][want] += sign
 
     def _moved(self) -> None:
         self._free = self._free_by_node = None
         self._free_fits.clear()
         self._unsold_until_ms.clear()
-        self._firm_use.clear()
 
 
 def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:

@@ -25,7 +25,7 @@ def lasting(books: Books, gang: Gang) -> BoolArray:
 def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
     """Place the gang if it is inside its entitlement; the count was checked. Whether it was placed."""
     end_ms = books.now_ms + gang.shape.runtime_ms
-    if books.firm_use(account, pool) + gang.shape.gpus > books.owned_lasting(account, pool, end_ms):
+    if books.firm_used[account][pool] + gang.shape.gpus > books.owned_lasting(account, pool, end_ms):
         return False
     own = books.own(account, pool) & lasting(books, gang)
     if not _may_fit(books, gang, account, pool, own):

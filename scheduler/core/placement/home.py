@@ -15,7 +15,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray, picked
 from scheduler.core.placement.inside import packed
 from scheduler.core.placement.wants import Want, demand
-from scheduler.core.workloads import Gang, GangStatus, StopCause
+from scheduler.core.workloads import Gang, StopCause
 
 Arrangement = dict[int, list[tuple[int, int]]]
 """By gang number: (node, parts there), ascending by node."""
@@ -71,7 +71,7 @@ def _fewest_moves(
     ]
     taken = {row: _taken(books, row, ground) for row in own}
     home = sorted((row for row in own if taken[row].any()), key=lambda row: (books.price(row), row))
-    coming = [row for row in own if books.rows[row].status is GangStatus.STOPPING or row in books.stopped]
+    coming = [row for row in own if row in books.stopped]
     new = _item(gang)
     room = books.by_node(ground)
 
