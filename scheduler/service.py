@@ -181,6 +181,8 @@ class Scheduler:
             if node not in self.state.fleet.index_of_node:
                 raise UnknownName("node", node, tuple(self.state.fleet.index_of_node))
             self._save_or_raise()
+            if self.state.health.draining.get(node) == by_ms:
+                return
             now_ms = self._clock_ms()
             self._turn_calendar(now_ms)
             order = DrainOrdered(at_ms=now_ms, node=node, by_ms=by_ms)

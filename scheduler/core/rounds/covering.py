@@ -106,7 +106,9 @@ def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
 
 def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
     """New cells for lots in force on unusable ones, by spares, unsold cells and the shortage rule."""
-    covering = _replacing(state, state.health.usable & (_promised_until_ms(state) <= now_ms), now_ms, spares)
+    unsold = state.calendar.owner_position == UNSOLD
+    usable = state.health.usable & ~(unsold & (_promised_until_ms(state) > now_ms))
+    covering = _replacing(state, usable, now_ms, spares)
     if covering.refused:
         # A contract goes before a borrower, also before one who cannot be preempted: he loses only where it must be.
         covering = _replacing(state, state.health.usable, now_ms, spares)
@@ -299,12 +301,12 @@ def _numbers(state: State, nodes: Iterable[str]) -> list[int]:
 
 
 def _promised_until_ms(state: State) -> npt.NDArray[np.int64]:
-    """(n_gpus): until when an unsold GPU was given to a gang that cannot be preempted; 0 for all others."""
+    """(n_gpus): until when each GPU was given to a gang that cannot be preempted; 0 where it was not."""
     until_ms = np.zeros(state.fleet.n_gpus, dtype=np.int64)
-    for gang in state.gangs.placed.values():
-        if not gang.spec.preemptible:
-            until_ms[list(gang.gpu_numbers)] = ends_by_ms(gang)
-    return np.where(state.calendar.owner_position == UNSOLD, until_ms, 0)
+    for number in sorted(state.gangs.firm):
+        gang = state.gangs.by_number(number)
+        until_ms[list(gang.gpu_numbers)] = ends_by_ms(gang)
+    return until_ms
 
 
 def _loss_by_gpu(state: State, now_ms: int) -> npt.NDArray[np.int64]:

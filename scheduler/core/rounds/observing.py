@@ -50,9 +50,12 @@ def node_missing(state: State, node: str, cause: Cause, at_ms: int) -> list[Even
 
 
 def gpus_ill(state: State, node: str, gpus: tuple[int, ...], cause: Cause | None, at_ms: int) -> list[Event]:
-    """Single GPUs fell ill, or are well again."""
+    """Single GPUs fell ill, or are well again. A lost node's are not, until it is seen; nor a drained one's, until the
+    drain is called off.
+    """
     told = HEALTHY if cause is None else int(cause)
-    changed = tuple(gpu for gpu, known in _causes(state, node, at_ms) if gpu in gpus and known != told)
+    stay = {told, int(Cause.NODE_LOST), *([int(Cause.DRAIN)] if cause is None else [])}
+    changed = tuple(gpu for gpu, known in _causes(state, node, at_ms) if gpu in gpus and known not in stay)
     return [HealthChanged(at_ms=at_ms, node=node, gpus=changed, cause=cause)] if changed else []
 
 

@@ -86,9 +86,11 @@ class Calendar:
         self.holdings = tuple(holding for holding in self.holdings if holding.end_ms > now_ms)
         before = self.owner_position
         self.owner_position, _ = owner_at(fleet, self.holdings, now_ms, position_index)
-        merged = _by_account(self.holdings, account_of)
-        names = {str(account): account for account in account_of.values()}
-        self.owner_account, self.until_ms = owner_at(fleet, merged, now_ms, names)
+        accounts = np.full(len(position_index) + 1, UNSOLD, dtype=np.int32)  # the last entry is what -1 picks
+        for position, account in account_of.items():
+            accounts[position_index[position]] = account
+        self.owner_account = accounts[self.owner_position]
+        self.until_ms = _until_ms(fleet, self.holdings, now_ms, self.owner_account, account_of)
         self.swappable = _swappable(fleet, self.holdings)
         instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
         self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
@@ -105,20 +107,23 @@ def _sorted(holdings: Iterable[Holding]) -> tuple[Holding, ...]:
     return tuple(sorted(holdings, key=lambda h: (h.start_ms, h.position, h.level, h.cell, h.end_ms)))
 
 
-def _by_account(holdings: Iterable[Holding], account_of: Mapping[str, int]) -> tuple[Holding, ...]:
-    """Holdings under their account's index instead of their position, touching ones of one cell joined."""
-    merged: dict[tuple[int, Level, int], list[list[int]]] = {}
-    for holding in sorted(holdings, key=lambda h: h.start_ms):
-        runs = merged.setdefault((account_of[holding.position], holding.level, holding.cell), [])
-        if runs and runs[-1][1] == holding.start_ms:
-            runs[-1][1] = holding.end_ms
-        else:
-            runs.append([holding.start_ms, holding.end_ms])
-    return tuple(
-        Holding.model_construct(position=str(account), level=level, cell=cell, start_ms=start_ms, end_ms=end_ms)
-        for (account, level, cell), runs in merged.items()
-        for start_ms, end_ms in runs
-    )
+def _until_ms(
+    fleet: Fleet,
+    holdings: Iterable[Holding],
+    now_ms: int,
+    owner_account: npt.NDArray[np.int32],
+    account_of: Mapping[str, int],
+) -> npt.NDArray[np.int64]:
+    """(n_gpus): when an account other than the owner gets each GPU; of unsold ones, when anybody does."""
+    until_ms = np.full(fleet.n_gpus, FOREVER_MS, dtype=np.int64)
+    gpus_of: dict[tuple[Level, int], npt.NDArray[np.int64]] = {}
+    for holding in holdings:
+        if holding.start_ms > now_ms:
+            cell = (holding.level, holding.cell)
+            gpus = gpus_of.setdefault(cell, fleet.gpus_of_cell(*cell))
+            others = gpus[owner_account[gpus] != account_of[holding.position]]
+            until_ms[others] = np.minimum(until_ms[others], holding.start_ms)
+    return until_ms
 
 
 def _swappable(fleet: Fleet, holdings: Iterable[Holding]) -> npt.NDArray[np.bool_]:

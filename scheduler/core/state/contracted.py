@@ -20,7 +20,8 @@ def contracted_gpus(terms: InstrumentTerms, position: Position) -> StepFunction:
 def next_contracted_ms(contracted: StepFunction, from_ms: int | None) -> int | None:
     """The first instant at or after `from_ms` (None: any) at which something is contracted; None: never again."""
     steps = contracted.steps
-    for (at_ms, gpus), following in zip(steps, (*steps[1:], None), strict=True):
-        if gpus > 0 and (from_ms is None or following is None or following[0] > from_ms):
+    for i, (at_ms, gpus) in enumerate(steps):
+        ends_later = from_ms is None or i + 1 == len(steps) or steps[i + 1][0] > from_ms
+        if gpus > 0 and ends_later:
             return at_ms if from_ms is None else max(at_ms, from_ms)
     return None
