@@ -124,7 +124,15 @@ def _alike(facts: _Facts, left: int, right: int) -> bool:
 def _turns_allow(facts: _Facts, left: IntArray, right: IntArray) -> bool:
     if facts.fixed is None or not (facts.fixed[left].any() or facts.fixed[right].any()):
         return True
-    return bool((facts.until_ms[left] == facts.until_ms[right]).all())
+    if not (facts.until_ms[left] == facts.until_ms[right]).all():
+        return False
+    return _stays_lawful(facts, facts.fixed, left, right) and _stays_lawful(facts, facts.fixed, right, left)
+
+
+def _stays_lawful(facts: _Facts, fixed: npt.NDArray[np.bool_], here: IntArray, there: IntArray) -> bool:
+    """Whether what cannot be preempted here comes under its own account or under nobody's coverage."""
+    new_owner = facts.account[there]
+    return bool((~fixed[here] | (new_owner < 0) | (new_owner == facts.busy[here])).all())
 
 
 def _gpu_swaps(facts: _Facts, at_ms: int, borrowed: npt.NDArray[np.bool_], traded: set[int]) -> tuple[Swap, ...]:
