@@ -63,6 +63,8 @@ class _Record(Model):
     temp_dir: str
     started: tuple[_Started, ...]
     serial: int = 0
+    complete: bool = False
+    """Whether every node of its first start came up; else whoever started it died on the way."""
 
 
 @dataclass
@@ -91,7 +93,9 @@ class LocalRay:
         temp_dir = _short_dir(state_dir)
         cluster = cls(state_dir, _Record(address="", temp_dir=temp_dir, started=()))
         try:
+            cluster._write(())  # where its files are, should we die on the way
             cluster._launch(nodes)
+            cluster._write(cluster._record.started, complete=True)
         except BaseException:
             cluster.stop()
             raise
@@ -99,13 +103,13 @@ class LocalRay:
 
     @classmethod
     def attach(cls, state_dir: Path) -> Self | None:
-        """The cluster of this folder if its head runs; None: there is none, or it died."""
+        """The cluster of this folder if its head runs; None: there is none, or it died, or its start never ended."""
         state_dir = state_dir.absolute()
         record = _read_record(state_dir)
         if record is None:
             return None
         head = next((started for started in record.started if started.node is None), None)
-        return cls(state_dir, record) if head is not None and head.alive else None
+        return cls(state_dir, record) if record.complete and head is not None and head.alive else None
 
     @property
     def address(self) -> str:
@@ -223,17 +227,16 @@ class LocalRay:
             json.dumps({"node": None, "vital": line["vital"], "others": line["others"]})
         )
         node = None if name is None else by_name[str(name)]
-        self._record = _Record(
-            address=str(line["address"]),
-            temp_dir=self._record.temp_dir,
-            started=self._record.started,
-            serial=self._record.serial,
-        )
+        self._record = self._record.model_copy(update={"address": str(line["address"])})
         self._write((*self._record.started, _Started(node=node, vital=started.vital, others=started.others)))
 
-    def _write(self, started: tuple[_Started, ...]) -> None:
+    def _write(self, started: tuple[_Started, ...], *, complete: bool | None = None) -> None:
         self._record = _Record(
-            address=self._record.address, temp_dir=self._record.temp_dir, started=started, serial=self._record.serial
+            address=self._record.address,
+            temp_dir=self._record.temp_dir,
+            started=started,
+            serial=self._record.serial,
+            complete=self._record.complete if complete is None else complete,
         )
         partial = self.state_dir / "cluster.json.part"
         partial.write_text(self._record.model_dump_json(indent=1))

@@ -34,7 +34,7 @@ def measure(budget_s: float = 0.6, size: int = 256) -> tuple[str, float]:
 
 def to_ppm(measured: float, reference: float) -> int:
     """The measurement in ppm of the reference, both in the same unit; rounded down."""
-    return int(measured * PPM / reference)
+    return int(measured / reference * PPM)  # in this order a measurement is exactly PPM of itself
 
 
 def _run(product: Callable[[], object], clock: Callable[[], float], budget_s: float, slow_ppm: int) -> float:

@@ -78,6 +78,10 @@ class RayAttempt:
         self._stopping = asyncio.Event()
         self._committed = False
         self._creating: asyncio.Future[None] | None = None
+        self.begun = asyncio.Event()
+        """Set once all its commands run, or never will."""
+        self.over = False
+        """Whether `resume` found that nothing of it runs any more."""
 
     def stop(self, grace_ms: int) -> None:
         """SIGTERM to every worker, SIGKILL after the grace. Before the commands were started: they never are."""
@@ -106,8 +110,10 @@ class RayAttempt:
             await self._abandon(f"not started: {' '.join(str(error).split())[:300]}")
         else:
             self._tell(AttemptStarted(self.launch.gang, self.launch.attempt, started_ms))
+            self.begun.set()
             await self._follow()
         finally:
+            self.begun.set()
             cancelled.cancel()
 
     async def resume(self) -> Callable[[], Any]:
@@ -120,6 +126,8 @@ class RayAttempt:
         began = [start["started_ms"] for start in starts if "started_ms" in start]
         ended = any(self._exit(rank) for rank in range(len(self._workers)))
         self._committed = bool(began)
+        self.over = all(answer is None or answer["ended"] for answer in answers)
+        self.begun.set()
         if len(began) < len(starts) or not (began or ended):
             detail = "its start was interrupted" if starts else "it was lost while nobody watched"
             return lambda: self._abandon(detail)

@@ -3,14 +3,18 @@
 Apart from the scheduler because a Ray driver ends its whole process when its raylet dies, and because Ray's calls
 block. It is crash-only: what it must not forget is on disk (`STATE_DIR/attempts/GANG.ATTEMPT.json`, written before
 anything starts) or in Ray (detached actors and groups), so losing it is the same as restarting the scheduler. It ends
-when its stdin closes; gangs go on.
+when its stdin closes; gangs go on. Starts that are under way then are finished first, and the next driver waits for
+that (`driver.lock`): a scheduler killed in the middle of a start costs the gang nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import os
+import select
 import socket
 import sys
 import time
@@ -27,10 +31,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scheduler.core.cluster import NodeSpec
 from scheduler.execution import probe
 from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
+from scheduler.execution.processes import ProcessId, identity, kill
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, Launch, NodeMissing, NodeSeen, ProbeReading
-from scheduler.execution.ray_attempt import Place, RayAttempt
+from scheduler.execution.ray_attempt import LOST_WAIT_S, Place, RayAttempt
 
 NODES_PERIOD_S = 0.5
+FINISH_STARTS_S = 15.0
+HANDOVER_S = 20.0
+"""Longer than a driver takes to finish what it had begun."""
 PROBE_TIMEOUT_S = 60.0
 _LAUNCH = TypeAdapter(Launch)
 _REFERENCES = TypeAdapter(dict[str, float])
@@ -99,12 +107,23 @@ class Driver:
         await self._nodes.refresh()
         follows = []
         for record in sorted(self._records.glob("*.json")):
-            launch = _LAUNCH.validate_json(record.read_bytes())
-            follows.append(await self._made(launch).resume())
+            attempt = self._made(_LAUNCH.validate_json(record.read_bytes()))
+            follows.append((attempt, await attempt.resume()))
+        # Ends that nobody saw yet are told first, so that they are known before anything is decided or closed.
+        ends = [self._spawn(follow()) for attempt, follow in follows if attempt.over]
+        if ends:
+            await asyncio.wait(ends, timeout=LOST_WAIT_S)
         self._tell(Ready(self._nodes.names, tuple(sorted(self._attempts))))
-        for follow in follows:
-            self._spawn(follow())
+        for attempt, follow in follows:
+            if not attempt.over:
+                self._spawn(follow())
         self._spawn(self._watch())
+
+    async def finish_starts(self) -> None:
+        """Returns once no attempt is in the middle of its start, or after a time."""
+        begun = [asyncio.ensure_future(attempt.begun.wait()) for attempt in self._attempts.values()]
+        if begun:
+            await asyncio.wait(begun, timeout=FINISH_STARTS_S)
 
     def receive(self, message: Message) -> None:
         """One message of the executor."""
@@ -187,10 +206,11 @@ class Driver:
             _write_durably(path, _REFERENCES.dump_json({**known, suite: measured}))
         return reference
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         """A fault of ours: say it and stop; the restarted driver takes up everything from disk and Ray."""
@@ -211,17 +231,17 @@ def main() -> None:
         raise TypeError(f"the first line must be Options, was {options!r}")
 
     def tell(message: Message) -> None:
-        try:
-            os.write(answers, encode(message))
-        except BrokenPipeError:
-            os._exit(0)  # the executor is gone; gangs go on
+        with contextlib.suppress(BrokenPipeError):  # the executor is gone: our stdin closes too, which ends us
+            _write_all(answers, encode(message))
 
+    lock = _only_driver(Path(options.state_dir))
     try:
         _connect(options)
     except Exception as error:  # noqa: BLE001 - whatever Ray raises here, the caller is told in one line
         tell(Health(healthy=False, detail=f"Ray at {options.address} does not answer: {' '.join(str(error).split())}"))
         os._exit(1)
     asyncio.run(_serve(options, tell))
+    os.close(lock)
     os._exit(0)  # Ray's own exit hooks take a second and have nothing to do
 
 
@@ -245,6 +265,39 @@ async def _serve(options: Options, tell: Callable[[Message], None]) -> None:
     await driver.recover()
     while line := await reader.readline():
         driver.receive(decode(line))
+    await driver.finish_starts()
+
+
+def _only_driver(state_dir: Path) -> int:
+    """The lock that one driver of a folder holds, once the one before has ended; one that does not end is killed.
+
+    Ends this process where nobody waits for it any more.
+    """
+    lock = os.open(state_dir / "driver.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    caller = select.poll()
+    caller.register(sys.stdin.fileno(), select.POLLHUP)
+    deadline = time.monotonic() + HANDOVER_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if any(event & select.POLLHUP for _, event in caller.poll(0)):
+                os._exit(0)
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ValueError):  # it has only just begun to write its name
+                    kill(ProcessId.model_validate_json(os.pread(lock, 1_000, 0)))
+            time.sleep(0.05)
+        else:
+            break
+    os.ftruncate(lock, 0)
+    own = identity(os.getpid())
+    os.pwrite(lock, own.model_dump_json().encode() if own else b"", 0)
+    return lock
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
 
 
 def _node_name(node: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from scheduler.core.cluster import NodeSpec
@@ -49,7 +49,10 @@ class RayExecutor:
 
     `log_dir` must be one folder for all nodes (a shared file system where there are several machines); `state_dir`
     holds the records of open attempts. `references` gives the probe's reference by suite in FLOP/s; without one the
-    first reading calibrates. Raises Unavailable where Ray is absent or does not answer within `connect_timeout_s`.
+    first reading calibrates. `known` are the nodes that were there when somebody last looked, at `seen_ms`: of each
+    that is gone by now a NodeMissing is observed, from that instant on.
+
+    Raises Unavailable where Ray is absent or does not answer within `connect_timeout_s`.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class RayExecutor:
         namespace: str = "tenor",
         token_path: Path | None = None,
         references: Mapping[str, float] | None = None,
+        known: Iterable[NodeSpec] = (),
+        seen_ms: int | None = None,
         start_timeout_ms: int = 60_000,
         connect_timeout_s: float = 40.0,
     ) -> None:
@@ -84,7 +89,9 @@ class RayExecutor:
         self._over: set[Key] = set()
         self._asked: dict[Key, Launch] = {}
         self._stops: dict[Key, Stop] = {}
-        self._nodes: dict[str, NodeSpec] = {}
+        self._nodes = {node.name: node for node in known}
+        self._seen_ms = _now_ms() if seen_ms is None else seen_ms
+        self._missing: tuple[str, ...] = ()
         self._seen_again: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._connected = False
@@ -112,6 +119,17 @@ class RayExecutor:
     def detail(self) -> str:
         """Why it is not healthy; empty where it is."""
         return "" if self.healthy else self._detail or "Ray's driver is silent"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The known nodes that were gone when the driver last connected."""
+        return self._missing
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether any attempt may still run."""
+        with self._lock:
+            return any(key not in self._over for key in self._open)
 
     def start(self, launch: Launch) -> None:
         """See Executor.start."""
@@ -206,7 +224,7 @@ class RayExecutor:
         with self._lock:
             match message:
                 case Health():
-                    self._healthy, self._detail, self._heard_s = message.healthy, message.detail, time.monotonic()
+                    self._hear(message)
                 case Ready():
                     self._reconnected(message)
                 case NodeSeen(node=node):
@@ -226,6 +244,10 @@ class RayExecutor:
                 case _:
                     self._queue.append(message)
 
+    def _hear(self, health: Health) -> None:
+        self._healthy, self._detail, self._heard_s = health.healthy, health.detail, time.monotonic()
+        self._seen_ms = _now_ms() if health.healthy else self._seen_ms
+
     def _started(self, message: AttemptStarted) -> None:
         key = (message.gang, message.attempt)
         if key not in self._over and self._open.get(key) is None:
@@ -244,10 +266,10 @@ class RayExecutor:
 
     def _reconnected(self, ready: Ready) -> None:
         """The driver has told all that it found: what vanished meanwhile is missing; what was asked is asked again."""
-        now_ms = time.time_ns() // 1_000_000
-        for name in sorted(set(self._nodes) - self._seen_again):
+        self._missing = tuple(sorted(set(self._nodes) - self._seen_again))
+        for name in self._missing:
             del self._nodes[name]
-            self._queue.append(NodeMissing(name, now_ms))
+            self._queue.append(NodeMissing(name, self._seen_ms))
         for key in ready.attempts:
             if key not in self._over:
                 self._open.setdefault(key, None)
@@ -256,7 +278,7 @@ class RayExecutor:
             self._write(launch)
         for stop in self._stops.values():
             self._write(stop)
-        self._healthy, self._detail, self._heard_s = True, "", time.monotonic()
+        self._hear(Health(healthy=True))
         self._ready.set()
 
     def _send(self, message: Message) -> None:
@@ -272,6 +294,10 @@ class RayExecutor:
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             self._connected = False  # it just died; the reader notices, and the next one is told
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

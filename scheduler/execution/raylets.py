@@ -49,7 +49,8 @@ def main() -> None:
     address = request["address"]
     if address is None:
         address = _start_head(request)
-    with ThreadPoolExecutor(max_workers=8) as pool:
+    # Each must be up within 30 s (a constant of Ray's): more at a time than there are cores delays all of them.
+    with ThreadPoolExecutor(max_workers=min(8, max(2, os.cpu_count() or 1))) as pool:
         for line in pool.map(lambda node: _start_node(request, address, node), request["nodes"]):
             _say(line)
 

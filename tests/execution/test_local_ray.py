@@ -64,7 +64,7 @@ def test_a_crashed_cluster_leaves_nothing_to_the_next_stop(tmp_path: Path) -> No
         head = next(started for started in cluster._record.started if started.node is None)
         for process in head.vital:
             assert kill(process)
-        assert LocalRay.attach(state_dir) is None
+        wait_until(lambda: LocalRay.attach(state_dir) is None)
         temp_dir = cluster._record.temp_dir
         below = descendants(cluster._record.started[1].pids)
     finally:

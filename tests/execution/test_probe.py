@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.execution import probe
 
@@ -12,6 +14,11 @@ from scheduler.execution import probe
 def test_ppm_is_rounded_down_and_not_clamped() -> None:
     assert probe.to_ppm(2.0, 3.0) == 666_666
     assert probe.to_ppm(3.0, 2.0) == 1_500_000
+
+
+@given(st.floats(min_value=1e3, max_value=1e18))
+def test_a_reference_is_exactly_one_of_itself(measured: float) -> None:
+    assert probe.to_ppm(measured, measured) == 1_000_000
 
 
 def test_a_slowed_node_measures_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

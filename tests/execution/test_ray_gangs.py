@@ -181,16 +181,17 @@ def test_a_killed_driver_is_replaced_and_loses_nothing(watcher: Watcher, tmp_pat
     assert len([seen for seen in watcher.seen if isinstance(seen, AttemptStarted) and seen.gang == "steady"]) == 1
 
 
-SCHEDULER = """
+SCHEDULER = r"""
 import sys, time
 from pathlib import Path
 from scheduler.core.workloads import Piece
 from scheduler.execution.protocol import AttemptStarted, Launch
 from scheduler.execution.ray_gangs import RayExecutor
 address, token, folder, command = sys.argv[1:]
+quick = f"import pathlib, sys, time\nwhile not pathlib.Path({folder + '/go'!r}).exists(): time.sleep(0.02)\nsys.exit(5)"
 executor = RayExecutor(address, log_dir=Path(folder) / "logs", state_dir=Path(folder) / "state", namespace="survivor",
                        token_path=Path(token))
-for gang, source in (("lasting", command), ("quick", "import sys; sys.exit(5)")):
+for gang, source in (("lasting", command), ("quick", quick)):
     node = "node-0" if gang == "lasting" else "node-1"
     pieces = (Piece(node=node, gpus=(0,)),)
     executor.start(Launch(gang, 1, "acme", gang, (sys.executable, "-c", source), pieces))
@@ -198,6 +199,7 @@ waiting = {"lasting", "quick"}
 while waiting:
     waiting -= {seen.gang for seen in executor.observe() if isinstance(seen, AttemptStarted)}
     time.sleep(0.05)
+(Path(folder) / "go").touch()  # only now: nothing is observed any more
 while not (Path(folder) / "logs" / "quick" / "1" / "0.exit").exists():
     time.sleep(0.05)
 print("running", flush=True)
