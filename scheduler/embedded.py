@@ -8,15 +8,10 @@ get SIGTERM and their grace, then Ray, then the exchange, so that nothing is lef
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 
 from scheduler.api.messages import ExchangeLink
 from scheduler.api.server import ApiServer
@@ -29,17 +24,18 @@ from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.publisher import Publisher
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
-from scheduler.execution.processes import ProcessId, identity
 from scheduler.execution.ray_gangs import RayExecutor
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
+from scheduler.own_exchange import OwnExchange
 from scheduler.probing import IdleProbe
-from scheduler.recovery import fold, reconcile, save_snapshot
+from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.service import Scheduler, ServiceSettings
+from scheduler.stop_signals import StopSignals
 
 Say = Callable[[str], None]
 EPOCH_CURSOR = "publisher_epoch"
-EXCHANGE_WAIT_S = 30.0
+INTERRUPTED_EXIT_CODE = 130
 NOTE_EVERY_S = 1.0
 
 
@@ -48,6 +44,7 @@ class Embedded:
     """A running composition. Make one with `start`; `run` is its loop; `stop` ends all of it."""
 
     settings: UpSettings
+    say: Say
     journal: Journal
     ray: LocalRay
     executor: RayExecutor
@@ -56,31 +53,35 @@ class Embedded:
     publisher: Publisher
     api: ApiServer
     exchange_address: str
-    own_exchange: ProcessId | None
+    own_exchange: OwnExchange | None
     probe: IdleProbe
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
+    _said_paused: str = ""
 
     @classmethod
-    def start(cls, settings: UpSettings, say: Say) -> Embedded:
-        """Bring everything up, or nothing. Raises what any part raises, having stopped the parts that ran."""
+    def start(cls, settings: UpSettings, say: Say, stop: StopSignals | None = None) -> Embedded:
+        """Bring everything up, or nothing. Raises what any part raises, having stopped the parts that it started;
+        KeyboardInterrupt where `stop` was asked meanwhile.
+        """
+        stop = stop or StopSignals()
         with contextlib.ExitStack() as undo:
             home = settings.home
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
+            folded = _folded(journal, say)
             address, own = _exchange(settings, say)
-            if own is not None:
-                undo.callback(end_process, own)
-            ray, ray_is_new = _ray(settings, say)
+            if own is not None and own.is_new:
+                undo.callback(own.stop)
+            ray, ray_is_new = _ray(settings, say, stop)
             if ray_is_new:  # gangs on one that outlived an earlier run are not to die of our failure
                 undo.callback(ray.stop)
-            executor = RayExecutor(
-                ray.address, log_dir=home / "logs", state_dir=home / "execution", token_path=ray.token_path
-            )
+                stop.check()
+            executor = _executor(settings, ray, folded, last_seen_ms(folded.state, journal))
             undo.callback(executor.close)
-            scheduler = _scheduler(settings, journal, executor, signer, say)
+            scheduler = _scheduler(settings, journal, executor, signer, folded)
             epoch = int(journal.cursor(EPOCH_CURSOR) or b"0") + 1
             journal.commit((), cursors={EPOCH_CURSOR: str(epoch).encode()})
             publisher = Publisher(address, journal, settings.stream, signer, epoch).start()
@@ -92,6 +93,7 @@ class Embedded:
             undo.callback(api.stop)
             embedded = cls(
                 settings=settings,
+                say=say,
                 journal=journal,
                 ray=ray,
                 executor=executor,
@@ -102,6 +104,7 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
+                stopping=stop.asked,
             )
             undo.pop_all()
         say(f"ready: API on {embedded.api.address}, exchange on {address}")
@@ -119,97 +122,114 @@ class Embedded:
                 wait_ms = max(1, min(wait_ms, due_ms - wall_clock_ms()))
             self.scheduler.woken.wait(wait_ms / 1_000)
 
-    def stop(self, say: Say) -> None:
-        """Gangs out with their grace, everything told, then every process that is ours."""
+    def stop(self) -> None:
+        """Gangs out with their grace, everything told, then every process that is ours. A part that fails to stop does
+        not keep the others: the first failure is raised once all was tried.
+        """
         self.stopping.set()
-        self.api.stop()
-        say("stopping: gangs get their grace")
-        self._stop_gangs()
-        self.watcher.stop()
-        self.publisher.wait_acknowledged(self.journal.log_size(self.settings.stream), timeout_s=5.0)
-        self.publisher.stop()
-        self.executor.close()
-        save_snapshot(self.journal, self.scheduler)
-        self.journal.close()
-        self.ray.stop()
-        if self.own_exchange is not None:
-            end_process(self.own_exchange)
-        say("stopped")
+        with contextlib.ExitStack() as last_first:
+            if self.own_exchange is not None:
+                last_first.callback(self.own_exchange.stop)
+            last_first.callback(self.ray.stop)
+            last_first.callback(self.journal.close)
+            last_first.callback(self._keep_snapshot)
+            last_first.callback(self.executor.close)
+            last_first.callback(self.publisher.stop)
+            last_first.callback(self._send_the_rest)
+            last_first.callback(self.watcher.stop)
+            last_first.callback(self._stop_gangs)
+            self.say("stopping: gangs get their grace")
+            self.api.stop()
+        self.say("stopped")
 
     def _stop_gangs(self) -> None:
-        longest_ms = self.scheduler.shut_down()
+        noted = True
+        try:
+            longest_ms = self.scheduler.shut_down()
+        except Unavailable as error:  # to stop what cannot be noted is no more than a crash, which is recovered from
+            self.say(f"gangs are stopped without a note of it: {error}")
+            noted, longest_ms = False, self._stop_unnoted()
         until = time.monotonic() + longest_ms / 1_000 + 5.0
-        while self.scheduler.state.gangs.placed and time.monotonic() < until:
+        while (noted and self.scheduler.state.gangs.placed) or self.executor.unfinished:
+            if time.monotonic() > until:
+                break
             self.scheduler.round()
             self.scheduler.woken.wait(0.05)
 
-    def _keep_notes(self) -> None:
-        if time.monotonic() - self._noted_s >= NOTE_EVERY_S:
-            self._noted_s = time.monotonic()
-            self.scheduler.note_observed()
-        seq, _ = self.journal.head
-        if seq - self._snapshot_seq >= self.settings.snapshot_every_events:
-            self._snapshot_seq = seq
+    def _stop_unnoted(self) -> int:
+        longest_ms = 0
+        for attempt in self.executor.running():
+            grace_ms = self.scheduler.state.gangs.get(attempt.gang).spec.grace_ms
+            self.executor.stop(attempt.gang, attempt.attempt, grace_ms)
+            longest_ms = max(longest_ms, grace_ms)
+        return longest_ms
+
+    def _send_the_rest(self) -> None:
+        self.publisher.wait_acknowledged(self.journal.log_size(self.settings.stream), timeout_s=5.0)
+
+    def _keep_snapshot(self) -> None:
+        try:
             save_snapshot(self.journal, self.scheduler)
+        except Unavailable as error:  # it only makes the next start quicker
+            self.say(f"no snapshot was kept: {error}")
+
+    def _keep_notes(self) -> None:
+        if time.monotonic() - self._noted_s < NOTE_EVERY_S:
+            return
+        self._noted_s = time.monotonic()
+        if self.own_exchange is not None:
+            self.own_exchange.revive(self.say)
+        try:
+            self.scheduler.note_observed()
+            seq, _ = self.journal.head
+            if seq - self._snapshot_seq >= self.settings.snapshot_every_events:
+                save_snapshot(self.journal, self.scheduler)
+                self._snapshot_seq = seq
+        except Unavailable as error:
+            self._say_paused(str(error))
+        else:
+            self._say_paused(self.scheduler.paused)
+
+    def _say_paused(self, why: str) -> None:
+        if why != self._said_paused:
+            self._said_paused = why
+            self.say(f"paused: {why}" if why else "going on")
 
 
 def up(settings: UpSettings, say: Say, *, ready: Callable[[Embedded], None] = lambda _: None) -> int:
-    """Start, run until SIGINT or SIGTERM, stop cleanly. The exit code."""
-    stop_asked = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop_asked.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    embedded = Embedded.start(settings, say)
-    embedded.stopping = stop_asked
+    """Start, run until SIGINT or SIGTERM, stop cleanly. The exit code: 130 where it was stopped while it started."""
+    stop = StopSignals()
+    stop.install()
+    try:
+        embedded = Embedded.start(settings, say, stop)
+    except KeyboardInterrupt:
+        say("stopped while starting")
+        return INTERRUPTED_EXIT_CODE
     try:
         ready(embedded)
         embedded.run()
     finally:
-        embedded.stop(say)
+        embedded.stop()
     return 0
 
 
-def _exchange(settings: UpSettings, say: Say) -> tuple[str, ProcessId | None]:
-    """The exchange's address, and its process where it is ours: one that outlived the last scheduler is used again."""
+def _folded(journal: Journal, say: Say) -> Folded:
+    """What the journal says; before anything is started, so that a damaged one starts nothing."""
+    folded = fold(journal)
+    if folded.events:
+        say(f"folded {folded.events} events of the journal")
+    return folded
+
+
+def _exchange(settings: UpSettings, say: Say) -> tuple[str, OwnExchange | None]:
+    """The exchange's address, and its process where it is ours."""
     if settings.exchange is not None:
         return settings.exchange, None
-    home = settings.home
-    record, address_file = home / "exchange.json", home / "exchange.address"
-    if record.exists() and address_file.exists():
-        known = ProcessId.model_validate_json(record.read_text(encoding="utf-8"))
-        if known.alive:
-            return address_file.read_text(encoding="utf-8").strip(), known
-    say("starting the reference exchange")
-    address_file.unlink(missing_ok=True)
-    with (home / "exchange.log").open("ab") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "scheduler.exchange.reference", "--db", str(home / "exchange.db")),
-                *("--listen", settings.exchange_listen, "--address-file", str(address_file)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    deadline = time.monotonic() + EXCHANGE_WAIT_S
-    while not address_file.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            last = (home / "exchange.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise Unavailable(f"the reference exchange did not start: {' '.join(last) or 'no answer in time'}")
-        time.sleep(0.02)
-    own = identity(process.pid)
-    if own is None:
-        raise Unavailable("the reference exchange ended as soon as it had started")
-    record.write_text(own.model_dump_json(), encoding="utf-8")
-    return address_file.read_text(encoding="utf-8").strip(), own
+    own = OwnExchange.run(settings.home, settings.exchange_listen, say)
+    return own.address, own
 
 
-def _ray(settings: UpSettings, say: Say) -> tuple[LocalRay, bool]:
+def _ray(settings: UpSettings, say: Say, stop: StopSignals) -> tuple[LocalRay, bool]:
     """The local Ray cluster and whether it is new: one that outlived the last scheduler is used again."""
     state_dir = settings.home / "ray"
     running = LocalRay.attach(state_dir)
@@ -217,14 +237,25 @@ def _ray(settings: UpSettings, say: Say) -> tuple[LocalRay, bool]:
         say("found the Ray cluster of an earlier run")
         return running, False
     say(f"starting Ray: {settings.nodes} nodes of {settings.gpus_per_node} logical GPUs")
-    return LocalRay.start(state_dir, settings.node_specs()), True
+    with stop.interrupting():
+        return LocalRay.start(state_dir, settings.node_specs()), True
 
 
-def _scheduler(settings: UpSettings, journal: Journal, executor: RayExecutor, signer: SignerKey, say: Say) -> Scheduler:
+def _executor(settings: UpSettings, ray: LocalRay, folded: Folded, seen_ms: int) -> RayExecutor:
+    return RayExecutor(
+        ray.address,
+        log_dir=settings.home / "logs",
+        state_dir=settings.home / "execution",
+        token_path=ray.token_path,
+        known=healthy_nodes(folded.state),
+        seen_ms=seen_ms,
+    )
+
+
+def _scheduler(
+    settings: UpSettings, journal: Journal, executor: RayExecutor, signer: SignerKey, folded: Folded
+) -> Scheduler:
     """The scheduler with everything that its journal says, reconciled with what runs."""
-    folded = fold(journal)
-    if folded.events:
-        say(f"folded {folded.events} events of the journal")
     service = ServiceSettings(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
@@ -232,7 +263,7 @@ def _scheduler(settings: UpSettings, journal: Journal, executor: RayExecutor, si
     scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state)
     if journal.log_size(settings.stream):
         log.checkpoint(journal)
-    reconcile(scheduler, journal, executor, wall_clock_ms(), service)
+    reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)
     scheduler.round()
     return scheduler
 
@@ -250,14 +281,3 @@ def _api(settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: 
         exchange=link,
     )
     return ApiServer(scheduler, journal, settings.listen, sources, address_file=settings.home / "api.address")
-
-
-def end_process(process: ProcessId, grace_s: float = 5.0) -> None:
-    """SIGTERM, then SIGKILL; only to the process that we know it to be."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        until = time.monotonic() + grace_s
-        if identity(process.pid) == process:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-        while identity(process.pid) == process and time.monotonic() < until:
-            time.sleep(0.02)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Damaged
 from scheduler.core.events import Event, ObservationGap, decode
 from scheduler.core.metering.estimation import bridged, missing_readings
@@ -57,11 +59,19 @@ def save_snapshot(journal: Journal, scheduler: Scheduler) -> None:
 
 
 def reconcile(
-    scheduler: Scheduler, journal: Journal, executor: Executor, now_ms: int, settings: ServiceSettings
+    scheduler: Scheduler,
+    journal: Journal,
+    executor: Executor,
+    now_ms: int,
+    settings: ServiceSettings,
+    *,
+    same_nodes: bool = True,
 ) -> None:
-    """Bring a folded scheduler up to date with the world; call once, before its first round."""
+    """Bring a folded scheduler up to date with the world; call once, before its first round. `same_nodes`: whether
+    every node that was healthy is there; of those that are not, execution tells by itself.
+    """
     events: list[Event] = []
-    same = _unchanged(scheduler.state, executor)
+    same = same_nodes and _unchanged(scheduler.state, executor)
     gap = observation_gap(scheduler.state, journal, now_ms, settings.reading_ms, same_state=same)
     if gap is not None:
         events.append(gap)
@@ -84,12 +94,23 @@ def observation_gap(
 
     `same_state`: whether the fleet's work after it is what it was before, without which nothing may be estimated.
     """
-    noted = journal.cursor(OBSERVED_CURSOR)
-    seen_ms = int(noted) if noted else state.now_ms
+    seen_ms = last_seen_ms(state, journal)
     if not len(state.fleet.nodes) or missing_readings(now_ms - seen_ms, reading_ms) == 0:
         return None
     same = bridged(now_ms - seen_ms, reading_ms, same_state=same_state)
     return ObservationGap(at_ms=now_ms, from_ms=seen_ms, bridged=same)
+
+
+def last_seen_ms(state: State, journal: Journal) -> int:
+    """Until when the fleet was seen, as far as the journal knows."""
+    noted = journal.cursor(OBSERVED_CURSOR)
+    return int(noted) if noted else state.now_ms
+
+
+def healthy_nodes(state: State) -> tuple[NodeSpec, ...]:
+    """The nodes that were there when the fleet was last seen: not lost, whatever else is wrong with them."""
+    lost = state.health.cause == Cause.NODE_LOST
+    return tuple(node for node in state.fleet.nodes if not lost[list(state.gpus_of(node.name))].any())
 
 
 def _unchanged(state: State, executor: Executor) -> bool:

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM as one wish to stop, heeded where it is safe.
+
+A signal that raised wherever it happened to come could lose a process between its start and its noting. So it only sets
+`asked`, but inside `interrupting`, which is for long steps that clean up after themselves: there it raises
+KeyboardInterrupt, once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopSignals:
+    """The wish to stop. `install` it in the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._raises = False
+
+    def install(self) -> None:
+        """From now on the two signals are this wish."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where it was asked."""
+        if self.asked.is_set():
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside, the first signal raises KeyboardInterrupt at once; one that came before does so on entry."""
+        self._raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = False
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        first = not self.asked.is_set()
+        self.asked.set()
+        if first and self._raises:
+            raise KeyboardInterrupt
