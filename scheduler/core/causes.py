@@ -1,7 +1,7 @@
 """Why a contracted GPU-millisecond was not delivered, and who bears it. One code per lost GPU-ms, never two.
 
-The thousands say the bearer: 1000s the seller, 2000s the buyer, 3000s excused with evidence, 4000s the instrument's own terms,
-5000s measurement. Codes are on the wire and in the log: they are only ever added.
+The thousands say the bearer: 1000s the seller, 2000s the buyer, 3000s excused with evidence, 4000s the instrument's own
+terms, 5000s measurement. Codes are on the wire and in the log: they are only ever added.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The fleet: nodes and their GPUs as arrays, and the cells that they nest into.
 
-Nodes are numbered in the order in which they joined and never renumbered, so an index in the journal's lifetime means one
-node; the GPUs of a node are contiguous: node `n` has GPUs `first_gpu[n] .. first_gpu[n + 1] - 1`. A cell is (level, number):
-GPU cells are numbered by GPU, NODE cells by node, NVLINK_DOMAIN and higher in order of first appearance. A *pool* is
-all cells of one grade in one site. Health, owners and occupants are not here: they change, the fleet only grows.
+Nodes are numbered in the order in which they joined and never renumbered, so an index in the journal's lifetime means
+one node; the GPUs of a node are contiguous: node `n` has GPUs `first_gpu[n] .. first_gpu[n + 1] - 1`. A cell is (level,
+number): GPU cells are numbered by GPU, NODE cells by node, NVLINK_DOMAIN and higher in order of first appearance. A
+*pool* is all cells of one grade in one site. Health, owners and occupants are not here: they change, the fleet only
+grows.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class NodeSpec(Model):
 
 
 class Cell(Model):
-    """A cell by name, stable in the journal: `node-3` at NODE, `node-3:5` at GPU, the domain's path at NVLINK_DOMAIN."""
+    """A cell by name, stable in the journal: `node-3` at NODE, `node-3:5` at GPU, the domain's path at
+    NVLINK_DOMAIN.
+    """
 
     level: Level
     name: str = Field(min_length=1, max_length=600)

@@ -43,7 +43,7 @@ def generate(
     return combine(calendar, philly, origin_ms, load_ppm_asked=load_ppm, seed=seed, warm_up_days=warm_up_days)
 
 
-def write_folder(folder: Path, seed: int, tenants: int, nodes: int, days: int, jobs: int) -> TraceFolder:  # noqa: PLR0917 - sizes
+def write_folder(folder: Path, seed: int, tenants: int, nodes: int, days: int, jobs: int) -> TraceFolder:
     """Write small traces of every published format under `folder` (made where absent): the same seed, the same bytes.
 
     `build(write_folder(folder, seed, ...), PHILLY_FROM, days, seed=seed)` equals `generate(seed, ...)`. Raises
