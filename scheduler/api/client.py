@@ -5,36 +5,27 @@
         job.wait()
 
 Values are those of `scheduler.api.messages`. A call raises the TenorError that the server raised, and Unavailable where
-none answers. A client may be shared by threads.
+none answers. A client may be shared by threads. `async_client` is the same for asyncio.
 """
 
 from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from scheduler.api import codec, messages
+from scheduler.api import calls, messages
 from scheduler.api.address import find_address
-from scheduler.api.v1 import api_pb2 as wire
+from scheduler.api.calls import Asked, Call
 from scheduler.api.v1 import api_pb2_grpc
-from scheduler.core.errors import Refused, TenorError, Unavailable
-from scheduler.exchange.errors import error_of
+from scheduler.core.errors import Unavailable
 
-TIMEOUT_S = 30.0
-MOST_BYTES = 64 << 20
-OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", MOST_BYTES),
-    ("grpc.enable_http_proxy", 0),  # the scheduler is on this machine, whatever proxy the environment names
-)
-_FIRST_POLL_S = 0.05
-_LONGEST_POLL_S = 1.0
-_DETAILS = "grpc-status-details-bin"
+FIRST_POLL_S = 0.05
+LONGEST_POLL_S = 1.0
 
 Answer = TypeVar("Answer")
 
@@ -46,10 +37,10 @@ class Client:
     each call, not streams.
     """
 
-    def __init__(self, address: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, address: str | None = None, *, timeout_s: float = calls.TIMEOUT_S) -> None:
         self.address = find_address(address)
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
+        self._channel = grpc.insecure_channel(self.address, options=calls.OPTIONS)
         self._stub = api_pb2_grpc.SchedulerStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -66,21 +57,19 @@ class Client:
 
     def status(self) -> messages.Status:
         """Everything at a glance."""
-        answer = self._call(self._stub.GetStatus, wire.GetStatusRequest())
-        return codec.from_wire(answer.status, messages.Status)
+        return self._ask(calls.status())
 
     def positions(self, account: str = "", *, ended: bool = False) -> tuple[messages.Position, ...]:
         """Positions of one account or of all. Raises UnknownName."""
-        answer = self._call(self._stub.ListPositions, wire.ListPositionsRequest(account=account, ended=ended))
-        return tuple(codec.from_wire(each, messages.Position) for each in answer.positions)
+        return self._ask(calls.positions(account, ended=ended))
 
     def jobs(
         self, account: str = "", *, statuses: Iterable[str] = (), name: str = "", page_size: int = 0
     ) -> Iterator[messages.Job]:
         """Jobs, newest first, fetched a page at a time. Raises UnknownName, InvalidValue."""
-        token = ""
+        wanted, token = tuple(statuses), ""
         while True:
-            page = self.jobs_page(account, statuses=statuses, name=name, page_size=page_size, page_token=token)
+            page = self.jobs_page(account, statuses=wanted, name=name, page_size=page_size, page_token=token)
             yield from page.jobs
             token = page.next_page_token
             if not token:
@@ -96,10 +85,7 @@ class Client:
         page_token: str = "",
     ) -> messages.JobsPage:
         """One page of jobs, newest first."""
-        enum = wire.JobStatus.DESCRIPTOR
-        request = wire.ListJobsRequest(account=account, name=name, page_size=page_size, page_token=page_token)
-        request.statuses.extend(wire.JobStatus.ValueType(codec.number_of(enum, each)) for each in statuses)
-        return codec.from_wire(self._call(self._stub.ListJobs, request), messages.JobsPage)
+        return self._ask(calls.jobs_page(account, statuses, name, page_size, page_token))
 
     def job(self, name: str) -> JobHandle:
         """A handle of a job that is there. Raises UnknownName."""
@@ -107,23 +93,21 @@ class Client:
 
     def get_job(self, name: str) -> messages.Job:
         """A job as it is now. Raises UnknownName."""
-        return codec.from_wire(self._call(self._stub.GetJob, wire.GetJobRequest(job=name)).job, messages.Job)
+        return self._ask(calls.get_job(name))
 
     def why(self, job: str) -> messages.Why:
         """Why a job waits, or where and on what basis it runs. Raises UnknownName."""
-        return codec.from_wire(self._call(self._stub.Why, wire.WhyRequest(job=job)).why, messages.Why)
+        return self._ask(calls.why(job))
 
     def fleet(self, node: str = "") -> tuple[messages.Node, ...]:
         """All nodes, or one. Raises UnknownName."""
-        answer = self._call(self._stub.GetFleet, wire.GetFleetRequest(node=node))
-        return tuple(codec.from_wire(each, messages.Node) for each in answer.nodes)
+        return self._ask(calls.fleet(node))
 
     def coverage(
         self, from_ms: int | None = None, to_ms: int | None = None, *, position: str = ""
     ) -> messages.Coverage:
         """Which cells stand behind which position; None: from now, for a week. Raises UnknownName, InvalidValue."""
-        request = wire.GetCoverageRequest(from_ms=from_ms, to_ms=to_ms, position=position)
-        return codec.from_wire(self._call(self._stub.GetCoverage, request).coverage, messages.Coverage)
+        return self._ask(calls.coverage(from_ms, to_ms, position))
 
     def statement(self, position: str) -> dict[str, Any]:
         """What is owed for a position, as `scheduler.core.settlement.Statement` has it. Raises UnknownName, Refused."""
@@ -132,72 +116,30 @@ class Client:
 
     def statement_bytes(self, position: str) -> bytes:
         """The statement's canonical JSON: what is compared with the exchange's."""
-        return self._call(self._stub.GetStatement, wire.GetStatementRequest(position=position)).statement
+        return self._ask(calls.statement(position))
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def submit(
-        self,
-        command: Sequence[str],
-        *,
-        account: str,
-        name: str = "",
-        workers: int = 1,
-        gpus_per_worker: int = 1,
-        grade: str = "",
-        topology: str = "",
-        topology_required: bool = False,
-        priority: int = 0,
-        preemptible: bool = True,
-        max_runtime_ms: int | None = None,
-        grace_ms: int | None = None,
-        checkpoint_ms: int | None = None,
-        restart_ms: int | None = None,
-        max_failures: int | None = None,
-        env: Mapping[str, str] | None = None,
-        working_dir: str = "",
-        request_id: str = "",
+        self, command: Sequence[str], *, account: str, request_id: str = "", **asked: Unpack[Asked]
     ) -> JobHandle:
-        """A new job in the queue, durable when this returns; `name` defaults to the program's. Raises InvalidValue.
+        """A new job in the queue, durable when this returns, named like its program unless told. Raises InvalidValue.
 
-        The same `request_id` gives the same job again, so a call that got no answer can be repeated with it; one is
-        made where none is given.
+        The same `request_id` gives the same job again, so a call that got no answer can be repeated with it.
         """
-        program = str(command[0]).rpartition("/")[2] if command else ""
-        spec = messages.JobSpec(
-            account=account,
-            name=name or program or "job",
-            command=tuple(command),
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            grade=grade,
-            topology=topology,
-            topology_required=topology_required,
-            priority=priority,
-            preemptible=preemptible,
-            max_runtime_ms=max_runtime_ms,
-            grace_ms=grace_ms,
-            checkpoint_ms=checkpoint_ms,
-            restart_ms=restart_ms,
-            max_failures=max_failures,
-            env=dict(env or {}),
-            working_dir=working_dir,
-        )
-        return JobHandle(self, self.submit_spec(spec, request_id or uuid.uuid4().hex))
+        return JobHandle(self, self.submit_spec(calls.job_spec(command, account, asked), request_id))
 
     def submit_spec(self, spec: messages.JobSpec, request_id: str = "") -> messages.Job:
-        """The same, from a specification. Raises InvalidValue, Conflict."""
-        request = wire.SubmitRequest(request_id=request_id, spec=codec.to_wire(spec, wire.JobSpec))
-        return codec.from_wire(self._call(self._stub.Submit, request).job, messages.Job)
+        """The same, from a specification. Raises InvalidValue, Refused where the id was used for another."""
+        return self._ask(calls.submit(spec, request_id))
 
     def cancel(self, job: str) -> messages.Job:
         """End a job: at once where it waits, with its grace where it runs. Raises UnknownName."""
-        return codec.from_wire(self._call(self._stub.Cancel, wire.CancelRequest(job=job)).job, messages.Job)
+        return self._ask(calls.cancel(job))
 
     def drain(self, node: str, by_ms: int | None) -> messages.Node:
         """Empty a node by an instant; None calls it off. Raises UnknownName."""
-        answer = self._call(self._stub.Drain, wire.DrainRequest(node=node, by_ms=by_ms))
-        return codec.from_wire(answer.node, messages.Node)
+        return self._ask(calls.drain(node, by_ms))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
@@ -211,31 +153,28 @@ class Client:
         tail_lines: int | None = None,
     ) -> Iterator[messages.LogChunk]:
         """A job's output as it comes; `follow`: until the job has ended. Raises UnknownName, InvalidValue."""
-        request = wire.LogsRequest(job=job, worker=worker, attempt=attempt, follow=follow, tail_lines=tail_lines)
-        for answer in self._stream(self._stub.Logs(request)):
-            yield codec.from_wire(answer, messages.LogChunk)
+        return self._hear(calls.logs(job, follow=follow, worker=worker, attempt=attempt, tail_lines=tail_lines))
 
     def events(
         self, after_seq: int | None = None, *, kinds: Iterable[str] = (), follow: bool = True
     ) -> Iterator[messages.JournalEvent]:
         """The journal's events after one, as they become durable; None: those that are still to come."""
-        request = wire.WatchEventsRequest(after_seq=after_seq, kinds=tuple(kinds), stop_at_head=not follow)
-        for answer in self._stream(self._stub.WatchEvents(request)):
-            yield codec.from_wire(answer.event, messages.JournalEvent)
+        return self._hear(calls.events(after_seq, kinds, follow=follow))
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _call(self, method: Callable[..., Answer], request: Any) -> Answer:
+    def _ask(self, call: Call[Answer]) -> Answer:
         try:
-            return method(request, timeout=self._timeout_s)
+            return call.read(getattr(self._stub, call.method)(call.request, timeout=self._timeout_s))
         except grpc.RpcError as failed:
-            raise raised_by(failed, self.address) from None
+            raise calls.raised_by(failed, self.address) from None
 
-    def _stream(self, answers: Any) -> Iterator[Any]:
+    def _hear(self, call: Call[Answer]) -> Iterator[Answer]:
+        answers = getattr(self._stub, call.method)(call.request)
         try:
-            yield from answers
+            yield from map(call.read, answers)
         except grpc.RpcError as failed:
-            raise raised_by(failed, self.address) from None
+            raise calls.raised_by(failed, self.address) from None
         finally:
             answers.cancel()
 
@@ -266,13 +205,13 @@ class JobHandle:
     def wait(self, timeout_s: float | None = None) -> messages.Job:
         """The job once it has ended. Raises Unavailable where it has not after so long."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        poll_s = _FIRST_POLL_S
+        poll_s = FIRST_POLL_S
         while not self.refresh().has_ended:
             left_s = poll_s if deadline is None else min(poll_s, deadline - time.monotonic())
             if left_s <= 0:
                 raise Unavailable(f"{self.id} has not ended after {timeout_s} s: it is {self.last.status}")
             time.sleep(left_s)
-            poll_s = min(2 * poll_s, _LONGEST_POLL_S)
+            poll_s = min(2 * poll_s, LONGEST_POLL_S)
         return self.last
 
     def logs(self, *, follow: bool = False) -> Iterator[str]:
@@ -288,20 +227,3 @@ class JobHandle:
         """End it."""
         self.last = self._client.cancel(self.id)
         return self.last
-
-
-def raised_by(failed: grpc.RpcError, address: str) -> TenorError:
-    """The error that the scheduler raised; where it said none, what became of the call."""
-    call: Any = failed  # every failed call is a grpc.Call too, though the types do not say so
-    if any(key == _DETAILS for key, _ in call.trailing_metadata() or ()):
-        return error_of(failed)
-    code, details = call.code(), call.details()
-    match code:
-        case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
-        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return Unavailable(f"the Tenor at {address} did not answer: {details}")
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return Refused(f"what answers at {address} does not know this call: {details}")
-        case _:
-            return TenorError(f"the Tenor at {address} failed: {code.name}, {details}")

@@ -89,13 +89,21 @@ def _write_statement(found: dict[str, Any]) -> None:
     states = [(name.replace("_", " "), _gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
     write_table(("state", "quantity>"), states)
     if found["losses"]:
-        write_table(("cause>", "lost>"), [(cause, _gpu_hours(gpu_ms)) for cause, gpu_ms in found["losses"]])
+        lost = [(_cause(number), _gpu_hours(gpu_ms)) for number, gpu_ms in found["losses"]]
+        write_table(("cause of loss", "quantity>"), lost)
     currency = found["currency"]
     lines = [
         (line["kind"].replace("_", " "), _gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
         for line in found["lines"]
     ]
     write_table(("line", "quantity>", "amount>"), [*lines, ("total", "", _money(found["amount_micro"], currency))])
+
+
+def _cause(number: int) -> str:
+    from scheduler.core.causes import Cause
+
+    cause = Cause(number)
+    return f"{cause.name.lower().replace('_', ' ')} (borne by {cause.bearer})"
 
 
 def _gpu_hours(gpu_ms: int) -> str:

@@ -193,12 +193,16 @@ def _account_of(venue: ExchangeClient, position: str) -> str:
 
 
 def _told(event: PositionEvent, output: Output) -> None:
+    from scheduler.api.wording import count
+
     if output is Output.JSON:
         write_json(event.model_dump(mode="json"))
         return
     write_lines([event.position])
     source = f" from {event.source}" if event.source else ""
-    say(f"{event.kind} {event.cursor.seq}{source}: {event.lots} lots of {event.instrument} for {event.account}")
+    say(
+        f"{event.kind} {event.cursor.seq}{source}: {count(event.lots, 'lot')} of {event.instrument} for {event.account}"
+    )
 
 
 def _read_terms(path: Path) -> InstrumentTerms:
@@ -244,14 +248,28 @@ def _plain_terms(
         raise typer.BadParameter(f"was {cell!r}, expected one of {', '.join(levels)}", param_hint="'--cell'")
     if end is None:
         raise typer.BadParameter("say when the delivery ends", param_hint="'--end'")
+    start_ms, end_ms = _aligned(parsing.now_ms() if start is None else start, end, metering_s * 1_000)
     return parse_terms(
         {
             "symbol": symbol,
             "lot": {"gpus": gpus, "cell": levels[cell]},
             "grade": {"klass": grade},
             "site": site,
-            "window": {"start_ms": parsing.now_ms() if start is None else start, "end_ms": end},
+            "window": {"start_ms": start_ms, "end_ms": end_ms},
             "price_micro_per_gpu_hour": price_micro,
             "metering_interval_s": metering_s,
         }
     )
+
+
+def _aligned(start_ms: int, end_ms: int, interval_ms: int) -> tuple[int, int]:
+    """The whole metering intervals around a window, for `1h` from now seldom ends with one; says so."""
+    from scheduler.api.wording import instant
+    from scheduler.core.instruments import METERING_INTERVALS_S
+
+    if interval_ms not in (each * 1_000 for each in METERING_INTERVALS_S):
+        return start_ms, end_ms  # it will be refused, with all else that is wrong
+    whole = start_ms // interval_ms * interval_ms, -(-end_ms // interval_ms) * interval_ms
+    if whole != (start_ms, end_ms):
+        say(f"the window is whole metering intervals: {instant(whole[0])} to {instant(whole[1])}")
+    return whole

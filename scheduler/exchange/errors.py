@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
+import grpc.aio
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -169,7 +170,9 @@ def _violations(error: TenorError) -> list[error_details_pb2.BadRequest.FieldVio
 
 
 def _call(failed: object) -> grpc.Call | None:
-    """What every error of a call is too, though the types do not say so."""
+    """What every error of a call is too, though the types do not say so; asyncio's has the same methods."""
+    if isinstance(failed, grpc.aio.AioRpcError):
+        return cast("grpc.Call", failed)
     return failed if isinstance(failed, grpc.Call) else None
 
 

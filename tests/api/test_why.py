@@ -82,6 +82,8 @@ def may_not_borrow(world: World) -> list[str]:
 
 
 def outlasts_its_window(world: World) -> list[str]:
+    world.instrument("NEXT.8N", start_ms=START_MS + DAY_MS, end_ms=START_MS + 3 * DAY_MS)
+    world.trade("p-next", "dune", 4, "NEXT.8N@1")
     gang = world.submit("acme", "long", preemptible=False, max_runtime_ms=2 * DAY_MS, gpus=16, workers=2)
     return [world.why(gang)]
 

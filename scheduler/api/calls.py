@@ -1,0 +1,166 @@
+"""Each call of the API as a value: the method, the request, how its answer is read. Clients differ only in waiting."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar
+
+import grpc
+
+from scheduler.api import codec, messages
+from scheduler.api.v1 import api_pb2 as wire
+from scheduler.core.errors import Refused, TenorError, Unavailable
+from scheduler.exchange.errors import error_of
+
+TIMEOUT_S = 30.0
+MOST_BYTES = 64 << 20
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.max_receive_message_length", MOST_BYTES),
+    ("grpc.enable_http_proxy", 0),  # the scheduler is on this machine, whatever proxy the environment names
+)
+_DETAILS = "grpc-status-details-bin"
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """`method` of the service with `request`; `read` makes the answer of what comes back (of each, in a stream)."""
+
+    method: str
+    request: Any
+    read: Callable[[Any], Answer]
+
+
+class Asked(TypedDict, total=False):
+    """What a submission may ask for beside its command and account; what is left out has the scheduler's default."""
+
+    name: str
+    workers: int
+    gpus_per_worker: int
+    grade: str
+    topology: str
+    topology_required: bool
+    priority: int
+    preemptible: bool
+    max_runtime_ms: int | None
+    grace_ms: int | None
+    checkpoint_ms: int | None
+    restart_ms: int | None
+    max_failures: int | None
+    env: Mapping[str, str]
+    working_dir: str
+
+
+def status() -> Call[messages.Status]:
+    """Everything at a glance."""
+    return Call("GetStatus", wire.GetStatusRequest(), lambda got: codec.from_wire(got.status, messages.Status))
+
+
+def positions(account: str, *, ended: bool) -> Call[tuple[messages.Position, ...]]:
+    """Positions of one account or of all."""
+    request = wire.ListPositionsRequest(account=account, ended=ended)
+    return Call("ListPositions", request, lambda got: _all(got.positions, messages.Position))
+
+
+def jobs_page(
+    account: str, statuses: Iterable[str], name: str, page_size: int, page_token: str
+) -> Call[messages.JobsPage]:
+    """One page of jobs. Raises InvalidValue for a status that there is not."""
+    request = wire.ListJobsRequest(account=account, name=name, page_size=page_size, page_token=page_token)
+    enum = wire.JobStatus.DESCRIPTOR
+    request.statuses.extend(wire.JobStatus.ValueType(codec.number_of(enum, each)) for each in statuses)
+    return Call("ListJobs", request, lambda got: codec.from_wire(got, messages.JobsPage))
+
+
+def get_job(name: str) -> Call[messages.Job]:
+    """A job as it is now."""
+    return Call("GetJob", wire.GetJobRequest(job=name), _job)
+
+
+def why(job: str) -> Call[messages.Why]:
+    """Why a job waits, or where it runs."""
+    return Call("Why", wire.WhyRequest(job=job), lambda got: codec.from_wire(got.why, messages.Why))
+
+
+def fleet(node: str) -> Call[tuple[messages.Node, ...]]:
+    """All nodes, or one."""
+    return Call("GetFleet", wire.GetFleetRequest(node=node), lambda got: _all(got.nodes, messages.Node))
+
+
+def coverage(from_ms: int | None, to_ms: int | None, position: str) -> Call[messages.Coverage]:
+    """Which cells stand behind which position."""
+    request = wire.GetCoverageRequest(from_ms=from_ms, to_ms=to_ms, position=position)
+    return Call("GetCoverage", request, lambda got: codec.from_wire(got.coverage, messages.Coverage))
+
+
+def statement(position: str) -> Call[bytes]:
+    """A statement's canonical JSON."""
+    return Call("GetStatement", wire.GetStatementRequest(position=position), lambda got: bytes(got.statement))
+
+
+def submit(spec: messages.JobSpec, request_id: str) -> Call[messages.Job]:
+    """A new job; with no `request_id` a random one, so that gRPC may send it again. Raises InvalidValue."""
+    request = wire.SubmitRequest(request_id=request_id or uuid.uuid4().hex, spec=codec.to_wire(spec, wire.JobSpec))
+    return Call("Submit", request, _job)
+
+
+def job_spec(command: Sequence[str], account: str, asked: Asked) -> messages.JobSpec:
+    """The specification of a submission; its name is the program's where none is given."""
+    program = str(command[0]).rpartition("/")[2] if command else ""
+    given: dict[str, Any] = {**asked, "env": dict(asked.get("env") or {})}
+    given["name"] = given.get("name") or program or "job"
+    return messages.JobSpec(account=account, command=tuple(command), **given)
+
+
+def cancel(job: str) -> Call[messages.Job]:
+    """The end of a job."""
+    return Call("Cancel", wire.CancelRequest(job=job), _job)
+
+
+def drain(node: str, by_ms: int | None) -> Call[messages.Node]:
+    """A drain, or its end."""
+    return Call(
+        "Drain", wire.DrainRequest(node=node, by_ms=by_ms), lambda got: codec.from_wire(got.node, messages.Node)
+    )
+
+
+def logs(
+    job: str, *, follow: bool, worker: int | None, attempt: int | None, tail_lines: int | None
+) -> Call[messages.LogChunk]:
+    """A job's output, as a stream."""
+    request = wire.LogsRequest(job=job, worker=worker, attempt=attempt, follow=follow, tail_lines=tail_lines)
+    return Call("Logs", request, lambda got: codec.from_wire(got, messages.LogChunk))
+
+
+def events(after_seq: int | None, kinds: Iterable[str], *, follow: bool) -> Call[messages.JournalEvent]:
+    """The journal's events, as a stream."""
+    request = wire.WatchEventsRequest(after_seq=after_seq, kinds=tuple(kinds), stop_at_head=not follow)
+    return Call("WatchEvents", request, lambda got: codec.from_wire(got.event, messages.JournalEvent))
+
+
+def raised_by(failed: grpc.RpcError, address: str) -> TenorError:
+    """The error that the scheduler raised; where it said none, what became of the call."""
+    call: Any = failed  # every failed call is a grpc.Call too, though the types do not say so
+    if any(key == _DETAILS for key, _ in call.trailing_metadata() or ()):
+        return error_of(failed)
+    code, details = call.code(), call.details()
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
+        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return Unavailable(f"the Tenor at {address} did not answer: {details}")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Refused(f"what answers at {address} does not know this call: {details}")
+        case _:
+            return TenorError(f"the Tenor at {address} failed: {code.name}, {details}")
+
+
+def _job(got: Any) -> messages.Job:
+    return codec.from_wire(got.job, messages.Job)
+
+
+def _all(sent: Iterable[Any], kind: type[Answer]) -> tuple[Answer, ...]:
+    return tuple(codec.from_wire(each, kind) for each in sent)
