@@ -233,10 +233,10 @@ class Site:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def round(self) -> int | None:
-        """One round now, and every law."""
+        """One round now, and every law; while planning is paused an inside gang may well wait."""
         due_ms: int | None = self.doing(Scheduler.round)
         self.doing(Scheduler.note_observed)
-        if self.laws is not None:
+        if self.laws is not None and not self.scheduler.paused:
             self.laws.after_round(self.scheduler.state, self.now_ms)
             assert self.laws.found == []
         return due_ms
