@@ -46,6 +46,8 @@ from scheduler.ledger.journal import Entry, Journal
 from scheduler.observations import events_of
 
 OBSERVED_CURSOR = "observed_ms"
+PLANS_A_ROUND = 8
+"""A plan that calls for another gets it in the same round; this many at most, the rest comes with the next round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +288,26 @@ class Scheduler:
     def _place(self, now_ms: int) -> None:
         for gang in observing.outlived_rights(self.state):
             self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
+        for _ in range(PLANS_A_ROUND):
+            if not self._plan(now_ms):
+                return
+
+    def _plan(self, now_ms: int) -> bool:
+        """One plan as events. Whether it calls for another: a victim that was never launched waits again at once and
+        may be inside its entitlement, and swaps change which cells an account's work must fit.
+        """
         self.last_plan = plan(self.state.snapshot(now_ms, self.settings.spares), self.settings.policy)
+        if not self.last_plan.actions:
+            return False
+        returned = False
         for event in placing.events_of(self.last_plan, self.state, now_ms):
             self._emit(event)
             if isinstance(event, GangStopAsked):
+                returned |= (event.gang, event.attempt) not in self._launched
                 self._forget_unstarted(event)
-        if self.last_plan.actions:
-            self._follow(now_ms)
+        swaps = covering.follow(self.state, now_ms)
+        self._emit_all(swaps)
+        return returned or bool(swaps)
 
     def _make_room(self, event: Event, now_ms: int) -> None:
         """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""
