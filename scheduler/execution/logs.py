@@ -1,4 +1,5 @@
-"""The kept output of gangs: `LOG_DIR/GANG/ATTEMPT/RANK.log`, beside it the exit `RANK.exit`, durable before it is told.
+"""The kept output of gangs: `LOG_DIR/GANG/ATTEMPT/RANK.log`, beside it the exit `RANK.exit`, durable before it is told,
+and `progress.jsonl`, what the workers reported.
 
 Gang names are Names, so they cannot leave the folder.
 """
@@ -27,6 +28,11 @@ def log_path(log_dir: Path, gang: str, attempt: int, rank: int) -> Path:
 def exit_path(log_dir: Path, gang: str, attempt: int, rank: int) -> Path:
     """The exit of one worker; there once nothing of it runs."""
     return attempt_dir(log_dir, gang, attempt) / f"{rank}.exit"
+
+
+def progress_path(log_dir: Path, gang: str, attempt: int) -> Path:
+    """What the attempt's workers report of their progress, a JSON document a line; they share it."""
+    return attempt_dir(log_dir, gang, attempt) / "progress.jsonl"
 
 
 def read_exit(path: Path) -> tuple[int, int] | None:

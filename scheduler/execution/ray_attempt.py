@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from scheduler.execution import supervisor
-from scheduler.execution.logs import exit_path, log_path, read_exit
+from scheduler.execution.logs import exit_path, log_path, progress_path, read_exit
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, Launch
 
 KEEPER_SOURCE = (Path(__file__).parent / "keeper.py").read_text()
@@ -187,7 +187,11 @@ class RayAttempt:
         log_dir = self._place.log_dir
         return {
             "command": list(launch.command),
-            "env": {**dict(launch.env), **_worker_environment(launch, rank, host, port)},
+            "env": {
+                **dict(launch.env),
+                **_worker_environment(launch, rank, host, port),
+                "TENOR_PROGRESS": str(progress_path(log_dir, launch.gang, launch.attempt)),
+            },
             "cwd": launch.working_dir,
             "log": str(log_path(log_dir, launch.gang, launch.attempt, rank)),
             "exit_file": str(exit_path(log_dir, launch.gang, launch.attempt, rank)),
