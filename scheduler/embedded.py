@@ -198,6 +198,7 @@ class Embedded:
 
 def up(settings: UpSettings, say: Say, *, ready: Callable[[Embedded], None] = lambda _: None) -> int:
     """Start, run until SIGINT or SIGTERM, stop cleanly. The exit code: 130 where it was stopped while it started."""
+    say = _never_failing(say)
     stop = StopSignals()
     stop.install()
     try:
@@ -211,6 +212,16 @@ def up(settings: UpSettings, say: Say, *, ready: Callable[[Embedded], None] = la
     finally:
         embedded.stop()
     return 0
+
+
+def _never_failing(say: Say) -> Say:
+    """Nobody reads it, or the disk is full: no reason to stop."""
+
+    def said(text: str) -> None:
+        with contextlib.suppress(OSError):
+            say(text)
+
+    return said
 
 
 def _folded(journal: Journal, say: Say) -> Folded:

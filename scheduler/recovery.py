@@ -85,6 +85,9 @@ def reconcile(
         # Execution does not know it: either its end is on record there, or it is lost. Asking it to stop tells which.
         scheduler.adopt((), launched=(key,))
         executor.stop(gang.id, gang.attempt, 0)
+    # What runs and is not decided (any more) is nobody's: the disk lost what was last written, or its end was taken.
+    for gang_id, attempt in sorted(known - {(gang.id, gang.attempt) for gang in placed}):
+        executor.stop(gang_id, attempt, 0)
 
 
 def observation_gap(
