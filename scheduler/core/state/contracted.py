@@ -1,10 +1,14 @@
-"""How many GPUs a position contracts over time: what its meter records must add up to."""
+"""How many GPUs a position contracts over time: what its meter records must add up to, and when accounts own more."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
 
 from scheduler.core.entitlements import derive
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
+from scheduler.core.placement.snapshot import Opening
 from scheduler.core.positions import Position
 
 
@@ -25,3 +29,26 @@ def next_contracted_ms(contracted: StepFunction, from_ms: int | None) -> int | N
         if gpus > 0 and ends_later:
             return at_ms if from_ms is None else max(at_ms, from_ms)
     return None
+
+
+def openings(contracted: Mapping[str, StepFunction], account_of: Mapping[str, str], now_ms: int) -> dict[str, Opening]:
+    """For each account that will own more than now: the first instant at which it does, and how much it owns then."""
+    owned: dict[str, int] = {}
+    changes: dict[str, list[tuple[int, int]]] = {}
+    for position, function in contracted.items():
+        account = account_of[position]
+        owned[account] = owned.get(account, 0) + function.at(now_ms)
+        before = function.at(now_ms)
+        for at_ms, gpus in function.steps:
+            if at_ms > now_ms:
+                changes.setdefault(account, []).append((at_ms, gpus - before))
+                before = gpus
+    found: dict[str, Opening] = {}
+    for account, coming in sorted(changes.items()):
+        total = owned[account]
+        for at_ms, together in groupby(sorted(coming), key=lambda change: change[0]):
+            total += sum(change for _, change in together)
+            if total > owned[account]:
+                found[account] = Opening(at_ms, total)
+                break
+    return found

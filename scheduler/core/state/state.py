@@ -46,11 +46,11 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
-from scheduler.core.placement.snapshot import Snapshot
+from scheduler.core.placement.snapshot import Opening, Snapshot
 from scheduler.core.positions import PositionBook
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.calendar import UNSOLD, Calendar
-from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms
+from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
 from scheduler.core.workloads import Gang
@@ -87,6 +87,8 @@ class State:
         """Account index by position, of every position there ever was."""
         self.contracted: dict[str, StepFunction] = {}
         """GPUs contracted over time, of every position in the book."""
+        self.opens: dict[str, Opening] = {}
+        """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
         self.closed_ms: dict[int, int] = {}
@@ -118,6 +120,7 @@ class State:
             claimant=self.gangs.claimant,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
+            opens=self.opens,
         )
 
     def gpus_of(self, node: str) -> range:
@@ -126,8 +129,9 @@ class State:
         return range(0) if number is None else self.fleet.gpus_of_node(number)
 
     def refresh_contracted(self) -> None:
-        """Derive `contracted` anew, after positions were restored."""
+        """Derive `contracted` and `opens` anew, after positions were restored."""
         self._index_positions(self.book.positions)
+        self._look_ahead(self.now_ms)
 
     # -- the fold ------------------------------------------------------------------------------------------------------
 
@@ -313,6 +317,11 @@ class State:
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
+        self._look_ahead(at_ms)
+
+    def _look_ahead(self, at_ms: int) -> None:
+        accounts = {name: position.account for name, position in self.book.positions.items()}
+        self.opens = openings(self.contracted, accounts, at_ms)
 
     def _on_closed(self, event: IntervalClosed) -> None:
         last_ms = self.closed_ms.get(event.interval_ms, 0)
