@@ -206,7 +206,8 @@ class SimulatedExecutor:
         return self._taken
 
     def running(self) -> tuple[RunningAttempt, ...]:
-        """See Executor.running; ordered by gang and attempt."""
+        """See Executor.running; ordered by gang and attempt. One that has ended is told without its start."""
+        self._caught_up()
         found = {key: attempt.started_ms for key, attempt in self._live.items()}
         for seen in self._queue:
             if isinstance(seen, AttemptEnded):
