@@ -254,8 +254,7 @@ class Scheduler:
     # -- steps of a round ----------------------------------------------------------------------------------------------
 
     def _observe(self, now_ms: int) -> None:
-        healthy = getattr(self._executor, "healthy", True)
-        blind = "" if healthy else getattr(self._executor, "detail", "") or "execution does not answer"
+        blind = "" if self._executor.healthy else self._executor.detail or "execution does not answer"
         observations = self._executor.observe()
         self.paused = blind
         if blind and self._blind_since_ms is None:

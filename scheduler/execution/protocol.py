@@ -103,6 +103,14 @@ class RunningAttempt:
 class Executor(Protocol):
     """See the module for the laws."""
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the cluster answers. While it does not, nothing may be decided from what is not seen."""
+
+    @property
+    def detail(self) -> str:
+        """Why it is not healthy; empty where it is."""
+
     def start(self, launch: Launch) -> None:
         """Begin an attempt; returns at once. A second call for the same attempt changes nothing."""
 

@@ -158,6 +158,16 @@ class SimulatedExecutor:
 
     # The protocol
 
+    @property
+    def healthy(self) -> bool:
+        """See Executor.healthy: virtual time always answers."""
+        return True
+
+    @property
+    def detail(self) -> str:
+        """See Executor.detail."""
+        return ""
+
     def start(self, launch: Launch) -> None:
         """See Executor.start."""
         now_ms = self._caught_up()
