@@ -191,9 +191,9 @@ class Embedded:
             self._say_paused(self.scheduler.paused)
 
     def _say_paused(self, why: str) -> None:
-        if why != self._said_paused:
-            self._said_paused = why
-            self.say(f"paused: {why}" if why else "going on")
+        was, self._said_paused = self._said_paused, why
+        if why != was:  # the reason again at the end: on a full disk the first note may not have been kept
+            self.say(f"paused: {why}" if why else f"going on, was paused: {was}")
 
 
 def up(settings: UpSettings, say: Say, *, ready: Callable[[Embedded], None] = lambda _: None) -> int:

@@ -232,12 +232,8 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
     owners = Counter(state.calendar.owner_position[gpus].tolist())
     occupants = Counter(state.gangs.occupant[gpus].tolist())
     causes = Counter(state.health.cause[gpus].tolist())
-    account_of = {
-        position: accounts[account]
-        for position, account in zip(
-            state.calendar.owner_position[gpus].tolist(), state.calendar.owner_account[gpus].tolist(), strict=True
-        )
-    }
+    told = zip(state.calendar.owner_position[gpus].tolist(), state.calendar.owner_account[gpus].tolist(), strict=True)
+    account_of = {position: accounts[account] for position, account in told if position != NOBODY}
     unsold = owners.pop(NOBODY, 0)
     idle = occupants.pop(NOBODY, 0)
     causes.pop(0, 0)

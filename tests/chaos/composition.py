@@ -45,11 +45,10 @@ def wait_until(condition: Callable[[], Found], within_s: float, what: str, poll_
 class Composition:
     """`tenor up` in a home of its own. A context manager that leaves nothing running, however the test ends."""
 
-    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
         self.home.mkdir(parents=True, exist_ok=True)
         self.log = home / "up.log"
-        self.arguments = arguments
         self.environment = {
             **os.environ,
             "TENOR_HOME": str(home),
@@ -68,18 +67,22 @@ class Composition:
         """Where the API says where it is."""
         return self.home / "api.address"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start `tenor up`, and note when it is ready; does not wait for it."""
-        self.address_file.unlink(missing_ok=True)
+    def start_beside(self) -> subprocess.Popen[bytes]:
+        """Start `tenor up`, whatever runs already."""
         with self.log.open("ab") as log:
-            self.up = subprocess.Popen(
-                [sys.executable, "-m", "scheduler.cli", "up", *self.arguments],
+            return subprocess.Popen(
+                [sys.executable, "-m", "scheduler.cli", "up"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,
             )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start `tenor up`, and note when it is ready; does not wait for it."""
+        self.address_file.unlink(missing_ok=True)
+        self.up = self.start_beside()
         self._watching = threading.Thread(target=self._note_ready, args=(self.up,), daemon=True)
         self._watching.start()
         return self.up

@@ -1,0 +1,284 @@
+"""Starting and stopping the real composition: all of it or nothing, a clear word about why, and no process left.
+
+One small node is enough here. Whatever ends a run (a signal, a busy port, a damaged journal, no Ray), everything that
+it had started is gone afterwards; what only a crash leaves is found by the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.errors import Unavailable
+from scheduler.core.events import VERSION, CalendarTurned, GangEnded, decode, encode
+from scheduler.execution.local_ray import LocalRay
+from scheduler.execution.processes import identity
+from scheduler.ledger.journal import Entry, Journal
+from scheduler.recovery import fold
+from tests.chaos.composition import Composition, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
+
+SMALL = {"TENOR_NODES": "1", "TENOR_GPUS_PER_NODE": "4"}
+IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+NO_RAY = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class NoRay(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "ray":
+            raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+sys.meta_path.insert(0, NoRay())
+"""
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Composition]:
+    """A composition that was not started yet."""
+    with Composition(tmp_path / "up", **SMALL) as composition:
+        yield composition
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composition]:
+    """One that runs."""
+    with Composition(tmp_path_factory.mktemp("running"), **SMALL) as composition:
+        composition.start()
+        composition.wait_ready()
+        yield composition
+
+
+def ended(up: Composition) -> tuple[int, str]:
+    """The exit code of a start that fails, and the last line that it wrote."""
+    code = up.start().wait(90)
+    return code, up.said().splitlines()[-1]
+
+
+# -- one that runs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_one_in_the_same_home_is_refused_and_disturbs_nothing(running: Composition) -> None:
+    second = Composition(running.home, **SMALL)
+    second.log = running.home / "second.log"
+    address = running.address_file.read_text()
+    process = second.start_beside()
+    assert process.wait(30) == 2
+    said = second.said()
+    assert f"owned by the running process {running.process.pid}" in said
+    assert "Traceback" not in said
+    with running.client() as client:
+        assert client.status().paused == ""
+    assert running.address_file.read_text() == address
+
+
+def test_a_full_disk_pauses_it_and_nothing_is_lost(running: Composition, tmp_path: Path) -> None:
+    with running.client() as client:
+        before = client.submit(running.command(tmp_path, 1.0), account="acme")
+        wait_until((tmp_path / f"{before.id}.1.0.began").exists, 30, "it runs")
+        allowed = limit_files(running, 0)
+        try:
+            wait_until(lambda: client.status().paused, 20, "it pauses")
+            assert "journal.db" in client.status().paused
+            with pytest.raises(Unavailable, match="not saved yet"):
+                client.submit(running.command(tmp_path, 1.0), account="acme", request_id="while-full")
+            wait_until((tmp_path / f"{before.id}.1.0.ran").exists, 20, "what ran runs on")
+        finally:
+            limit_files(running, allowed)
+        wait_until(lambda: client.status().paused == "", 20, "it goes on")
+        assert before.wait(20).exit_code == 0
+        after = client.submit(running.command(tmp_path, 0.1), account="acme", request_id="while-full")
+        assert after.wait(20).exit_code == 0
+        assert [job.id for job in client.jobs()][::-1] == [before.id, after.id]
+    wait_until(lambda: "going on, was paused: " in running.said(), 20, "it says so")
+    assert "journal.db" in running.said().splitlines()[-1]
+
+
+def limit_files(running: Composition, size: int) -> int:
+    """How long files may get that the scheduler writes, as on a full disk; what was allowed before."""
+    before = resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    return before[0]
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+def said(up: Composition, words: str) -> bool:
+    """Whether it has said that."""
+    return up.log.exists() and words in up.log.read_text()
+
+
+def record_exists(up: Composition) -> bool:
+    """Whether Ray's head is up, and its nodes may not be."""
+    record = up.home / "ray" / "cluster.json"
+    return record.exists() and '"pid"' in record.read_text()
+
+
+MOMENTS: dict[str, tuple[signal.Signals, Callable[[Composition], bool]]] = {
+    "as the exchange starts": (signal.SIGINT, lambda up: said(up, "starting the reference exchange")),
+    "as Ray starts": (signal.SIGTERM, lambda up: said(up, "starting Ray")),
+    "with half of Ray": (signal.SIGINT, record_exists),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_signal_while_it_starts_stops_everything(up: Composition, moment: str) -> None:
+    number, has_come = MOMENTS[moment]
+    up.start()
+    wait_until(lambda: has_come(up), 60, moment, 0.01)
+    assert up.stop(number, within_s=20) == 130, up.said()
+    assert up.said().splitlines()[-1] == "stopped while starting"
+    assert up.left() == ()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_gangs_run_gives_them_their_grace_and_stops_everything(
+    up: Composition, number: signal.Signals, tmp_path: Path
+) -> None:
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        heeds = client.submit(up.command(tmp_path, 600), account="acme", grace_ms=10_000)
+        ignores = client.submit([sys.executable, "-c", IGNORES], account="acme", grace_ms=1_500)
+        wait_until(lambda: heeds.status == ignores.status == "running", 40, "both run")
+        wait_until(lambda: "up" in "".join(ignores.logs()), 20, "it ignores")
+    assert up.stop(number, within_s=20) == 0, up.said()
+    assert up.said().splitlines()[-2:] == ["stopping: gangs get their grace", "stopped"]
+    assert up.left() == ()
+    assert (tmp_path / f"{heeds.id}.1.0.stopped").exists()
+    with Journal.open(up.home / "journal.db", create=False) as journal:
+        ends = {end.gang: end.exit_code for end in journal_ends(journal)}
+        assert ends == {heeds.id: 0, ignores.id: 128 + signal.SIGKILL}
+
+
+def journal_ends(journal: Journal) -> list[GangEnded]:
+    """Every end of an attempt."""
+    events = (decode(entry.version, entry.body) for entry in journal.read())
+    return [event for event in events if isinstance(event, GangEnded)]
+
+
+# -- starts that fail --------------------------------------------------------------------------------------------------
+
+
+def test_a_busy_port_is_said_and_everything_started_is_stopped(up: Composition) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        up.environment["TENOR_LISTEN"] = address
+        code, last = ended(up)
+    assert (code, last) == (
+        3,
+        f"tenor: the API cannot listen on {address}: the port is taken, or not ours",
+    )
+    assert up.left() == ()
+
+
+def test_a_busy_port_of_the_exchange_is_said(up: Composition) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        up.environment["TENOR_EXCHANGE_LISTEN"] = address
+        code, last = ended(up)
+    assert code == 3
+    assert last.startswith(f"tenor: the reference exchange did not start: exchange: {address} cannot be listened on")
+    assert up.left() == ()
+
+
+def test_no_ray_is_said(up: Composition, tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "sitecustomize.py").write_text(NO_RAY)
+    up.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "without"), os.environ.get("PYTHONPATH", "")])
+    code, last = ended(up)
+    assert code == 3
+    assert "ray" in last.lower()
+    assert "Traceback" not in up.log.read_text()
+    assert up.left() == ()
+
+
+def test_a_flipped_byte_names_file_and_seq_and_starts_nothing(up: Composition) -> None:
+    path = up.home / "journal.db"
+    body = encode(CalendarTurned(at_ms=1_767_225_600_123))
+    with Journal.open(path) as journal:
+        entries = [CalendarTurned(at_ms=1_767_225_600_000 + number) for number in (1, 123, 200)]
+        journal.commit([Entry(each.at_ms, each.kind, VERSION, encode(each)) for each in entries])
+    content = path.read_bytes()
+    assert content.count(body) == 1
+    path.write_bytes(content.replace(body, body.replace(b"600123", b"600122")))
+    code, last = ended(up)
+    assert code == 4
+    assert str(path) in last
+    assert "2" in last.removeprefix(f"tenor: {path}")
+    assert not said(up, "starting")
+    assert up.left() == ()
+
+
+# -- crashes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_torn_tail_of_the_journal_is_recovered_from(up: Composition, tmp_path: Path) -> None:
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        job = client.submit(up.command(tmp_path, 600), account="acme")
+        wait_until(lambda: job.status == "running", 40, "it runs")
+        kept_seq = client.status().journal_seq
+    pid = int((tmp_path / f"{job.id}.1.0.began").read_text().split()[0])
+    up.kill()
+    wal = up.home / "journal.db-wal"
+    wal.write_bytes(wal.read_bytes() + os.urandom(5_000))  # a frame that was being written
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        assert client.status().journal_seq >= kept_seq
+        assert (client.get_job(job.id).status, client.get_job(job.id).attempt) == ("running", 1)
+    assert identity(pid) is not None
+    assert up.stop() == 0, up.said()
+    assert up.left() == ()
+    with Journal.open(up.home / "journal.db", create=False) as journal:
+        fold(journal)
+
+
+def test_what_the_disk_forgot_does_not_run_on(up: Composition, tmp_path: Path) -> None:
+    """A disk that lied about a sync: the journal is whole, and knows nothing of a gang that runs."""
+    up.start()
+    up.wait_ready()
+    up.kill()
+    kept = {path: path.read_bytes() for path in up.home.glob("journal.db*") if path.suffix != ".lock"}
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        job = client.submit(up.command(tmp_path, 600), account="acme")
+        wait_until((tmp_path / f"{job.id}.1.0.began").exists, 40, "it runs")
+    pid = int((tmp_path / f"{job.id}.1.0.began").read_text().split()[0])
+    up.kill()
+    for path in up.home.glob("journal.db*"):
+        if path.suffix != ".lock":
+            path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    up.start()
+    up.wait_ready()
+    wait_until(lambda: identity(pid) is None, 20, "it is stopped")
+    with up.client() as client:
+        assert list(client.jobs()) == []
+    assert up.stop() == 0, up.said()
+
+
+def test_a_ray_that_was_killed_in_its_start_is_started_anew(up: Composition) -> None:
+    up.start()
+    wait_until(lambda: record_exists(up), 60, "Ray's head is up", 0.01)
+    up.kill()
+    assert LocalRay.attach(up.home / "ray") is None
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        wait_until(lambda: [node.gpus for node in client.fleet()] == [4], 20, "the node is there")
+    assert up.stop() == 0, up.said()
+    assert up.left() == ()
