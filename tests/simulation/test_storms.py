@@ -4,6 +4,7 @@ whole truth: the fold of it equals the live state, and a snapshot in the middle 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -22,7 +23,7 @@ from scheduler.core.state.dump import dump, load
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Slowdown, Work
 from scheduler.recovery import save_snapshot
 from scheduler.service import ServiceSettings
-from tests.simulation.site import START_MS, Site, gang, listing, nodes
+from tests.simulation.site import START_MS, Death, Fate, Site, gang, listing, nodes
 
 ACCOUNTS = ("acme", "bolt", "core")
 KINDS = (
@@ -52,9 +53,10 @@ INSTRUMENTS = ("H100.NODE@1", "H100.GPU@1", "H100.LATER@1", "H100.DOMAIN@1")
 class Storm:
     """One seeded storm on a site of six nodes."""
 
-    def __init__(self, seed: int, rounds: int) -> None:
+    def __init__(self, seed: int, rounds: int, *, fate: Fate | None = None, outage_ms: int = 0) -> None:
         self.random = Random(seed)
-        self.site = Site(nodes(6), work=self._work, settings=ServiceSettings(close_lag_ms=0, spares=("node-5",)))
+        settings = ServiceSettings(close_lag_ms=0, spares=("node-5",))
+        self.site = Site(nodes(6), work=self._work, settings=settings, fate=fate, outage_ms=outage_ms)
         self.rounds = rounds
         self.positions: list[tuple[str, str, str]] = []
         self.refusals = 0
@@ -158,6 +160,20 @@ class Storm:
             assert dump(site.scheduler.state) == before
 
 
+class Doom(Fate):
+    """Dies at one boundary in fifty, again and again, once it is let loose."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = Random(seed)
+
+    def boundary(self, what: str) -> None:
+        """See Fate."""
+        self.passed += 1
+        if self.passed > 30 and self.random.random() < 0.02:
+            raise Death(what)
+
+
 def whole_and_tail_agree(site: Site) -> None:
     """Fold of all = live = snapshot + tail = events reordered by nobody."""
     live = dump(site.scheduler.state)
@@ -207,6 +223,17 @@ def test_every_law_holds_through_a_long_storm(seed: int) -> None:
     conserved(site)
     kinds = set(site.kinds())
     assert {"interval_corrected", "coverage_refused", "calendar_turned", "gang_stop_asked"} <= kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "outage_ms"), [(11, 0), (12, 700), (13, 7_000), (14, 31_000)])
+def test_every_law_holds_through_a_storm_in_which_the_process_dies_again_and_again(seed: int, outage_ms: int) -> None:
+    site = Storm(seed, 80, fate=Doom(seed), outage_ms=outage_ms).run()
+    assert site.deaths > 5
+    whole_and_tail_agree(site)
+    conserved(site)
+    ends = Counter(entry.body for entry in site.journal.read() if entry.kind == "gang_ended")
+    assert max(ends.values()) == 1
 
 
 def test_equal_storms_leave_equal_journals() -> None:
