@@ -67,7 +67,7 @@ run: setup ## the demonstration, end to end; TRACES=folder then replays publishe
 	@if [ -n "$(TRACES)" ]; then set -x; $(BIN)/tenor replay "$(TRACES)" --from $(FROM) --days $(DAYS); fi
 
 test: check ## everything: `make check`, then all tests (JOBS=processes, PYTEST_ARGS=...)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 check: setup ## style, types, the contracts between packages, current stubs, sizes
 	$(BIN)/ruff check .

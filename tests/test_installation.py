@@ -18,7 +18,7 @@ from tests.sources import ROOT
 
 UV = Path(sys.executable).parent / "uv"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.installation]
 
 
 needs_command = pytest.mark.skipif(
