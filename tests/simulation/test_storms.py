@@ -150,14 +150,14 @@ class Storm:
             else:
                 about = {"position": source, "account": owner, "lots": 0 if kind == "expiry" else random.randrange(4)}
             event = site.event(PositionEventKind(kind), at_ms=at_ms, instrument=instrument, **about)
-        before = dump(site.scheduler.state)
+        before = site.scheduler.state.book.snapshot()
         try:
             site.told(event)
             self.positions.append((event.position, event.account, event.instrument))
         except Refused:
             site.seq -= 1
             self.refusals += 1
-            assert dump(site.scheduler.state) == before
+            assert site.scheduler.state.book.snapshot() == before
 
 
 class Doom(Fate):
