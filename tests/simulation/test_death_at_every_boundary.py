@@ -27,7 +27,7 @@ from tests.simulation.site import START_MS, STEP_MS, STREAM, Fate, Site, gang, l
 
 ACCOUNTS = ("acme", "bolt", "core")
 END_MS = 150_000
-SAMPLE = 90
+SAMPLE = 60
 SHARES = 6
 SEED = 20_260_101
 GANGS = 36
