@@ -6,6 +6,7 @@ Arguments go before the environment, the environment before the file. Times are 
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -17,7 +18,7 @@ from pydantic_settings import (
 )
 
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.errors import InvalidValue
+from scheduler.core.errors import InvalidValue, Unauthorised
 
 
 def default_home() -> Path:
@@ -81,10 +82,16 @@ class UpSettings(BaseSettings):
 
 
 def load_settings(**given: object) -> UpSettings:
-    """Settings from arguments (None: not given), environment and file. Raises InvalidValue naming the first fault."""
+    """Settings from arguments (None: not given), environment and file. Raises InvalidValue naming the first fault,
+    Unauthorised where the file may not be read.
+    """
     try:
         return UpSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         which = ".".join(str(part) for part in first["loc"]) or "settings"
         raise InvalidValue(which, "the settings", first.get("input"), first["msg"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidValue("content", "config.toml", str(error), "TOML in UTF-8") from error
+    except OSError as error:
+        raise Unauthorised(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -8,17 +8,20 @@ get SIGTERM and their grace, then Ray, then the exchange, so that nothing is lef
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from scheduler.api.address import checked_address, is_loopback
 from scheduler.api.messages import ExchangeLink
 from scheduler.api.server import ApiServer
 from scheduler.api.servicer import ApiSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
-from scheduler.core.errors import Unavailable
+from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.publisher import Publisher
@@ -70,6 +73,7 @@ class Embedded:
             home = settings.home
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
+            _check_addresses(settings)
             signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
@@ -206,6 +210,8 @@ def up(settings: UpSettings, say: Say, *, ready: Callable[[Embedded], None] = la
     except KeyboardInterrupt:
         say("stopped while starting")
         return INTERRUPTED_EXIT_CODE
+    except OSError as error:
+        raise _about_files(error, settings) from error
     try:
         ready(embedded)
         embedded.run()
@@ -222,6 +228,31 @@ def _never_failing(say: Say) -> Say:
             say(text)
 
     return said
+
+
+def _about_files(error: OSError, settings: UpSettings) -> TenorError:
+    """What the file system said of a start's own files."""
+    said = f"{error.filename or settings.home} cannot be used: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return Unauthorised(said)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return InvalidValue("home", "tenor up", str(settings.home), "a folder, or a path where one can be made")
+    return Unavailable(said)
+
+
+def _check_addresses(settings: UpSettings) -> None:
+    """What cannot be listened on is refused before anything is started; what takes the port later is still told."""
+    if settings.exchange is not None:
+        checked_address(settings.exchange, "the exchange")
+    host, port = checked_address(settings.listen)
+    if not is_loopback(host):
+        raise InvalidValue("address", "the API", settings.listen, "a loopback address: it speaks plaintext")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        said = os.strerror(error.errno or 0)  # its own text names the address again
+        raise Unavailable(f"the API cannot listen on {settings.listen}: {said}") from error
 
 
 def _folded(journal: Journal, say: Say) -> Folded:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as one wish to stop, heeded where it is safe.
+"""SIGINT, SIGTERM and the end of the terminal (SIGHUP) as one wish to stop, heeded where it is safe.
 
 A signal that raised wherever it happened to come could lose a process between its start and its noting. So it only sets
 `asked`, but inside `interrupting`, which is for long steps that clean up after themselves: there it raises
@@ -22,9 +22,10 @@ class StopSignals:
         self._raises = False
 
     def install(self) -> None:
-        """From now on the two signals are this wish."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        """From now on these signals are this wish; a SIGHUP that is ignored (`nohup`) stays so."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
 
     def check(self) -> None:
         """Raises KeyboardInterrupt where it was asked."""

@@ -163,9 +163,12 @@ class RayExecutor:
         return tuple(batch)
 
     def running(self) -> tuple[RunningAttempt, ...]:
-        """See Executor.running; ordered by gang and attempt."""
+        """See Executor.running; ordered by gang and attempt. One that has ended is told without its start."""
         with self._lock:
-            return tuple(RunningAttempt(*key, started_ms) for key, started_ms in sorted(self._open.items()))
+            return tuple(
+                RunningAttempt(*key, None if key in self._over else started_ms)
+                for key, started_ms in sorted(self._open.items())
+            )
 
     def probe(self, node: str) -> None:
         """See Executor.probe. A node that is missing gives no reading."""

@@ -56,6 +56,8 @@ class Composition:
             MARK: str(home),
             **environment,
         }
+        self.wrapper: tuple[str, ...] = ()
+        """What `tenor up` is run by, if by anything."""
         self.up: subprocess.Popen[bytes] | None = None
         self._down_since_ms: int | None = now_ms()
         self.outages: list[tuple[int, int]] = []
@@ -71,7 +73,7 @@ class Composition:
         """Start `tenor up`, whatever runs already."""
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "scheduler.cli", "up"],
+                [*self.wrapper, sys.executable, "-m", "scheduler.cli", "up"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -140,7 +140,7 @@ def play(story: Story) -> None:
     up.start()
     up.wait_ready()
     buy(story)
-    threads = [threading.Thread(target=guarded, args=(story, part)) for part in (submit_gangs, kill_nodes)]
+    threads = [threading.Thread(target=guarded, args=(story, part)) for part in (submit_gangs, sell, kill_nodes)]
     for thread in threads:
         thread.start()
     kill_and_restart(story)
@@ -196,30 +196,29 @@ def terms_of(story: Story, lot: str, cell: Level, gpus: int) -> InstrumentTerms:
 
 
 def submit_gangs(story: Story) -> None:
-    """Long gangs through it all, then a short one every few seconds; a quarter of a position is sold in the middle."""
+    """Long gangs through it all, then a short one every few seconds."""
     whole_s = DELIVERY_MS / 1_000 + 120
     story.submit("acme-long", "acme", whole_s, gpus=8)
     story.submit("borealis-long", "borealis", whole_s, workers=2, gpus=4)
     story.submit("cygnus-long", "cygnus", whole_s, workers=2, gpus=1)
-    number, sold = 0, False
+    number = 0
     chance = random.Random(SEED + 1)
     while now_ms() < story.end_ms - 15_000:
         number += 1
         story.submit(f"short-{number}", "cygnus", chance.uniform(0.2, 5.0))
-        if not sold and now_ms() > story.start_ms + DELIVERY_MS // 3:
-            sold = True
-            insisted(lambda: sell(story))
         time.sleep(chance.uniform(1.0, 4.0))
-    assert sold
 
 
 def sell(story: Story) -> None:
-    """One of cygnus' lots goes to dorado, later."""
-    with story.exchange() as exchange:
-        event = exchange.transfer(
-            story.positions["cygnus"], "dorado", 1, effective_ms=story.sold_ms, request_id="sell-one"
-        )
-        story.positions["dorado"] = event.position
+    """One of cygnus' lots goes to dorado in the middle of delivery, whoever is there when that is told."""
+    story.until(story.start_ms + 8_000)
+    cygnus = story.positions["cygnus"]
+
+    def asked() -> str:
+        with story.exchange() as exchange:
+            return exchange.transfer(cygnus, "dorado", 1, effective_ms=story.sold_ms, request_id="sell-one").position
+
+    story.positions["dorado"] = insisted(asked)
 
 
 def kill_scheduler(story: Story) -> None:

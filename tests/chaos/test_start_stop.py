@@ -28,6 +28,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 SMALL = {"TENOR_NODES": "1", "TENOR_GPUS_PER_NODE": "4"}
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+# Files of 4 KiB hold what it says, and no journal.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 NO_RAY = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -169,15 +175,13 @@ def journal_ends(journal: Journal) -> list[GangEnded]:
 # -- starts that fail --------------------------------------------------------------------------------------------------
 
 
-def test_a_busy_port_is_said_and_everything_started_is_stopped(up: Composition) -> None:
+def test_a_busy_port_is_said_before_anything_is_started(up: Composition) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         up.environment["TENOR_LISTEN"] = address
         code, last = ended(up)
-    assert (code, last) == (
-        3,
-        f"tenor: the API cannot listen on {address}: the port is taken, or not ours",
-    )
+    assert (code, last) == (3, f"tenor: the API cannot listen on {address}: Address already in use")
+    assert not said(up, "starting")
     assert up.left() == ()
 
 
@@ -188,6 +192,45 @@ def test_a_busy_port_of_the_exchange_is_said(up: Composition) -> None:
         code, last = ended(up)
     assert code == 3
     assert last.startswith(f"tenor: the reference exchange did not start: exchange: {address} cannot be listened on")
+    assert up.left() == ()
+
+
+REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
+    "not an address": ({"TENOR_LISTEN": "here"}, 2, "address of the API was 'here', expected host:port"),
+    "not loopback": ({"TENOR_LISTEN": "0.0.0.0:0"}, 2, "expected a loopback address"),
+    "no exchange's address": ({"TENOR_EXCHANGE": "there"}, 2, "address of the exchange was 'there'"),
+    "not a number": ({"TENOR_NODES": "many"}, 2, "nodes of the settings was 'many'"),
+    "unknown setting": ({"CONFIG": "gpus = 8"}, 2, "gpus of the settings was 8"),
+    "not TOML": ({"CONFIG": "nodes ="}, 2, "content of config.toml was "),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_bad_settings_are_refused_before_anything_is_started(up: Composition, what: str) -> None:
+    environment, code, says = REFUSED[what]
+    up.environment.update(environment)
+    if "CONFIG" in environment:
+        (up.home / "config.toml").write_text(environment["CONFIG"])
+    found, last = ended(up)
+    assert found == code
+    assert says in last
+    assert "Traceback" not in up.log.read_text()
+    assert not said(up, "starting")
+
+
+def test_a_home_that_is_a_file_is_refused(up: Composition) -> None:
+    (up.home / "file").touch()
+    up.environment["TENOR_HOME"] = str(up.home / "file")
+    code, last = ended(up)
+    assert code == 2
+    assert last.endswith("expected a folder, or a path where one can be made")
+
+
+def test_a_disk_that_is_full_from_the_start_is_said(up: Composition) -> None:
+    up.wrapper = (sys.executable, "-c", LIMITED)
+    code, last = ended(up)
+    assert code == 3
+    assert str(up.home) in last
     assert up.left() == ()
 
 
