@@ -178,7 +178,10 @@ def test_a_death_with_an_outage_costs_what_nobody_saw(outage_ms: int) -> None:
         before = [leaf for leaf in calm_leaves if decode(leaf).written_ms < site.died_ms]
         assert site.leaves()[: len(before)] == before
         found, expected = latest(site), latest(undisturbed()[0])
-        assert contracted(found) == contracted(expected)
+        # An outage near the end reaches beyond it: what closed there has nothing to be compared with.
+        until_ms = max(record.end_ms for record in expected.values())
+        same = {key: record for key, record in found.items() if record.end_ms <= until_ms}
+        assert contracted(same) == contracted(expected)
         unknown_gpu_ms = sum(record.unknown_gpu_ms for record in found.values())
         estimated_gpu_ms = sum(record.estimated_gpu_ms for record in found.values())
         assert unknown_gpu_ms + estimated_gpu_ms <= FLEET_GPUS * (outage_ms + STEP_MS)
