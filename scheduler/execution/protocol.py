@@ -118,7 +118,9 @@ class Executor(Protocol):
         """SIGTERM to every worker, SIGKILL after the grace. One that is over or unknown: an end is observed."""
 
     def observe(self) -> tuple[Observation, ...]:
-        """What happened since the last call, in order of `at_ms`."""
+        """What happened since the last call, in order of `at_ms`; a loss that began while nobody looked comes when it
+        was found, after what still happened before that.
+        """
 
     def running(self) -> tuple[RunningAttempt, ...]:
         """Every attempt that the cluster knows and whose end was not yet observed: to reconcile after a restart."""

@@ -39,7 +39,8 @@ from scheduler.execution.protocol import (
 
 SILENCE_S = 8.0
 RESTART_PAUSE_S = 1.0
-CLOSE_WAIT_S = 5.0
+CLOSE_WAIT_S = 17.0
+"""A little longer than a driver takes to finish the starts that it had begun."""
 
 Key = tuple[str, int]
 
@@ -83,7 +84,8 @@ class RayExecutor:
         )
         self._environment = {**os.environ, **ray_environment(token_path), **import_path()}
         self._lock = threading.Lock()
-        self._queue: list[Observation] = []
+        self._queue: list[tuple[int, Observation]] = []
+        """(when it was found, what): a node's loss is found after what still happened before anybody looked."""
         self._untaken: list[Key] = []
         self._open: dict[Key, int | None] = {}
         self._over: set[Key] = set()
@@ -92,7 +94,8 @@ class RayExecutor:
         self._nodes = {node.name: node for node in known}
         self._seen_ms = _now_ms() if seen_ms is None else seen_ms
         self._missing: tuple[str, ...] = ()
-        self._seen_again: set[str] = set()
+        self._seen_again: dict[str, int] = {}
+        """Nodes that this driver found, and when."""
         self._process: subprocess.Popen[bytes] | None = None
         self._connected = False
         self._ready = threading.Event()
@@ -155,7 +158,7 @@ class RayExecutor:
         with self._lock:
             for key in self._untaken:
                 self._send(Taken(*key))
-            batch = sorted(self._queue, key=lambda seen: seen.at_ms)
+            batch = [seen for _, seen in sorted(self._queue, key=lambda found: found[0])]
             self._queue.clear()
             self._untaken = [(seen.gang, seen.attempt) for seen in batch if isinstance(seen, AttemptEnded)]
             for key in self._untaken:
@@ -209,7 +212,7 @@ class RayExecutor:
         assert process.stdout is not None  # noqa: S101 - for the type checker; PIPE was asked for
         with self._lock:
             self._process = process
-            self._seen_again = set()
+            self._seen_again = {}
             self._connected = False
             self._write(self._options)
         if self._closing.is_set():
@@ -231,13 +234,13 @@ class RayExecutor:
                 case Ready():
                     self._reconnected(message)
                 case NodeSeen(node=node):
-                    self._seen_again.add(node.name)
+                    self._seen_again.setdefault(node.name, message.at_ms)
                     if self._nodes.get(node.name) != node:
                         self._nodes[node.name] = node
-                        self._queue.append(message)
+                        self._queue.append((message.at_ms, message))
                 case NodeMissing():
                     if self._nodes.pop(message.node, None) is not None:
-                        self._queue.append(message)
+                        self._queue.append((message.at_ms, message))
                 case AttemptStarted():
                     self._started(message)
                 case AttemptEnded():
@@ -245,7 +248,7 @@ class RayExecutor:
                 case Options() | Launch() | Stop() | Probe() | Taken():
                     raise TypeError(f"not a message of the driver: {message!r}")
                 case _:
-                    self._queue.append(message)
+                    self._queue.append((message.at_ms, message))
 
     def _hear(self, health: Health) -> None:
         self._healthy, self._detail, self._heard_s = health.healthy, health.detail, time.monotonic()
@@ -255,7 +258,7 @@ class RayExecutor:
         key = (message.gang, message.attempt)
         if key not in self._over and self._open.get(key) is None:
             self._open[key] = message.at_ms
-            self._queue.append(message)
+            self._queue.append((message.at_ms, message))
 
     def _ended(self, message: AttemptEnded) -> None:
         key = (message.gang, message.attempt)
@@ -265,14 +268,15 @@ class RayExecutor:
         self._open.setdefault(key, None)
         self._asked.pop(key, None)
         self._stops.pop(key, None)
-        self._queue.append(message)
+        self._queue.append((message.at_ms, message))
 
     def _reconnected(self, ready: Ready) -> None:
         """The driver has told all that it found: what vanished meanwhile is missing; what was asked is asked again."""
-        self._missing = tuple(sorted(set(self._nodes) - self._seen_again))
+        self._missing = tuple(sorted(set(self._nodes) - self._seen_again.keys()))
+        looked_ms = min(self._seen_again.values(), default=_now_ms())
         for name in self._missing:
             del self._nodes[name]
-            self._queue.append(NodeMissing(name, self._seen_ms))
+            self._queue.append((looked_ms, NodeMissing(name, self._seen_ms)))
         for key in ready.attempts:
             if key not in self._over:
                 self._open.setdefault(key, None)
