@@ -19,8 +19,10 @@ import pytest
 from scheduler.core.errors import Unavailable
 from scheduler.core.events import VERSION, CalendarTurned, GangEnded, decode, encode
 from scheduler.execution.local_ray import LocalRay
-from scheduler.execution.processes import identity
+from scheduler.execution.logs import log_path
+from scheduler.execution.processes import identity, marked
 from scheduler.ledger.journal import Entry, Journal
+from scheduler.own_exchange import MARK as EXCHANGE_MARK
 from scheduler.recovery import fold
 from tests.chaos.composition import Composition, wait_until
 
@@ -28,6 +30,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 SMALL = {"TENOR_NODES": "1", "TENOR_GPUS_PER_NODE": "4"}
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+HEARS = """
+import signal, time
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+print("up", flush=True)
+while True:
+    time.sleep(1)
+"""
 # Files of 4 KiB hold what it says, and no journal.
 LIMITED = """
 import os, resource, sys
@@ -108,6 +117,17 @@ def test_a_full_disk_pauses_it_and_nothing_is_lost(running: Composition, tmp_pat
     assert "journal.db" in running.said().splitlines()[-1]
 
 
+def test_an_exchange_that_dies_is_started_again_where_it_was(running: Composition) -> None:
+    record = running.home / "exchange.address"
+    address = record.read_text()
+    (pid,) = marked(EXCHANGE_MARK, str(running.home))
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: marked(EXCHANGE_MARK, str(running.home)) not in {(), (pid,)}, 20, "another one runs")
+    wait_until(lambda: record.exists() and record.read_text() == address, 20, "it listens where it did")
+    with running.client() as client:
+        wait_until(lambda: (link := client.status().exchange) is not None and link.connected, 20, "it is watched")
+
+
 def limit_files(running: Composition, size: int) -> int:
     """How long files may get that the scheduler writes, as on a full disk; what was allowed before."""
     before = resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE)
@@ -146,7 +166,7 @@ def test_a_signal_while_it_starts_stops_everything(up: Composition, moment: str)
     assert up.left() == ()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_gangs_run_gives_them_their_grace_and_stops_everything(
     up: Composition, number: signal.Signals, tmp_path: Path
 ) -> None:
@@ -164,6 +184,28 @@ def test_a_signal_while_gangs_run_gives_them_their_grace_and_stops_everything(
     with Journal.open(up.home / "journal.db", create=False) as journal:
         ends = {end.gang: end.exit_code for end in journal_ends(journal)}
         assert ends == {heeds.id: 0, ignores.id: 128 + signal.SIGKILL}
+
+
+def test_one_that_is_killed_while_it_stops_goes_on_stopping_and_then_starts_anew(
+    up: Composition, tmp_path: Path
+) -> None:
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        job = client.submit([sys.executable, "-c", HEARS], account="acme", grace_ms=4_000)
+        wait_until(lambda: "up" in "".join(job.logs()), 40, "it runs")
+    up.process.send_signal(signal.SIGTERM)
+    output = log_path(up.home / "logs", job.id, 1, 0)
+    wait_until(lambda: "asked to stop" in output.read_text(), 20, "it is asked to stop", 0.01)
+    up.kill()
+    up.start()
+    up.wait_ready()
+    with up.client() as client:
+        wait_until(lambda: client.get_job(job.id).attempt == 2, 40, "it starts anew")
+        wait_until(lambda: client.get_job(job.id).status == "running", 40, "it runs")
+        assert client.get_job(job.id).failures == 0
+    assert up.stop() == 0, up.said()
+    assert up.left() == ()
 
 
 def journal_ends(journal: Journal) -> list[GangEnded]:
