@@ -171,7 +171,7 @@ class Fleet:
             case Level.GPU:
                 node_name, _, k = name.rpartition(":")
                 node = self.index_of_node.get(node_name)
-                if node is None or not k.isdigit() or int(k) >= self.nodes[node].gpus:
+                if node is None or k not in map(str, range(self.nodes[node].gpus)):
                     raise UnknownName("GPU", name)
                 return int(self.first_gpu[node]) + int(k)
             case Level.NODE:

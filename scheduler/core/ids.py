@@ -41,5 +41,7 @@ def instrument_id(symbol: str, version: int) -> InstrumentId:
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorts `node-2` before `node-10`: digits compare as numbers, all else as text."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part)
+    """Sorts `node-2` before `node-10`: digits compare as numbers, all else as text. Equal keys, equal names."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    compared = ((0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts)
+    return (*compared, (-1, 0, name))  # the end: before whatever goes on, and apart from `01` where this is `1`

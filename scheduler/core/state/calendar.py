@@ -73,10 +73,14 @@ class Calendar:
 
     def swap(self, fleet: Fleet, level: Level, left: int, right: int, at_ms: int) -> None:
         """Two cells trade places from `at_ms`, owners included."""
-        self.holdings = _sorted(swap_cells(fleet, self.holdings, level, left, right, at_ms))
+        swapped = swap_cells(fleet, self.holdings, level, left, right, at_ms)
+        self.past = (*self.past, *(holding for holding in swapped if holding.end_ms <= at_ms))
+        self.holdings = _sorted(holding for holding in swapped if holding.end_ms > at_ms)
         a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
         for array in (self.owner_position, self.owner_account, self.until_ms):
             array[a], array[b] = array[b].copy(), array[a].copy()
+        if level > Level.NODE:  # what of a higher level is held inside has moved with its cell
+            self.swappable = _swappable(fleet, self.holdings)
 
     def turn(
         self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
