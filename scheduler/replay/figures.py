@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from scheduler.core.causes import Bearer
 from scheduler.core.events import Event, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
 from scheduler.core.metering.records import MeterRecord, PoolRecord
-from scheduler.core.quantities import share_ppm
+from scheduler.core.quantities import ceil_div, share_ppm
 from scheduler.core.workloads import StopCause
 
 
@@ -32,11 +32,10 @@ class Waits:
         self.all_ms.append(wait_ms)
 
     def percentile_ms(self, percent: int) -> int:
-        """The nearest-rank percentile; 0 of none."""
+        """The nearest-rank percentile, 0 to 100; 0 of none."""
         if not self.all_ms:
             return 0
-        ordered = sorted(self.all_ms)
-        return ordered[min(len(ordered) - 1, (len(ordered) * percent + 99) // 100 - 1)]
+        return sorted(self.all_ms)[max(1, ceil_div(len(self.all_ms) * percent, 100)) - 1]
 
     @property
     def mean_ms(self) -> int:
