@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -48,6 +48,13 @@ class UpSettings(BaseSettings):
     close_lag_ms: int = Field(default=1_000, ge=0, description="From an interval's end to its closing.")
     snapshot_every_events: int = Field(default=10_000, ge=100, description="Events between two snapshots.")
 
+    @field_validator("spares")
+    @classmethod
+    def _are_nodes(cls, spares: int, given: ValidationInfo) -> int:
+        if spares > given.data.get("nodes", spares):
+            raise ValueError(f"at most the {given.data['nodes']} nodes")
+        return spares
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -78,7 +85,7 @@ class UpSettings(BaseSettings):
 
     def spare_names(self) -> tuple[str, ...]:
         """The last local nodes, as many as are spares."""
-        return tuple(spec.name for spec in self.node_specs()[self.nodes - self.spares :]) if self.spares else ()
+        return tuple(spec.name for spec in self.node_specs()[self.nodes - self.spares :])
 
 
 def load_settings(**given: object) -> UpSettings:
@@ -90,7 +97,8 @@ def load_settings(**given: object) -> UpSettings:
     except ValidationError as error:
         first = error.errors()[0]
         which = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise InvalidValue(which, "the settings", first.get("input"), first["msg"]) from error
+        expected = first["msg"].removeprefix("Value error, ")
+        raise InvalidValue(which, "the settings", first.get("input"), expected) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidValue("content", "config.toml", str(error), "TOML in UTF-8") from error
     except OSError as error:

@@ -1,0 +1,100 @@
+"""From what execution saw to events: one row a kind of observation, what is an echo, and what is moved to open time."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.events import (
+    Event,
+    GangEnded,
+    GangStarted,
+    HealthChanged,
+    IntervalClosed,
+    NodeJoined,
+    PerformanceMeasured,
+)
+from scheduler.execution.protocol import (
+    AttemptEnded,
+    AttemptStarted,
+    GpuHealth,
+    NodeMissing,
+    NodeSeen,
+    Observation,
+    ProbeReading,
+)
+from scheduler.observations import events_of
+from tests.core.state.folding import FLEET, T, folded, placed, submitted
+
+AT = T + 100
+NOW = T + 200
+NEW = NodeSpec(name="node-9", grade="H100", gpus=1)
+KNOWN = NodeSpec(name="node-0", grade="H100", gpus=4)
+BINDING = (submitted("g"), placed("g", 0))
+RUNNING = (*BINDING, GangStarted(at_ms=T + 10, gang="g", attempt=1))
+LOST = HealthChanged(at_ms=T + 20, node="node-0", cause=Cause.NODE_LOST)
+
+SEEN: tuple[tuple[tuple[Event, ...], Observation, list[Event]], ...] = (
+    (BINDING, AttemptStarted("g", 1, AT), [GangStarted(at_ms=AT, gang="g", attempt=1)]),
+    (
+        RUNNING,
+        AttemptEnded("g", 1, AT, 3, "x" * 3_000),
+        [GangEnded(at_ms=AT, gang="g", attempt=1, exit_code=3, detail="x" * 2_000)],
+    ),
+    (BINDING, AttemptEnded("g", 1, AT, None, "lost"), [GangEnded(at_ms=AT, gang="g", attempt=1, detail="lost")]),
+    ((), NodeSeen(NEW, AT), [NodeJoined(at_ms=AT, node=NEW)]),
+    ((LOST,), NodeSeen(KNOWN, AT), [HealthChanged(at_ms=AT, node="node-0", gpus=(0, 1, 2, 3))]),
+    ((), NodeMissing("node-0", AT, Cause.FABRIC), [HealthChanged(at_ms=AT, node="node-0", cause=Cause.FABRIC)]),
+    (
+        (),
+        GpuHealth("node-0", (1, 3), AT, Cause.ECC),
+        [HealthChanged(at_ms=AT, node="node-0", gpus=(1, 3), cause=Cause.ECC)],
+    ),
+    (
+        (),
+        ProbeReading("node-0", (1,), AT, 900_000, "suite"),
+        [PerformanceMeasured(at_ms=AT, node="node-0", gpus=(1,), ppm=900_000, suite="suite")],
+    ),
+    # echoes
+    ((), AttemptStarted("g", 1, AT), []),
+    (RUNNING, AttemptStarted("g", 1, AT), []),
+    (BINDING, AttemptStarted("g", 2, AT), []),
+    (RUNNING, AttemptEnded("g", 2, AT, 0), []),
+    ((submitted("g"),), AttemptEnded("g", 1, AT, 0), []),
+    ((), NodeSeen(KNOWN, AT), []),
+    ((), NodeMissing("node-9", AT), []),
+    ((LOST,), NodeMissing("node-0", AT), []),
+    ((LOST,), GpuHealth("node-0", (0,), AT, None), []),
+    ((LOST,), NodeSeen(KNOWN, T + 19), []),
+    ((), GpuHealth("node-9", (0,), AT, Cause.ECC), []),
+    ((), ProbeReading("node-9", None, AT, 1, "suite"), []),
+)
+
+
+@pytest.mark.parametrize(("before", "observation", "events"), SEEN)
+def test_an_observation_says_what_is_new_and_nothing_else(
+    before: tuple[Event, ...], observation: Observation, events: list[Event]
+) -> None:
+    state = folded(*before)
+    told = events_of(observation, state, NOW)
+    assert told == events
+    for event in told:
+        state.apply(event)
+    if not isinstance(observation, ProbeReading):
+        assert events_of(observation, state, NOW) == []
+
+
+@pytest.mark.parametrize(("seen_ms", "told_ms"), [(-50, 60), (60, 60), (61, 61), (200, 200), (900, 200)])
+def test_an_instant_that_is_closed_or_ahead_is_the_nearest_open_one(seen_ms: int, told_ms: int) -> None:
+    closed = IntervalClosed(at_ms=T + 60, interval_ms=10, end_ms=T + 60, first_leaf=0, leaves=0)
+    state = folded(*FLEET, closed, start=())
+    (event,) = events_of(NodeMissing("node-0", T + seen_ms), state, NOW)
+    assert event.at_ms == T + told_ms
+
+
+def test_nothing_starts_before_it_was_placed_or_ends_before_it_started() -> None:
+    (started,) = events_of(AttemptStarted("g", 1, T - 5), folded(*BINDING), NOW)
+    assert started.at_ms == T
+    (ended,) = events_of(AttemptEnded("g", 1, T + 5, 0), folded(*RUNNING), NOW)
+    assert ended.at_ms == T + 10
