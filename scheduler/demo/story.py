@@ -22,7 +22,7 @@ from scheduler.api.client import Client, JobHandle
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings, load_settings
 from scheduler.core.cluster import Level
-from scheduler.core.errors import Conflict, TenorError, Unavailable
+from scheduler.core.errors import Conflict, Refused, TenorError, Unavailable
 from scheduler.core.instruments import STAND_IN_THROUGHPUT, Damages, InstrumentTerms, ThroughputTerms, standard_terms
 from scheduler.core.quantities import ceil_div
 from scheduler.demo.processes import Child
@@ -104,15 +104,21 @@ def play(home: Path, bundle: Path, say: Callable[[str], None], tick: Callable[[D
 
 
 def fresh_home(folder: Path) -> Path:
-    """FOLDER/home, empty. Raises Conflict where it holds something else than an earlier demonstration."""
+    """FOLDER/home, empty. Raises Conflict where it holds something else than an earlier demonstration, Refused where it
+    cannot be made.
+    """
     home = folder / "home"
     if home.exists():
         if not (home / MARK).exists():
             raise Conflict(f"{home} exists and was not left by a demonstration: name another folder")
         stop_leftovers(home / "ray")
-        shutil.rmtree(home)
-    home.mkdir(parents=True)
-    (home / MARK).write_text("made by tenor demo, and deleted by the next one\n", encoding="utf-8")
+    try:
+        if home.exists():
+            shutil.rmtree(home)
+        home.mkdir(parents=True)
+        (home / MARK).write_text("made by tenor demo, and deleted by the next one\n", encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{error.filename or home} cannot be used: {error.strerror}; name another folder") from error
     return home
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +74,20 @@ def _say(text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scheduler.demo.training", description="A small training loop.")
-    parser.add_argument("--steps", type=int, default=1_000)
-    parser.add_argument("--pause-ms", type=int, default=50)
-    parser.add_argument("--report-every", type=int, default=10)
+    parser.add_argument("--steps", type=_at_least(0), default=1_000)
+    parser.add_argument("--pause-ms", type=_at_least(0), default=50)
+    parser.add_argument("--report-every", type=_at_least(1), default=10)
     parser.add_argument("--checkpoint", default="", help="where to save; the rank is appended")
     return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"was {text}, expected {least} or more")
+        return int(text)
+
+    return number
 
 
 if __name__ == "__main__":
