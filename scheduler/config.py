@@ -36,7 +36,7 @@ class UpSettings(BaseSettings):
     exchange: str | None = Field(default=None, description="Address of an exchange; none: an own reference exchange.")
     exchange_listen: str = Field(default="127.0.0.1:0", description="Where the own reference exchange listens.")
     stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
-    nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, where no GPUs are found.")
+    nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, with logical GPUs.")
     gpus_per_node: int = Field(default=8, ge=1, le=64, description="Logical GPUs of each local node.")
     grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")
     site: str = Field(default="local", description="Site of the local nodes.")

@@ -64,7 +64,7 @@ class ServiceSettings:
 
 
 class Scheduler:
-    """See the module. Made on a journal that may hold a past: `recovery.recover` brings it up to date first."""
+    """See the module. Made on a journal that may hold a past: `recovery.reconcile` brings it up to date first."""
 
     def __init__(
         self,
@@ -144,6 +144,7 @@ class Scheduler:
             self._turn_calendar(now_ms)
             self._emit(PositionChanged(at_ms=now_ms, event=event))
             self._emit_all(covering.after_position_event(self.state, event, now_ms, self.settings.spares))
+            self._turn_coverage = True  # owners may have changed: the next round lets coverage follow the work
             if event.effective_ms < now_ms:
                 self._correct((event.position, *filter(None, (event.source,))), event.effective_ms, now_ms)
             self._save_or_raise()

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.core.causes import Cause
 from scheduler.core.errors import Damaged, Unavailable
+from scheduler.core.events import GangEnded, HealthChanged, decode
 from scheduler.core.metering.records import Quality
 from scheduler.core.state.dump import dump
+from scheduler.core.workloads import Piece
+from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import Work
 from scheduler.ledger.journal import Journal
-from scheduler.recovery import fold, save_snapshot
+from scheduler.recovery import fold, healthy_nodes, save_snapshot
 from tests.simulation.site import START_MS, STREAM, Fate, Site, gang, listing, nodes
 
 
@@ -104,6 +108,40 @@ def test_a_journal_that_was_changed_is_damage(tmp_path: Path) -> None:
     with pytest.raises(Damaged):
         fold(site.journal)
     site.journal.close()
+
+
+def test_an_attempt_that_execution_does_not_know_was_lost_and_runs_again() -> None:
+    site = running()
+    site.round()
+    inner = site.executor.inner
+    inner._live.clear()  # the cluster was made anew while the scheduler was down
+    site.die_and_return()
+    assert site.status("gang-1") == "running"
+    site.until(24_000)
+    assert (site.status("gang-1"), site.executor.starts) == ("running", [("gang-1", 1), ("gang-1", 2)])
+    (first,) = (decode(1, entry.body) for entry in site.journal.read() if entry.kind == "gang_ended")
+    assert isinstance(first, GangEnded)
+    assert (first.attempt, first.exit_code, first.detail) == (1, None, "was not running")
+    assert site.refolded() == dump(site.scheduler.state)
+
+
+def test_an_attempt_that_nobody_decided_is_stopped() -> None:
+    site = running()
+    stray = Launch("gang-9", 1, "acme", "stray", ("run",), (Piece(node="node-0", gpus=(0,)),))
+    site.executor.inner._live.clear()
+    site.executor.inner.start(stray)
+    site.die_and_return()
+    site.until(24_000)
+    assert [(each.gang, each.attempt) for each in site.executor.running()] == [("gang-1", 2)]
+    assert "gang-9" not in site.scheduler.state.gangs.by_id
+
+
+def test_nodes_that_were_there_are_those_that_are_not_lost_whatever_else_ails_them() -> None:
+    state = running().scheduler.state
+    assert [node.name for node in healthy_nodes(state)] == ["node-0", "node-1"]
+    state.apply(HealthChanged(at_ms=START_MS + 22_000, node="node-0", gpus=(1,), cause=Cause.ECC))
+    state.apply(HealthChanged(at_ms=START_MS + 22_000, node="node-1", cause=Cause.NODE_LOST))
+    assert [node.name for node in healthy_nodes(state)] == ["node-0"]
 
 
 # -- a full disk: SQLite itself refuses to grow the file beyond so many pages, as it does where no block is left

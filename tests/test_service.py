@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from scheduler.core.causes import Cause
-from scheduler.core.errors import Refused, UnknownName
+from scheduler.core.errors import Equivocation, Refused, UnknownName
 from scheduler.core.positions import PositionEventKind
 from scheduler.core.state.dump import dump
-from scheduler.core.workloads import GangStatus
+from scheduler.core.workloads import GangStatus, StopCause
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from scheduler.service import ServiceSettings
 from tests.simulation.site import START_MS, Site, gang, listing, lost, nodes
@@ -221,3 +221,80 @@ def test_ended_gangs_leave_nothing_behind_in_the_loop() -> None:
     statuses = {each.status for each in site.scheduler.state.gangs.by_id.values()}
     assert statuses == {GangStatus.SUCCEEDED}
     assert site.refolded() == dump(site.scheduler.state)
+
+
+# -- the end, and rights that end
+
+
+def test_shutting_down_stops_everything_with_its_grace_and_what_waits_is_placed_after_the_next_start() -> None:
+    site = owned(("acme-1", "acme", 2), work=lambda _: Work(10**8, start_ms=100))
+    runs = [site.submit(gang("acme", grace_ms=2_000)), site.submit(gang("acme", grace_ms=3_000))]
+    site.until(1_000)
+    late = site.submit(gang("acme"))
+    assert site.scheduler.shut_down() == 3_000
+    assert site.scheduler.shut_down() == 3_000  # asked twice, told once
+    assert [site.status(name) for name in runs] == ["stopping", "stopping"]
+    for _ in range(8):  # rounds as the stop makes them; no law of placement holds meanwhile
+        site.now_ms += 500
+        site.scheduler.round()
+    assert [site.status(name) for name in (*runs, late)] == ["waiting"] * 3
+    assert site.executor.running() == ()
+    assert len(site.executor.starts) == 2
+    assert site.scheduler.shut_down() == 0
+    site.die_and_return()
+    site.until(8_000)
+    assert [site.status(name) for name in (*runs, late)] == ["running"] * 3
+    assert site.refolded() == dump(site.scheduler.state)
+
+
+def test_an_attempt_that_was_never_launched_is_over_as_soon_as_it_is_stopped() -> None:
+    site = owned(("acme-1", "acme", 3), work=lambda _: Work(10**8))
+    site.submit(gang("bolt", workers=3, grace_ms=10_000))
+    site.until(1_000)
+    claimant = site.submit(gang("acme"))
+    site.until(2_000)
+    assert site.scheduler.state.gangs.get(claimant).waits_for
+    site.scheduler.cancel(claimant)
+    assert site.status(claimant) == "cancelled"
+    assert [name for name, _ in site.executor.starts] == ["gang-1"]
+
+
+def test_what_cannot_be_preempted_leaves_with_its_grace_where_its_rights_were_sold() -> None:
+    site = owned(("acme-1", "acme", 1), fleet=1, work=lambda _: Work(10**8))
+    firm = site.submit(gang("acme", preemptible=False, max_runtime_ms=300_000, grace_ms=4_000))
+    site.until(2_000)
+    site.transfer("acme-1", "bolt-1", "bolt", 1)
+    site.round()
+    assert site.status(firm) == "stopping"
+    assert site.scheduler.state.gangs.get(firm).stop_cause is StopCause.WINDOW_ENDED
+    site.until(3_000)
+    mine = site.submit(gang("bolt"))
+    site.until(20_000)
+    assert (site.status(firm), site.status(mine)) == ("waiting", "running")
+
+
+def test_what_is_heard_before_is_told_once_and_instruments_that_are_known_change_nothing() -> None:
+    site = owned(("acme-1", "acme", 1))
+    head = site.journal.head
+    site.listed(listing())
+    repeat = site.event(PositionEventKind.TRADE, "acme-1", "acme", at_ms=0)
+    assert site.seq == 2
+    first = repeat.model_copy(update={"cursor": repeat.cursor.model_copy(update={"seq": 1}), "committed_ms": START_MS})
+    site.told(first)
+    assert site.journal.head == head
+    with pytest.raises(Equivocation):
+        site.told(first.model_copy(update={"lots": 2}))
+    assert site.journal.head == head
+    assert site.refolded() == dump(site.scheduler.state)
+
+
+def test_listeners_hear_every_event_and_every_closing_once() -> None:
+    site = owned(("acme-1", "acme", 1))
+    before = len(site.kinds())
+    heard: list[str] = []
+    ends: list[int] = []
+    site.scheduler.listeners.append(lambda event: heard.append(event.kind))
+    site.scheduler.closing_listeners.append(lambda closed: ends.append(closed.interval.end_ms - START_MS))
+    site.until(21_000)
+    assert heard == site.kinds()[before:]
+    assert ends == [10_000, 20_000]

@@ -260,7 +260,9 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     told = [_basis(gang, held)]
     lenders = sorted({each.account for each in held if each.basis == Basis.LENT})
     if gang.inside:
-        told.append(f"It was placed inside {gang.account}'s entitlement: no other account's work can displace it.")
+        told.append(
+            f"It was placed inside {gang.account}'s entitlement: others' work displaces it only as a last resort."
+        )
     elif lenders:
         told.append(
             f"{listed(lenders)} may take them back at any time: it would get SIGTERM, then "

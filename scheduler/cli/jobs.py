@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,14 +52,16 @@ def submit(
     topology: Annotated[
         str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
     ] = "",
-    priority: Annotated[int, typer.Option("--priority", help="Among the account's own jobs; higher goes first.")] = 0,
+    priority: Annotated[
+        int, typer.Option("--priority", help="Among jobs inside their entitlement; higher goes first.")
+    ] = 0,
     max_runtime: MaxRuntimeOption = None,
     grace: GraceOption = None,
     checkpoint_every: CheckpointOption = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Own failures to restart after.")] = None,
     not_preemptible: Annotated[bool, typer.Option("--not-preemptible", help="Needs --max-runtime.")] = False,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="K=V", help="A variable; repeatable.")] = None,
-    working_dir: Annotated[str, typer.Option("--working-dir", help="Where the command runs.")] = "",
+    working_dir: Annotated[str, typer.Option("--working-dir", help="Where the command runs; default: here.")] = "",
     request_id: Annotated[str, typer.Option("--request-id", help="The same id gives the same job again.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output, exit as it does.")] = False,
     output: OutputOption = Output.TABLE,
@@ -89,7 +92,7 @@ def submit(
             checkpoint_ms=checkpoint_every,
             max_failures=retries,
             env=parsing.variables(env or ()),
-            working_dir=working_dir,
+            working_dir=working_dir or str(Path.cwd()),
             request_id=request_id,
         ).last
         if follow:

@@ -19,7 +19,10 @@ def replay(
     days: Annotated[int, typer.Option("--days", min=1)] = 7,
     check: Annotated[bool, typer.Option("--check", help="Verify every law after every event.")] = False,
     load: Annotated[
-        float | None, typer.Option("--load", min=0.01, max=100.0, help="Jobs as a multiple of what is owned.")
+        float | None,
+        typer.Option(
+            "--load", min=0.01, max=100.0, help="Demand as a share of the fleet; without it, jobs as they were."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of failures and scaling.")] = 0,
     failures: Annotated[

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from scheduler.core.coverage.ownership import check as coverage_faults
+from scheduler.core.errors import Damaged
 from scheduler.core.metering.records import MeterRecord, broken_identities
 from scheduler.core.placement.laws import violations
 from scheduler.core.state.state import State
@@ -37,12 +40,13 @@ class LawChecker:
                 )
             self._last_end_ms[record.position] = record.end_ms
 
-    def finish(self, live: bytes, refolded: bytes, chain_ok: bool, now_ms: int) -> None:  # noqa: FBT001
-        """The journal folds to the live state, byte for byte, and its chain holds."""
-        if live != refolded:
-            self._note(now_ms, ("the fold of the journal is not the live state",))
-        if not chain_ok:
-            self._note(now_ms, ("the journal's chain does not hold",))
+    def finish(self, live: bytes, refold: Callable[[], bytes], now_ms: int) -> None:
+        """The journal's chain holds, and it folds to the live state, byte for byte."""
+        try:
+            if live != refold():
+                self._note(now_ms, ("the fold of the journal is not the live state",))
+        except Damaged as error:
+            self._note(now_ms, (f"the journal cannot be read back: {error}",))
 
     def _note(self, now_ms: int, faults: tuple[str, ...]) -> None:
         self.count += len(faults)

@@ -114,7 +114,7 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
                 progress(now[0], script.end_ms, scheduler)
         figures.finish(min(now[0], script.end_ms))
         if check:
-            laws.finish(dump(scheduler.state), dump(fold(journal).state), chain_ok=True, now_ms=now[0])
+            laws.finish(dump(scheduler.state), lambda: dump(fold(journal).state), now[0])
         return Outcome(
             figures=figures,
             events=journal.head[0],

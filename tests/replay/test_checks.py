@@ -10,6 +10,7 @@ import pytest
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.errors import Damaged
 from scheduler.core.holdings import Holding
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.state.state import State
@@ -199,10 +200,18 @@ def test_a_record_that_overlaps_the_one_before_is_told(late: MeterRecord) -> Non
 
 def test_a_fold_that_is_not_the_state_and_a_chain_that_does_not_hold_are_told() -> None:
     laws = LawChecker()
-    laws.finish(b"state", b"state", chain_ok=True, now_ms=5)
+    laws.finish(b"state", lambda: b"state", 5)
     assert laws.found == []
-    laws.finish(b"state", b"other", chain_ok=False, now_ms=5)
-    assert laws.found == ["5: the fold of the journal is not the live state", "5: the journal's chain does not hold"]
+    laws.finish(b"state", lambda: b"other", 5)
+    laws.finish(b"state", broken, 6)
+    assert laws.found == [
+        "5: the fold of the journal is not the live state",
+        "6: the journal cannot be read back: entry 7 is not what was written",
+    ]
+
+
+def broken() -> bytes:
+    raise Damaged("entry 7 is not what was written")
 
 
 def many() -> Iterator[MeterRecord]:

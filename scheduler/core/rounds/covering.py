@@ -202,7 +202,7 @@ def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[st
 
 def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     source = event.source or ""
-    busy = (state.gangs.occupant != NOBODY) | (state.gangs.claimant != NOBODY)
+    busy = _worked_by(state, state.book.positions[source].account)
     lots = event.lots * state.instruments[event.instrument].lot.cells
     holdings = (*state.calendar.past, *state.calendar.holdings)
     if any(held.position == source and held.end_ms > event.effective_ms for held in holdings):
@@ -298,6 +298,15 @@ def _account_names(state: State) -> dict[str, str]:
 def _numbers(state: State, nodes: Iterable[str]) -> list[int]:
     """Numbers of those nodes that have joined."""
     return sorted(state.fleet.index_of_node[node] for node in nodes if node in state.fleet.index_of_node)
+
+
+def _worked_by(state: State, account: str) -> npt.NDArray[np.bool_]:
+    """(n_gpus): where the account's own work runs or is about to; what others borrowed of it moves with the GPU."""
+    busy = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
+    for gang in state.gangs.placed.values():
+        if gang.account == account and gang.status is not GangStatus.STOPPING:
+            busy[list(gang.gpu_numbers)] = True
+    return busy
 
 
 def _promised_until_ms(state: State) -> npt.NDArray[np.int64]:
