@@ -13,7 +13,7 @@ from scheduler.core.metering.records import Quality
 from scheduler.core.state.dump import dump
 from scheduler.core.workloads import Piece
 from scheduler.execution.protocol import Launch
-from scheduler.execution.simulated import Work
+from scheduler.execution.simulated import SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.recovery import fold, healthy_nodes, save_snapshot
 from tests.simulation.site import START_MS, STREAM, Fate, Site, gang, listing, nodes
@@ -110,11 +110,15 @@ def test_a_journal_that_was_changed_is_damage(tmp_path: Path) -> None:
     site.journal.close()
 
 
+def made_anew(site: Site) -> SimulatedExecutor:
+    """A cluster on the same nodes that knows of nothing that ran there."""
+    return SimulatedExecutor(nodes(2), lambda: site.now_ms, lambda _: Work(10**9))
+
+
 def test_an_attempt_that_execution_does_not_know_was_lost_and_runs_again() -> None:
     site = running()
     site.round()
-    inner = site.executor.inner
-    inner._live.clear()  # the cluster was made anew while the scheduler was down
+    site.executor.inner = made_anew(site)
     site.die_and_return()
     assert site.status("gang-1") == "running"
     site.until(24_000)
@@ -128,7 +132,7 @@ def test_an_attempt_that_execution_does_not_know_was_lost_and_runs_again() -> No
 def test_an_attempt_that_nobody_decided_is_stopped() -> None:
     site = running()
     stray = Launch("gang-9", 1, "acme", "stray", ("run",), (Piece(node="node-0", gpus=(0,)),))
-    site.executor.inner._live.clear()
+    site.executor.inner = made_anew(site)
     site.executor.inner.start(stray)
     site.die_and_return()
     site.until(24_000)
