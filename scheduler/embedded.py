@@ -24,7 +24,7 @@ from scheduler.config import UpSettings
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
-from scheduler.exchange.publisher import Publisher
+from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
@@ -92,7 +92,7 @@ class Embedded:
             undo.callback(publisher.stop)
             watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor).start()
             undo.callback(watcher.stop)
-            api = _api(settings, journal, scheduler, watcher)
+            api = _api(settings, journal, scheduler, watcher, publisher)
             api.start()
             undo.callback(api.stop)
             embedded = cls(
@@ -310,10 +310,21 @@ def _scheduler(
     return scheduler
 
 
-def _api(settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher) -> ApiServer:
+def _api(
+    settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher, publisher: Publisher
+) -> ApiServer:
     def link() -> ExchangeLink:
         status = watcher.status()
-        return ExchangeLink(connected=status.state is WatchState.WATCHING, detail=status.detail)
+        watching = status.state is WatchState.WATCHING
+        return ExchangeLink(connected=watching, detail=status.detail, last_heard_ms=status.heard_ms or None)
+
+    def alerts() -> tuple[str, ...]:
+        frozen = watcher.status()
+        refused = publisher.status()
+        told = [f"positions are frozen: {frozen.detail}"] if frozen.state is WatchState.FROZEN else []
+        told += [f"delivery is refused: {refused.detail}"] if refused.state is PublishState.REFUSED else []
+        told += [f"leaf {leaf.index} is not settled: {leaf.reason}, {leaf.detail}" for leaf in refused.rejections]
+        return tuple(told)
 
     sources = ApiSources(
         clock_ms=wall_clock_ms,
@@ -321,5 +332,6 @@ def _api(settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: 
         log_dir=settings.home / "logs",
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
+        alerts=alerts,
     )
     return ApiServer(scheduler, journal, settings.listen, sources, address_file=settings.home / "api.address")

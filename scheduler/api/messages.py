@@ -55,6 +55,7 @@ class Status:
     log_leaves: int
     checkpoint_leaves: int | None
     paused: str
+    alerts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class ApiSources:
     log_dir: Path | None = None
     statement: Callable[[str], bytes] | None = None
     exchange: Callable[[], messages.ExchangeLink] | None = None
+    alerts: Callable[[], tuple[str, ...]] | None = None
 
 
 class Servicer(api_pb2_grpc.SchedulerServicer):
@@ -97,6 +98,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 log_leaves=journal.log_size(sources.stream),
                 checkpoint_leaves=None if checkpoint is None else checkpoint[0],
                 paused=self._scheduler.paused,
+                alerts=(*self._scheduler.alerts, *(sources.alerts() if sources.alerts else ())),
             )
         return wire.GetStatusResponse(status=codec.to_wire(status, wire.Status))
 

@@ -39,7 +39,8 @@ def status(output: OutputOption = Output.TABLE, address: AddressOption = None) -
         ("delivery log", f"{now.log_leaves} leaves, {now.outbox_leaves} not yet acknowledged"),
         ("checkpoint", signed),
     ]
-    write_fields([*fields, ("PAUSED", now.paused)] if now.paused else fields)
+    fields += [("PAUSED", now.paused)] if now.paused else []
+    write_fields([*fields, *(("ALERT", alert) for alert in now.alerts)])
 
 
 def positions(

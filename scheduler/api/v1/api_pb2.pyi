@@ -241,6 +241,7 @@ class Status(_message.Message):
     LOG_LEAVES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_LEAVES_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
     version: _builtins.str
     nodes: _builtins.int
@@ -272,6 +273,10 @@ class Status(_message.Message):
     def exchange(self) -> Global___ExchangeLink:
         """Absent: this scheduler has no exchange."""
 
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What a person must know of: facts that came too late to correct, a publisher that was refused. Newest last."""
+
     def __init__(
         self,
         *,
@@ -297,10 +302,11 @@ class Status(_message.Message):
         log_leaves: _builtins.int = ...,
         checkpoint_leaves: _builtins.int | None = ...,
         paused: _builtins.str = ...,
+        alerts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "alerts", b"alerts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_leaves: _TypeAlias = _typing.Literal["checkpoint_leaves"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_leaves: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves"]  # noqa: Y015
