@@ -130,11 +130,11 @@ def fate(asked: GangSpec) -> tuple[object, ...]:
 wishes = st.fixed_dictionaries(WISHES, optional=UNSEEN)
 
 
-@given(wishes, wishes)
+@given(wishes, wishes, st.sampled_from([*WISHES, None]))
 def test_shapes_are_equal_where_nothing_that_the_planner_sees_differs(
-    one: dict[str, Any], other: dict[str, Any]
+    one: dict[str, Any], other: dict[str, Any], only: str | None
 ) -> None:
-    left, right = spec(**one), spec(**other)
+    left, right = spec(**one), spec(**(other if only is None else {**one, only: other[only]}))
     assert (shape_of(left) == shape_of(right)) == (fate(left) == fate(right))
     assert shape_of(left).gpus == left.gpus == left.workers * left.gpus_per_worker
 
