@@ -58,7 +58,7 @@ def test_progress_is_reported_and_the_loss_falls(tmp_path: Path, monkeypatch: py
     assert losses[-1] < losses[0] / 2
 
 
-def test_each_rank_has_a_checkpoint_and_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_has_a_checkpoint_and_a_task_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = trained(tmp_path / "a", 10)
     monkeypatch.setenv("RANK", "1")
     assert training.main(["--steps", "12", "--pause-ms", "0", "--checkpoint", str(tmp_path / "a")]) == 0
