@@ -1,4 +1,4 @@
-"""What every test shares: how Hypothesis runs, where published traces lie, and what runs beside what.
+"""What every test shares: how Hypothesis runs, and where published traces lie.
 
 By default Hypothesis draws the same examples each time, so that a verdict belongs to the code and not to the day;
 `HYPOTHESIS_PROFILE=explore` draws new ones, ten times as many. There is no deadline: two cores may be shared.
@@ -15,16 +15,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("gate", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("gate"), derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
-
-
-WHOLE_SYSTEMS = ("chaos", "ray", "installation")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start whole systems (Ray clusters, demonstrations) share one worker: two at once starve each other."""
-    for item in items:
-        if any(item.get_closest_marker(marker) for marker in WHOLE_SYSTEMS):
-            item.add_marker(pytest.mark.xdist_group("whole systems"))
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import WHOLE_SYSTEM
 from tests.sources import ROOT
 
 UV = Path(sys.executable).parent / "uv"
 
-pytestmark = [pytest.mark.slow, pytest.mark.installation]
+pytestmark = [pytest.mark.slow, pytest.mark.installation, WHOLE_SYSTEM]
 
 
 needs_command = pytest.mark.skipif(

@@ -14,8 +14,9 @@ from scheduler.execution.processes import identity
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, NodeMissing, NodeSeen
 from scheduler.execution.ray_gangs import RayExecutor
 from tests.execution.conftest import Watcher, executor_at, launch, wait_until
+from tests.marks import WHOLE_SYSTEM
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, WHOLE_SYSTEM]
 
 QUICK = (sys.executable, "-c", "pass")
 LASTING = (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)")
@@ -49,8 +50,14 @@ def test_a_node_that_died_unseen_is_told_of_from_when_it_was_last_seen_and_after
         first.close()
         end = wait_until(lambda: read_exit(exit_path(tmp_path / "logs", "quick", 1, 0)))
         assert end is not None
-        cluster.kill_node("node-0")
-        wait_until(lambda: not cluster.is_up("node-0"))
+        onlooker = executor_at(cluster, tmp_path / "onlooker", "onlooker")
+        try:
+            noticed = Watcher(onlooker)
+            noticed.wait(NodeSeen)
+            cluster.kill_node("node-0")
+            noticed.wait(NodeMissing)  # Ray takes a second or two until it knows
+        finally:
+            onlooker.close()
         wait_until(lambda: not any(identity(pid) for pid in cluster._started("node-0").pids))
         second = RayExecutor(
             cluster.address,
