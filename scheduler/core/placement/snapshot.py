@@ -40,7 +40,9 @@ class Snapshot:
     owner: npt.NDArray[np.int32]
     """(n_gpus): index of the account whose position the GPU covers, -1 unsold."""
     until_ms: npt.NDArray[np.int64]
-    """(n_gpus): how long the owner above stays without a break (unsold: until it is sold), INT64_MAX for ever."""
+    """(n_gpus): when another account than the owner above gets the GPU (unsold: when anybody does); INT64_MAX:
+    never.
+    """
     swappable: npt.NDArray[np.bool_]
     """(n_nodes): the node's calendar holds no cell above NODE from now on, so that whole nodes may trade places."""
     occupant: npt.NDArray[np.int64]
