@@ -44,7 +44,7 @@ def run(settings: Settings) -> Result:
                 "events_per_s": document["events_per_s"],
                 "violations": document["violations"],
                 "avoidable_shortfall_gpu_ms": document["avoidable_shortfall_gpu_ms"],
-                "peak_mib": peak_mib(),
+                "peak_mib_so_far": peak_mib(),
             }
         )
     rows += [_refolded(settings.scratch / "replay-False.db"), _appended(settings.scratch)]
@@ -91,5 +91,5 @@ def _row(case: str, events: int, seconds: float) -> dict[str, Figure]:
         "events": events,
         "seconds": round(seconds, 3),
         "events_per_s": round(events / seconds, 1),
-        "peak_mib": peak_mib(),
+        "peak_mib_so_far": peak_mib(),
     }
