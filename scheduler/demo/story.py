@@ -104,10 +104,10 @@ def play(home: Path, bundle: Path, say: Callable[[str], None], tick: Callable[[D
 
 
 def fresh_home(folder: Path) -> Path:
-    """FOLDER/home, empty. Raises Conflict where it holds something else than an earlier demonstration, Refused where it
-    cannot be made.
+    """FOLDER/home, empty, as an absolute path, since jobs run elsewhere. Raises Conflict where it holds something else
+    than an earlier demonstration, Refused where it cannot be made.
     """
-    home = folder / "home"
+    home = (folder / "home").absolute()
     if home.exists():
         if not (home / MARK).exists():
             raise Conflict(f"{home} exists and was not left by a demonstration: name another folder")
@@ -246,6 +246,7 @@ def _train(demo: Demo, account: str, name: str, *, steps: int, gpus: int, worker
         grace_ms=GRACE_MS,
         checkpoint_ms=1_000,
         restart_ms=1_000,
+        working_dir=str(demo.home),
         env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )
 

@@ -23,6 +23,11 @@ def test_a_home_is_made_and_an_earlier_demonstrations_is_emptied(tmp_path: Path)
     assert (home.parent / "bundle").is_dir()
 
 
+def test_a_home_named_from_here_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fresh_home(Path("build/demo")) == tmp_path / "build" / "demo" / "home"
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_home_that_is_somebody_elses_is_left_as_it_is(tmp_path: Path, *, empty: bool) -> None:
     theirs = tmp_path / "home" / "thesis.txt"
