@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from scheduler.demo.story import Demo, Shown
 
 FAILED_EXIT_CODE = 4
-STORY_LINES = 8
 
 
 def demo(
@@ -90,7 +89,6 @@ class _view:  # noqa: N801 - used as a context manager only
         from rich.live import Live
 
         self.console = Console(stderr=True)
-        self.story: list[str] = []
         self.live = (
             Live(console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
         )
@@ -104,7 +102,6 @@ class _view:  # noqa: N801 - used as a context manager only
 
     def told(self, text: str) -> None:
         """One more line of the story."""
-        self.story.append(text)
         if self.live is None:
             say(text)
         else:

@@ -46,15 +46,6 @@ class NodeSpec(Model):
     domain: Name = "domain-0"
 
 
-class Cell(Model):
-    """A cell by name, stable in the journal: `node-3` at NODE, `node-3:5` at GPU, the domain's path at
-    NVLINK_DOMAIN.
-    """
-
-    level: Level
-    name: str = Field(min_length=1, max_length=600)
-
-
 @dataclass(frozen=True, eq=False)
 class Fleet:
     """All nodes that ever joined, in order, with their topology as arrays (see the module)."""

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
 from scheduler.execution import probe
 from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
@@ -76,7 +77,7 @@ class ClusterNodes:
         """Look now; tell of nodes that are gone first, then of new ones."""
         async with self._looking:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, ray.nodes)
-            now_ms = _now_ms()
+            now_ms = wall_clock_ms()
             live = {_node_name(node): node for node in found if node["Alive"] and node["Resources"].get("GPU", 0) >= 1}
             before, self._live = self._live, live
             for name in sorted(before):
@@ -152,10 +153,10 @@ class Driver:
         if attempt is not None:
             attempt.stop(stop.grace_ms)
         elif (stop.gang, stop.attempt) not in self._over:
-            self._told(AttemptEnded(stop.gang, stop.attempt, _now_ms(), None, "was not running"))
+            self._told(AttemptEnded(stop.gang, stop.attempt, wall_clock_ms(), None, "was not running"))
 
     def _made(self, launch: Launch) -> RayAttempt:
-        attempt = RayAttempt(launch, self._place, self._nodes, self._told, _now_ms)
+        attempt = RayAttempt(launch, self._place, self._nodes, self._told, wall_clock_ms)
         self._attempts[launch.gang, launch.attempt] = attempt
         return attempt
 
@@ -194,7 +195,7 @@ class Driver:
         except (RayError, TimeoutError):
             return
         reference = self._reference(suite, measured)
-        self._tell(ProbeReading(node, None, _now_ms(), probe.to_ppm(measured, reference), suite))
+        self._tell(ProbeReading(node, None, wall_clock_ms(), probe.to_ppm(measured, reference), suite))
 
     def _reference(self, suite: str, measured: float) -> float:
         """The suite's reference: as configured, else as calibrated, else what was just measured becomes it."""
@@ -319,10 +320,6 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Unavailable
 from scheduler.execution.local_ray import import_path, ray_environment
@@ -92,7 +93,7 @@ class RayExecutor:
         self._asked: dict[Key, Launch] = {}
         self._stops: dict[Key, Stop] = {}
         self._nodes = {node.name: node for node in known}
-        self._seen_ms = _now_ms() if seen_ms is None else seen_ms
+        self._seen_ms = wall_clock_ms() if seen_ms is None else seen_ms
         self._missing: tuple[str, ...] = ()
         self._seen_again: dict[str, int] = {}
         """Nodes that this driver found, and when."""
@@ -252,7 +253,7 @@ class RayExecutor:
 
     def _hear(self, health: Health) -> None:
         self._healthy, self._detail, self._heard_s = health.healthy, health.detail, time.monotonic()
-        self._seen_ms = _now_ms() if health.healthy else self._seen_ms
+        self._seen_ms = wall_clock_ms() if health.healthy else self._seen_ms
 
     def _started(self, message: AttemptStarted) -> None:
         key = (message.gang, message.attempt)
@@ -273,7 +274,7 @@ class RayExecutor:
     def _reconnected(self, ready: Ready) -> None:
         """The driver has told all that it found: what vanished meanwhile is missing; what was asked is asked again."""
         self._missing = tuple(sorted(set(self._nodes) - self._seen_again.keys()))
-        looked_ms = min(self._seen_again.values(), default=_now_ms())
+        looked_ms = min(self._seen_again.values(), default=wall_clock_ms())
         for name in self._missing:
             del self._nodes[name]
             self._queue.append((looked_ms, NodeMissing(name, self._seen_ms)))
@@ -301,10 +302,6 @@ class RayExecutor:
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):
             self._connected = False  # it just died; the reader notices, and the next one is told
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

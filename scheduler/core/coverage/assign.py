@@ -122,11 +122,6 @@ def all_usable(fleet: Fleet) -> Usable:
     return np.ones(fleet.n_gpus, dtype=np.bool_)
 
 
-def pool_of_cell(fleet: Fleet, level: Level, cell: int) -> int:
-    """The pool that the cell's first node is in."""
-    return int(fleet.pool_of_node[fleet.node_of_gpu[int(fleet.gpus_of_cell(level, cell)[0])]])
-
-
 def _check_demands(fleet: Fleet, demands: Iterable[Demand]) -> None:
     for demand in demands:
         if not 0 <= demand.pool < len(fleet.pools):

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from scheduler.clock import wall_clock_ms
 from scheduler.core.errors import InvalidValue, Unauthorised, Unavailable
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.intake import Intake
@@ -37,11 +37,6 @@ _SERVICES = (
     *positions_pb2.DESCRIPTOR.services_by_name.values(),
     *delivery_pb2.DESCRIPTOR.services_by_name.values(),
 )
-
-
-def wall_clock_ms() -> int:
-    """UTC milliseconds now."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
