@@ -6,7 +6,7 @@ a currency, time is milliseconds. A bare `/` never appears: `floor_div`, `ceil_d
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NewType, TypeVar
 
 from scheduler.core.errors import InvalidValue
@@ -72,8 +72,3 @@ def apportion(total: int, weights: Sequence[int]) -> tuple[int, ...]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return tuple(shares)
-
-
-def apportion_by_key(total: int, weights: Mapping[K, int]) -> dict[K, int]:
-    """`apportion` over a mapping; the mapping's order is the tie-break."""
-    return dict(zip(weights, apportion(total, tuple(weights.values())), strict=True))

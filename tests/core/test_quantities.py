@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidValue
-from scheduler.core.quantities import INT64_MAX, ONE_PPM, apportion, apportion_by_key, ceil_div, floor_div, share_ppm
+from scheduler.core.quantities import INT64_MAX, ONE_PPM, apportion, ceil_div, floor_div, share_ppm
 
 any_integer = st.integers(-(10**30), 10**30)
 positive = st.integers(1, 10**30)
@@ -110,10 +110,3 @@ def test_with_no_weight_only_nothing_can_be_shared() -> None:
 def test_negative_amounts_are_refused(total: int, by: list[int]) -> None:
     with pytest.raises(InvalidValue, match="integers of 0 or more"):
         apportion(total, by)
-
-
-@given(st.integers(0, INT64_MAX), st.dictionaries(st.text(max_size=4), st.integers(1, 10**9), min_size=1, max_size=8))
-def test_by_key_is_by_order(total: int, by: dict[str, int]) -> None:
-    shared = apportion_by_key(total, by)
-    assert tuple(shared) == tuple(by)
-    assert tuple(shared.values()) == apportion(total, tuple(by.values()))

@@ -55,14 +55,6 @@ def owner_at(
     return owner, until_ms
 
 
-def next_turn(holdings: Holdings, now_ms: int) -> int | None:
-    """The next instant after `now_ms` at which some holding starts or ends; None where none does."""
-    columns = columns_of(holdings)
-    starts, ends = columns.start_ms[columns.start_ms > now_ms], columns.end_ms[columns.end_ms > now_ms]
-    instants = [int(times.min()) for times in (starts, ends) if len(times)]
-    return min(instants, default=None)
-
-
 def may_swap(fleet: Fleet, holdings: Holdings, level: Level, left: int, right: int, at_ms: int) -> bool:
     """Whether the two cells may trade places at an instant: one pool, one shape, no higher lot over either from then
     on.

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.assign import assign
-from scheduler.core.coverage.columns import columns_of, merged
-from scheduler.core.coverage.ownership import check, may_swap, next_turn, owner_at, swap_cells
+from scheduler.core.coverage.columns import merged
+from scheduler.core.coverage.ownership import check, may_swap, owner_at, swap_cells
 from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.holdings import Holding
 from scheduler.core.quantities import INT64_MAX
@@ -69,8 +69,6 @@ def test_owners_are_those_of_the_holdings_in_force(data: st.DataObject, at_ms: i
         assert owner[gpu] == (names.index(now[0].position) if now else -1)
         later = min((h.start_ms for h in over if h.start_ms > at_ms), default=INT64_MAX)
         assert until_ms[gpu] == (now[0].end_ms if now else later)
-    turns = {instant for h in holdings for instant in (h.start_ms, h.end_ms) if instant > at_ms}
-    assert next_turn(columns_of(holdings), at_ms) == min(turns, default=None)
 
 
 def test_a_holding_of_an_unknown_position_is_named() -> None:
