@@ -6,8 +6,8 @@ a currency, time is milliseconds. A bare `/` never appears: `floor_div`, `ceil_d
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import NewType, TypeVar
+from collections.abc import Sequence
+from typing import NewType
 
 from scheduler.core.errors import InvalidValue
 
@@ -30,8 +30,6 @@ ONE_PPM = 1_000_000
 MS_PER_HOUR = 3_600_000
 MS_PER_DAY = 86_400_000
 INT64_MAX = 2**63 - 1
-
-K = TypeVar("K", bound=Hashable)
 
 
 def floor_div(numerator: int, denominator: int) -> int:
