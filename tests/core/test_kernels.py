@@ -1,0 +1,43 @@
+"""Kernels run the same as plain Python and compiled, and may call each other either way."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from scheduler.core import kernels
+from scheduler.core.kernels import WORTH_COMPILING_STEPS, kernel, worth_compiling
+
+
+@kernel
+def doubled(number: int) -> int:
+    return number * 2
+
+
+@kernel
+def doubled_sum(numbers: npt.NDArray[np.int64]) -> int:
+    total = 0
+    for i in range(len(numbers)):
+        total += doubled(numbers[i])
+    return total
+
+
+def test_a_kernel_gives_the_same_both_ways() -> None:
+    pytest.importorskip("numba", reason="without numba there is only the plain way")
+    numbers = np.arange(1_000, dtype=np.int64)
+    assert doubled_sum(numbers) == doubled_sum.compiled(numbers) == 999_000
+    assert doubled_sum.compiled is not doubled_sum.plain
+
+
+def test_small_work_stays_plain_python() -> None:
+    pytest.importorskip("numba", reason="without numba there is only the plain way")
+    assert doubled_sum.at(10) is doubled_sum.plain
+    assert doubled_sum.at(WORTH_COMPILING_STEPS) is doubled_sum.compiled
+
+
+def test_without_a_compiler_there_is_only_plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "numba", None)
+    alone = kernel(doubled.plain)
+    assert alone.compiled is alone.plain
+    assert not worth_compiling(1 << 60)
