@@ -133,7 +133,9 @@ class Reasons(Mapping[Line, Waiting]):
         in_pools = [books.pool_of_gpu == pool for pool in pools]
         if want is None or not any(has_slots(books.fleet, books.by_node(in_pool), want) for in_pool in in_pools):
             return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in in_pools)),), None
-        free = [books.by_node(books.free & in_pool) for in_pool in in_pools]
+        # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
+        may_have = books.free if shape.preemptible else books.free & (books.owner < 0)
+        free = [books.by_node(may_have & in_pool) for in_pool in in_pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
             ("free_parts", max(int((each // want.size).sum()) for each in free)),

@@ -123,13 +123,15 @@ class Gangs:
     def on_stop_asked(self, event: GangStopAsked) -> Gang:
         """The attempt is on its way out; it holds its GPUs until it is gone.
 
-        One that is on its way already stays so; a cancellation then still holds, so that it does not come back.
+        One that is on its way already stays so; a cancellation then still holds, so that it does not come back, and an
+        earlier deadline does, since an owner waits for its GPUs.
         """
         gang = self._attempt(event.gang, event.attempt)
         if gang.status is GangStatus.STOPPING:
-            if event.cause is StopCause.CANCELLED:
-                gang = replace(gang, stop_cause=StopCause.CANCELLED)
-                self._keep(gang)
+            cause = StopCause.CANCELLED if event.cause is StopCause.CANCELLED else gang.stop_cause
+            deadline_ms = min(event.deadline_ms, gang.stop_deadline_ms or event.deadline_ms)
+            gang = replace(gang, stop_cause=cause, stop_deadline_ms=deadline_ms)
+            self._keep(gang)
             return gang
         stopping = gang.moved(
             GangStatus.STOPPING,
