@@ -40,6 +40,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.BEFORE_WINDOW: "starts when the account's next window opens",
     Reason.OVER_ENTITLEMENT: "buy more GPUs, end other work of the account, or wait until GPUs can be borrowed",
     Reason.PAUSED: "starts when planning resumes",
+    Reason.HELD_BACK: "declare a shorter run time, or wait until the larger gang has started",
 }
 
 
