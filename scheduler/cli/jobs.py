@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 FAILED_EXIT_CODE = 1
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its name in the scheduler, as gang-7.")]
 
+AccountOption = Annotated[
+    str, typer.Option("--account", "-a", help="On whose positions it runs.", envvar="TENOR_ACCOUNT")
+]
+TopologyOption = Annotated[
+    str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
+]
+SpreadOption = Annotated[
+    str, typer.Option("--spread", metavar="LEVEL[:required]", help="Each worker in another node, domain or block.")
+]
+PriorityOption = Annotated[
+    int, typer.Option("--priority", help="Among jobs inside their entitlement; higher goes first.")
+]
 MaxRuntimeOption = Annotated[
     int | None, typer.Option("--max-runtime", parser=parsing.duration_ms, metavar="2h", help="Stopped after it.")
 ]
@@ -75,23 +87,15 @@ CheckpointOption = Annotated[
 
 def submit(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Run once for each worker.")],
-    account: Annotated[
-        str, typer.Option("--account", "-a", help="On whose positions it runs.", envvar="TENOR_ACCOUNT")
-    ],
+    account: AccountOption,
     name: Annotated[str, typer.Option("--name", "-n", help="Default: the program's.")] = "",
     gpus: GpusOption = None,
     workers: WorkersOption = None,
     gpus_per_worker: Annotated[int | None, typer.Option("--gpus-per-worker", min=1, help="Inside one node.")] = None,
     grade: Annotated[str, typer.Option("--grade", help="Only GPUs of this grade.")] = "",
-    topology: Annotated[
-        str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
-    ] = "",
-    spread: Annotated[
-        str, typer.Option("--spread", metavar="LEVEL[:required]", help="Each worker in another node, domain or block.")
-    ] = "",
-    priority: Annotated[
-        int, typer.Option("--priority", help="Among jobs inside their entitlement; higher goes first.")
-    ] = 0,
+    topology: TopologyOption = "",
+    spread: SpreadOption = "",
+    priority: PriorityOption = 0,
     max_runtime: MaxRuntimeOption = None,
     min_runtime: MinRuntimeOption = None,
     deadline: DeadlineOption = None,
@@ -112,9 +116,7 @@ def submit(
     """
     from scheduler.api.client import Client
 
-    milli = int(gpus * 1_000) if gpus is not None and gpus < 1 else None
-    whole = 1 if milli else None if gpus is None else int(gpus)
-    each_workers, each_gpus = parsing.gang_shape(whole, workers.most if workers else None, gpus_per_worker)
+    size = parsing.size(gpus, workers, gpus_per_worker)
     level, required = parsing.topology(topology) if topology else ("", False)
     apart, apart_required = parsing.topology(spread, "--spread") if spread else ("", False)
     with Client(address) as tenor:
@@ -122,15 +124,15 @@ def submit(
             command,
             account=account,
             name=name,
-            workers=each_workers,
-            gpus_per_worker=each_gpus,
+            workers=size.workers,
+            min_workers=size.min_workers,
+            gpus_per_worker=size.gpus_per_worker,
+            gpu_milli=size.gpu_milli,
             grade=grade,
             topology=level,
             topology_required=required,
             spread=apart,
             spread_required=apart_required,
-            min_workers=workers.least if workers and workers.least < workers.most else None,
-            gpu_milli=milli,
             min_runtime_ms=min_runtime,
             deadline_ms=deadline,
             priority=priority,

@@ -108,6 +108,25 @@ def worker_counts(text: str) -> Workers:
     return Workers(int(least), int(most or least))
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a job is: as the client's `submit` takes it."""
+
+    workers: int
+    gpus_per_worker: int
+    min_workers: int | None
+    gpu_milli: int | None
+
+
+def size(gpus: Decimal | None, workers: Workers | None, gpus_per_worker: int | None) -> Size:
+    """The size of a job from what was given of the three. Raises BadParameter."""
+    milli = int(gpus * 1_000) if gpus is not None and gpus < 1 else None
+    whole = 1 if milli else None if gpus is None else int(gpus)
+    most, each = gang_shape(whole, workers.most if workers else None, gpus_per_worker)
+    least = workers.least if workers and workers.least < workers.most else None
+    return Size(most, each, least, milli)
+
+
 def gang_shape(gpus: int | None, workers: int | None, gpus_per_worker: int | None) -> tuple[int, int]:
     """(workers, GPUs of each) from what was given of the three; one GPU where nothing was. Raises BadParameter."""
     if gpus is None:
