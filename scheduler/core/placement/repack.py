@@ -1,0 +1,112 @@
+"""The published packing rule of `scheduler.core.placement.inside` for one account's units, as a kernel.
+
+`Counts` keeps how many gangs of each want an account's count holds in a pool, in packing order, as the kernel reads it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.kernels import kernel
+from scheduler.core.placement.floor import Floor
+from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.wants import Want
+
+DOMAIN, BLOCK = 2, 3
+"""Levels whose cells bind, as `scheduler.core.cluster.Level` numbers them."""
+
+
+class Counts:
+    """Gangs by want; `table` (n_wants, 4): level (0: none), parts, size, how many."""
+
+    def __init__(self) -> None:
+        self.table: IntArray = np.zeros((0, 4), dtype=np.int64)
+        self._at: dict[Want, int] = {}
+        self._keys: list[tuple[tuple[int, int, int, int], Want]] = []
+
+    def add(self, want: Want, number: int) -> None:
+        """So many more gangs of the want."""
+        if want not in self._at:
+            self._insert(want)
+        self.table[self._at[want], 3] += number
+
+    def items(self) -> list[tuple[Want, int]]:
+        """Wants and how many of each, in packing order."""
+        return [(want, int(number)) for (_, want), number in zip(self._keys, self.table[:, 3], strict=True) if number]
+
+    def _insert(self, want: Want) -> None:
+        insort(self._keys, (packing_order(want), want), key=lambda pair: pair[0])
+        numbers = {known: int(self.table[at, 3]) for known, at in self._at.items()}
+        self._at = {known: at for at, (_, known) in enumerate(self._keys)}
+        rows = [(int(each.level or 0), each.parts, each.size, numbers.get(each, 0)) for _, each in self._keys]
+        self.table = np.array(rows, dtype=np.int64)
+
+
+@kernel
+def repacks(
+    floor: Floor,
+    low: int,
+    high: int,
+    table: IntArray,
+    taken: IntArray,
+    domain_of_node: IntArray,
+    block_of_node: IntArray,
+    left: IntArray,
+    by_cell: IntArray,
+) -> bool:
+    """Whether the table's gangs fit by the rule the room of units `low .. high`, less these taken GPUs.
+
+    `left` (n_units) is scratch; `by_cell` are zeros, and are left so.
+    """
+    left[low:high] = floor.unit_room[low:high]
+    for gpu in taken:
+        unit = floor.unit_of_gpu[gpu]
+        if low <= unit < high:
+            left[unit] -= 1
+    for i in range(len(table)):
+        level, parts, size, number = table[i, 0], table[i, 1], table[i, 2], table[i, 3]
+        if level == 0:
+            if not first_fit(left, low, high, parts * number, size):
+                return False
+            continue
+        cells = domain_of_node if level == DOMAIN else block_of_node
+        for _ in range(number):
+            if not first_cell(floor, left, low, high, parts, size, cells, by_cell):
+                return False
+    return True
+
+
+@kernel
+def first_fit(left: IntArray, low: int, high: int, parts: int, size: int) -> bool:
+    """Put the parts into the first units with room; whether all have some."""
+    for unit in range(low, high):
+        if parts == 0:
+            break
+        here = min(left[unit] // size, parts)
+        left[unit] -= here * size
+        parts -= here
+    return parts == 0
+
+
+@kernel
+def first_cell(
+    floor: Floor, left: IntArray, low: int, high: int, parts: int, size: int, cells: IntArray, by_cell: IntArray
+) -> bool:
+    """Put one gang into the first cell with enough parts; whether there is one."""
+    chosen = -1
+    for unit in range(low, high):
+        cell = cells[floor.unit_node[unit]]
+        by_cell[cell] += left[unit] // size
+        if by_cell[cell] >= parts and (chosen < 0 or cell < chosen):
+            chosen = cell
+    for unit in range(low, high):
+        cell = cells[floor.unit_node[unit]]
+        by_cell[cell] = 0
+        if cell == chosen:
+            here = min(left[unit] // size, parts)
+            left[unit] -= here * size
+            parts -= here
+    return chosen >= 0
