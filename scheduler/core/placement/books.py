@@ -86,7 +86,7 @@ class Books:
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
         self._repacks = repacks.compiled if compiled else repacks
-        self._left = np.zeros(len(self.floor.unit_node), dtype=np.int64)
+        self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
         # 5. what the round decides
         self.actions: list[Action | None] = []
@@ -234,8 +234,7 @@ class Books:
         """Give the waiting gang these GPUs, worker by worker and ascending by node. Returns its row."""
         row = len(self.rows)
         account, pool = self.account_index[gang.spec.account], int(self.floor.pool_of_node[self.floor.node_of_gpu[gpus[0]]])
-        leavers = self.floor.leaver[gpus]
-        self._hold(self.floor, gpus, row, not gang.shape.preemptible)
+        left = self._hold(self.floor, gpus, row, not gang.shape.preemptible)
         size = gang.shape.gpus_per_worker
         numbers = tuple(gpus.tolist())
         nodes = self.fleet.nodes
@@ -246,7 +245,7 @@ class Books:
             gpu_numbers=numbers,
             hosts=tuple((nodes[node].name, first) for node, first in zip(hosts.tolist(), first_gpu[hosts].tolist(), strict=True)),
             inside=inside,
-            waits_for=tuple(self.rows[leaver].id for leaver in np.unique(leavers[leavers >= 0]).tolist()),
+            waits_for=self._leaving(gpus) if left else (),
         )
         self.rows.append(gang)
         self.gpus_of_row.append(numbers)
@@ -260,6 +259,10 @@ class Books:
         self.actions.append(action)
         self._count(row, 1)
         return row
+
+    def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
+        leavers = np.unique(self.floor.leaver[gpus]).tolist()
+        return tuple(self.rows[leaver].id for leaver in leavers if leaver >= 0)
 
     def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.

@@ -19,45 +19,86 @@ from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.snapshot import Snapshot
 
+BoolArray = npt.NDArray[np.bool_]
+
 NOBODY = -1
 RING = 1 << 14
 """Touched nodes that are remembered; whoever lags further behind starts anew."""
 
 
-class Floor(NamedTuple):
-    """Arrays by GPU, node and unit (see the module)."""
+AT_NODE, OWNER, UNTIL_MS, UNIT, USABLE, HOLDER, LEAVER, IS_FREE = range(8)
+"""Columns of `Floor.gpus`."""
+FIRST_GPU, POOL, PLACE, N_FREE, N_UNSOLD, MARK = range(6)
+"""Columns of `Floor.nodes`."""
+ON_NODE, FREE_HERE, ROOM_HERE, MARK_HERE = range(4)
+"""Columns of `Floor.units`."""
 
-    first_gpu: IntArray
-    """(n_nodes + 1)"""
-    node_of_gpu: IntArray
-    pool_of_node: IntArray
-    place_of_node: IntArray
-    """(n_nodes): which of its pool's nodes it is, ascending."""
-    usable: npt.NDArray[np.bool_]
-    owner: npt.NDArray[np.int32]
-    until_ms: IntArray
-    unit_of_gpu: IntArray
-    """(n_gpus): the unit of a usable owned GPU, -1 of all others."""
-    holder: IntArray
-    """(n_gpus): the row that has the GPU or has claimed it, -1 none."""
-    leaver: IntArray
-    """(n_gpus): the stopping row that is still on it, -1 none."""
-    free: npt.NDArray[np.bool_]
-    """(n_gpus): usable, nobody's and nobody there."""
-    free_by_node: IntArray
-    unsold_by_node: IntArray
-    """(n_nodes): free GPUs that nobody owns."""
-    unit_node: IntArray
-    """(n_units)"""
-    unit_free: IntArray
-    """(n_units): free GPUs."""
-    unit_room: IntArray
-    """(n_units): GPUs that hold nothing non-preemptible."""
-    free_by_pool: IntArray
+
+class Floor(NamedTuple):
+    """Tables by GPU, node and unit (see the module), one row each, so that what is read together lies together."""
+
+    gpus: IntArray
+    """(n_gpus, 8): its node; owner, -1 unsold, and until when; its unit, -1 where it is not usable and owned; whether it
+    is usable; the row that has or has claimed it, -1 none; the stopping row that is still on it, -1 none; whether it is
+    free: usable, nobody's and nobody there.
+    """
+    nodes: IntArray
+    """(n_nodes + 1, 6): first GPU; pool, and which of its nodes it is; free GPUs, and those that nobody owns; zeros."""
+    units: IntArray
+    """(n_units, 4): its node; free GPUs; GPUs that hold nothing non-preemptible; scratch."""
     ring: IntArray
-    """(RING): touched nodes, the latest over the oldest."""
-    counts: IntArray
-    """[nodes ever touched, times that anything became free]."""
+    """(RING + 1): touched nodes, the latest over the oldest; how many ever were."""
+    free_by_pool: IntArray
+
+    @property
+    def node_of_gpu(self) -> IntArray:
+        """(n_gpus)"""
+        return self.gpus[:, AT_NODE]
+
+    @property
+    def owner(self) -> IntArray:
+        """(n_gpus): index of the owning account, -1 unsold."""
+        return self.gpus[:, OWNER]
+
+    @property
+    def until_ms(self) -> IntArray:
+        """(n_gpus): until when that lasts."""
+        return self.gpus[:, UNTIL_MS]
+
+    @property
+    def holder(self) -> IntArray:
+        """(n_gpus): the row that has the GPU or has claimed it, -1 none."""
+        return self.gpus[:, HOLDER]
+
+    @property
+    def leaver(self) -> IntArray:
+        """(n_gpus): the stopping row that is still on it, -1 none."""
+        return self.gpus[:, LEAVER]
+
+    @property
+    def usable(self) -> BoolArray:
+        """(n_gpus): whether a gang may be put there. A copy."""
+        return self.gpus[:, USABLE] != 0
+
+    @property
+    def free(self) -> BoolArray:
+        """(n_gpus): usable, nobody's and nobody there. A copy."""
+        return self.gpus[:, IS_FREE] != 0
+
+    @property
+    def first_gpu(self) -> IntArray:
+        """(n_nodes + 1)"""
+        return self.nodes[:, FIRST_GPU]
+
+    @property
+    def pool_of_node(self) -> IntArray:
+        """(n_nodes)"""
+        return self.nodes[:-1, POOL]
+
+    @property
+    def free_by_node(self) -> IntArray:
+        """(n_nodes): free GPUs."""
+        return self.nodes[:-1, N_FREE]
 
 
 class Units(NamedTuple):
@@ -89,26 +130,34 @@ def floor_of(
     unit_of_gpu[owned] = unit
     n_units = int(unit[-1]) + 1 if len(unit) else 0
     parts = np.arange(n_accounts * n_pools + 1)
+    gpus = np.empty((n_gpus, 8), dtype=np.int64)
+    for column, values in (
+        (AT_NODE, node_of_gpu),
+        (OWNER, snapshot.owner),
+        (UNTIL_MS, snapshot.until_ms),
+        (UNIT, unit_of_gpu),
+        (USABLE, snapshot.usable),
+        (HOLDER, holder),
+        (LEAVER, leaver),
+        (IS_FREE, free),
+    ):
+        gpus[:, column] = values
+    by_node = np.zeros((n_nodes + 1, 6), dtype=np.int64)
+    by_node[:, FIRST_GPU] = fleet.first_gpu
+    by_node[:-1, POOL] = fleet.pool_of_node
+    by_node[:-1, PLACE] = _places(fleet)
+    by_node[:-1, N_FREE] = np.bincount(node_of_gpu[free], minlength=n_nodes)
+    by_node[:-1, N_UNSOLD] = np.bincount(node_of_gpu[free & (snapshot.owner < 0)], minlength=n_nodes)
+    by_unit = np.zeros((n_units, 4), dtype=np.int64)
+    by_unit[:, ON_NODE] = nodes[starts]
+    by_unit[:, FREE_HERE] = np.bincount(unit[free[owned]], minlength=n_units)
+    by_unit[:, ROOM_HERE] = np.bincount(unit[~firm[owned]], minlength=n_units)
     floor = Floor(
-        first_gpu=fleet.first_gpu,
-        node_of_gpu=node_of_gpu,
-        pool_of_node=fleet.pool_of_node,
-        place_of_node=_places(fleet),
-        usable=snapshot.usable,
-        owner=snapshot.owner,
-        until_ms=snapshot.until_ms,
-        unit_of_gpu=unit_of_gpu,
-        holder=holder,
-        leaver=leaver,
-        free=free,
-        free_by_node=np.bincount(node_of_gpu[free], minlength=n_nodes),
-        unsold_by_node=np.bincount(node_of_gpu[free & (snapshot.owner < 0)], minlength=n_nodes),
-        unit_node=nodes[starts],
-        unit_free=np.bincount(unit[free[owned]], minlength=n_units),
-        unit_room=np.bincount(unit[~firm[owned]], minlength=n_units),
+        gpus=gpus,
+        nodes=by_node,
+        units=by_unit,
+        ring=np.zeros(RING + 1, dtype=np.int64),
         free_by_pool=np.bincount(_pool_of_gpu(fleet)[free], minlength=n_pools),
-        ring=np.zeros(RING, dtype=np.int64),
-        counts=np.zeros(2, dtype=np.int64),
     )
     units = Units(part[starts].searchsorted(parts).tolist(), part.searchsorted(parts).tolist(), owned)
     return floor, units
@@ -129,31 +178,34 @@ def _places(fleet: Fleet) -> IntArray:
 @kernel
 def touch(floor: Floor, node: int) -> None:
     """Write down that the node's GPUs changed."""
-    floor.ring[floor.counts[0] % RING] = node
-    floor.counts[0] += 1
+    floor.ring[floor.ring[RING] % RING] = node
+    floor.ring[RING] += 1
 
 
 @kernel
-def hold(floor: Floor, gpus: IntArray, row: int, firm: bool) -> None:
-    """The row gets these GPUs, ascending by node, none of which has a holder."""
-    last = NOBODY
+def hold(floor: Floor, gpus: IntArray, row: int, firm: bool) -> int:
+    """The row gets these GPUs, ascending by node, none of which has a holder. How many of them somebody still leaves."""
+    last, left = NOBODY, 0
     for gpu in gpus:
-        node = floor.node_of_gpu[gpu]
-        unit = floor.unit_of_gpu[gpu]
-        floor.holder[gpu] = row
-        if floor.free[gpu]:
-            floor.free[gpu] = False
-            floor.free_by_node[node] -= 1
-            floor.free_by_pool[floor.pool_of_node[node]] -= 1
+        node = floor.gpus[gpu, AT_NODE]
+        unit = floor.gpus[gpu, UNIT]
+        floor.gpus[gpu, HOLDER] = row
+        if floor.gpus[gpu, LEAVER] >= 0:
+            left += 1
+        if floor.gpus[gpu, IS_FREE]:
+            floor.gpus[gpu, IS_FREE] = 0
+            floor.nodes[node, N_FREE] -= 1
+            floor.free_by_pool[floor.nodes[node, POOL]] -= 1
             if unit >= 0:
-                floor.unit_free[unit] -= 1
-            elif floor.owner[gpu] < 0:
-                floor.unsold_by_node[node] -= 1
+                floor.units[unit, FREE_HERE] -= 1
+            elif floor.gpus[gpu, OWNER] < 0:
+                floor.nodes[node, N_UNSOLD] -= 1
         if firm and unit >= 0:
-            floor.unit_room[unit] -= 1
+            floor.units[unit, ROOM_HERE] -= 1
         if node != last:
             touch(floor, node)
             last = node
+    return left
 
 
 @kernel
@@ -162,24 +214,23 @@ def let_go(floor: Floor, gpus: IntArray, row: int, firm: bool, occupied: npt.NDA
     held = 0
     for i in range(len(gpus)):
         gpu = gpus[i]
-        if floor.holder[gpu] != row:
+        if floor.gpus[gpu, HOLDER] != row:
             continue
         held += 1
-        node = floor.node_of_gpu[gpu]
-        unit = floor.unit_of_gpu[gpu]
-        floor.holder[gpu] = NOBODY
+        node = floor.gpus[gpu, AT_NODE]
+        unit = floor.gpus[gpu, UNIT]
+        floor.gpus[gpu, HOLDER] = NOBODY
         if leaves and occupied[i]:
-            floor.leaver[gpu] = row
-        if floor.leaver[gpu] < 0 and floor.usable[gpu]:
-            floor.free[gpu] = True
-            floor.free_by_node[node] += 1
-            floor.free_by_pool[floor.pool_of_node[node]] += 1
+            floor.gpus[gpu, LEAVER] = row
+        if floor.gpus[gpu, LEAVER] < 0 and floor.gpus[gpu, USABLE]:
+            floor.gpus[gpu, IS_FREE] = 1
+            floor.nodes[node, N_FREE] += 1
+            floor.free_by_pool[floor.nodes[node, POOL]] += 1
             if unit >= 0:
-                floor.unit_free[unit] += 1
-            elif floor.owner[gpu] < 0:
-                floor.unsold_by_node[node] += 1
+                floor.units[unit, FREE_HERE] += 1
+            elif floor.gpus[gpu, OWNER] < 0:
+                floor.nodes[node, N_UNSOLD] += 1
         if firm and unit >= 0:
-            floor.unit_room[unit] += 1
+            floor.units[unit, ROOM_HERE] += 1
         touch(floor, node)
-    floor.counts[1] += 1
     return held

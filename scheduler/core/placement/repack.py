@@ -11,7 +11,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.floor import Floor
+from scheduler.core.placement.floor import ON_NODE, ROOM_HERE, UNIT, Floor
 from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.wants import Want
 
@@ -61,9 +61,10 @@ def repacks(
 
     `left` (n_units) is scratch; `by_cell` are zeros, and are left so.
     """
-    left[low:high] = floor.unit_room[low:high]
+    for unit in range(low, high):
+        left[unit] = floor.units[unit, ROOM_HERE]
     for gpu in taken:
-        unit = floor.unit_of_gpu[gpu]
+        unit = floor.gpus[gpu, UNIT]
         if low <= unit < high:
             left[unit] -= 1
     for i in range(len(table)):
@@ -98,12 +99,12 @@ def first_cell(
     """Put one gang into the first cell with enough parts; whether there is one."""
     chosen = -1
     for unit in range(low, high):
-        cell = cells[floor.unit_node[unit]]
+        cell = cells[floor.units[unit, ON_NODE]]
         by_cell[cell] += left[unit] // size
         if by_cell[cell] >= parts and (chosen < 0 or cell < chosen):
             chosen = cell
     for unit in range(low, high):
-        cell = cells[floor.unit_node[unit]]
+        cell = cells[floor.units[unit, ON_NODE]]
         by_cell[cell] = 0
         if cell == chosen:
             here = min(left[unit] // size, parts)

@@ -15,7 +15,7 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.placement import tight
 from scheduler.core.placement.fits import cells_of_nodes
 from scheduler.core.placement.floor import Floor, Units
-from scheduler.core.placement.tight import FAN, NONE, Ask, Cells, Desk, Kind, Order
+from scheduler.core.placement.tight import FAN, NODE, NONE, Ask, Cells, Desk, Kind, Order
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import ceil_div
 
@@ -46,7 +46,7 @@ class Search:
         self._cells: dict[Level | None, Cells] = {None: NO_CELLS}
         self._changes_ms: list[int] | None = None
         cells = max(len(fleet.domains), len(fleet.blocks))
-        sizes = (len(fleet.nodes), len(floor.unit_node), cells, len(fleet.nodes) + 1, fleet.n_gpus)
+        sizes = (cells, len(fleet.nodes), fleet.n_gpus)
         self._desk = Desk(*(np.zeros(size, dtype=np.int64) for size in sizes))
 
     def fit(self, want: Want, tier: Tier, first: int) -> IntArray | None:
@@ -98,10 +98,10 @@ class Search:
         while width > 1 or len(starts) == 1:
             width = ceil_div(width, FAN)
             starts.append(starts[-1] + width)
+        leaves = np.zeros((len(nodes), 3), dtype=np.int64)
+        leaves[:, NODE] = nodes
         order = Order(
-            nodes=nodes,
-            tight=np.zeros(len(nodes), dtype=np.int64),
-            count=np.zeros(len(nodes), dtype=np.int64),
+            leaves=leaves,
             least=np.full((starts[-1], most + 1), NONE, dtype=np.int64),
             starts=np.array(starts, dtype=np.int64),
             tally=np.zeros(most + 1, dtype=np.int64),

@@ -17,11 +17,29 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.floor import RING, Floor
+from scheduler.core.placement.floor import (
+    FIRST_GPU,
+    FREE_HERE,
+    IS_FREE,
+    MARK,
+    MARK_HERE,
+    N_FREE,
+    N_UNSOLD,
+    ON_NODE,
+    OWNER,
+    PLACE,
+    POOL,
+    RING,
+    UNTIL_MS,
+    Floor,
+)
 
 FAN = 16
 NONE = 1 << 20
 """Tighter than this is every node that has room."""
+
+
+NODE, TIGHT, COUNT = range(3)
 
 
 class Kind(IntEnum):
@@ -40,12 +58,8 @@ OWN, OWN_OR_UNSOLD, UNSOLD, LASTING_OR_UNSOLD, FREE = (int(kind) for kind in Kin
 class Order(NamedTuple):
     """See the module; leaf `i` is the pool's `i`-th node."""
 
-    nodes: IntArray
-    """(n_leaves): ascending."""
-    tight: IntArray
-    """(n_leaves): free GPUs of the node."""
-    count: IntArray
-    """(n_leaves): how many of them the tier allows."""
+    leaves: IntArray
+    """(n_leaves, 3): the node, ascending; its free GPUs; how many of them the tier allows."""
     least: IntArray
     """(n_inner, most + 1): by inner node of the tree and size, the tightness of its tightest node with such a part."""
     starts: IntArray
@@ -79,10 +93,8 @@ class Ask(NamedTuple):
 
 
 class Desk(NamedTuple):
-    """Room to work in, left as it was found: zeros by node, unit and cell; results."""
+    """Room to work in, left as it was found: zeros by cell; results."""
 
-    by_node: IntArray
-    by_unit: IntArray
     by_cell: IntArray
     keys: IntArray
     """(n_nodes + 1): the chosen nodes and their parts, node × FACTOR + parts, ascending."""
@@ -98,12 +110,12 @@ FACTOR = 128
 def counted(floor: Floor, node: int, kind: int, account: int, end_ms: int) -> int:
     """How many GPUs of the node the tier allows."""
     if kind == FREE:
-        return floor.free_by_node[node]
+        return floor.nodes[node, N_FREE]
     if kind == UNSOLD and end_ms == 0:
-        return floor.unsold_by_node[node]
+        return floor.nodes[node, N_UNSOLD]
     number = 0
-    for gpu in range(floor.first_gpu[node], floor.first_gpu[node + 1]):
-        if floor.free[gpu] and allows(floor, gpu, kind, account, end_ms):
+    for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
+        if floor.gpus[gpu, IS_FREE] and allows(floor, gpu, kind, account, end_ms):
             number += 1
     return number
 
@@ -113,10 +125,10 @@ def allows(floor: Floor, gpu: int, kind: int, account: int, end_ms: int) -> bool
     """Whether the tier allows the GPU, which is free."""
     if kind == FREE:
         return True
-    owner = floor.owner[gpu]
+    owner = floor.gpus[gpu, OWNER]
     if kind == LASTING_OR_UNSOLD:
-        return owner < 0 or floor.until_ms[gpu] >= end_ms
-    if floor.until_ms[gpu] < end_ms:
+        return owner < 0 or floor.gpus[gpu, UNTIL_MS] >= end_ms
+    if floor.gpus[gpu, UNTIL_MS] < end_ms:
         return False
     if kind == UNSOLD:
         return owner < 0
@@ -129,13 +141,11 @@ def refresh(order: Order, leaf: int) -> None:
     most = order.least.shape[1] - 1
     best = np.full(most + 1, NONE, dtype=np.int64)
     at = leaf // FAN
-    for i in range(at * FAN, min(at * FAN + FAN, len(order.count))):
-        count = order.count[i]
-        if order.tight[i] < best[count]:
-            best[count] = order.tight[i]
+    for i in range(at * FAN, min(at * FAN + FAN, len(order.leaves))):
+        count = order.leaves[i, COUNT]
+        best[count] = min(best[count], order.leaves[i, TIGHT])
     for size in range(most - 1, -1, -1):
-        if best[size + 1] < best[size]:
-            best[size] = best[size + 1]
+        best[size] = min(best[size], best[size + 1])
     level = 0
     while True:
         row = order.starts[level] + at
@@ -154,8 +164,7 @@ def refresh(order: Order, leaf: int) -> None:
             best[size] = order.least[low, size]
         for below in range(low + 1, high):
             for size in range(1, most + 1):
-                if order.least[below, size] < best[size]:
-                    best[size] = order.least[below, size]
+                best[size] = min(best[size], order.least[below, size])
 
 
 @kernel
@@ -177,7 +186,7 @@ def tightest(order: Order, size: int) -> int:
             row += 1
             at += 1
     leaf = at * FAN
-    while order.tight[leaf] != tight or order.count[leaf] < size:
+    while order.leaves[leaf, TIGHT] != tight or order.leaves[leaf, COUNT] < size:
         leaf += 1
     return leaf
 
@@ -186,37 +195,37 @@ def tightest(order: Order, size: int) -> int:
 def begin(floor: Floor, order: Order) -> None:
     """Look at every node of the pool."""
     order.tally[:] = 0
-    for leaf in range(len(order.nodes)):
-        node = order.nodes[leaf]
-        order.count[leaf] = counted(floor, node, order.seen[1], -2, order.seen[2])
-        order.tight[leaf] = floor.free_by_node[node]
-        order.tally[order.count[leaf]] += 1
-    for leaf in range(0, len(order.nodes), FAN):
+    for leaf in range(len(order.leaves)):
+        node = order.leaves[leaf, NODE]
+        order.leaves[leaf, COUNT] = counted(floor, node, order.seen[1], -2, order.seen[2])
+        order.leaves[leaf, TIGHT] = floor.nodes[node, N_FREE]
+        order.tally[order.leaves[leaf, COUNT]] += 1
+    for leaf in range(0, len(order.leaves), FAN):
         refresh(order, leaf)
-    order.seen[3] = floor.counts[0]
+    order.seen[3] = floor.ring[RING]
 
 
 @kernel
 def catch_up(floor: Floor, order: Order) -> None:
     """Take in what was touched since the last time; everything, where that is more than the ring holds."""
     pool, kind, end_ms = order.seen[0], order.seen[1], order.seen[2]
-    if floor.counts[0] - order.seen[3] > RING:
+    if floor.ring[RING] - order.seen[3] > RING:
         begin(floor, order)
         return
-    for i in range(order.seen[3], floor.counts[0]):
+    for i in range(order.seen[3], floor.ring[RING]):
         node = floor.ring[i % RING]
-        if floor.pool_of_node[node] != pool:
+        if floor.nodes[node, POOL] != pool:
             continue
-        leaf = floor.place_of_node[node]
+        leaf = floor.nodes[node, PLACE]
         count = counted(floor, node, kind, -2, end_ms)
-        tight = floor.free_by_node[node]
-        if count != order.count[leaf] or tight != order.tight[leaf]:
-            order.tally[order.count[leaf]] -= 1
+        tight = floor.nodes[node, N_FREE]
+        if count != order.leaves[leaf, COUNT] or tight != order.leaves[leaf, TIGHT]:
+            order.tally[order.leaves[leaf, COUNT]] -= 1
             order.tally[count] += 1
-            order.count[leaf] = count
-            order.tight[leaf] = tight
+            order.leaves[leaf, COUNT] = count
+            order.leaves[leaf, TIGHT] = tight
             refresh(order, leaf)
-    order.seen[3] = floor.counts[0]
+    order.seen[3] = floor.ring[RING]
 
 
 @kernel
@@ -232,13 +241,13 @@ def slots_of(order: Order, size: int) -> int:
 def own_counts(floor: Floor, desk: Desk, ask: Ask) -> None:
     """How many GPUs the tier allows on the account's own nodes, at the desk by unit."""
     for unit in range(ask.low, ask.high):
-        node = floor.unit_node[unit]
+        node = floor.units[unit, ON_NODE]
         if ask.end_ms > 0:
-            desk.by_unit[unit] = counted(floor, node, ask.kind, ask.account, ask.end_ms)
+            floor.units[unit, MARK_HERE] = counted(floor, node, ask.kind, ask.account, ask.end_ms)
         else:
-            desk.by_unit[unit] = floor.unit_free[unit]
+            floor.units[unit, MARK_HERE] = floor.units[unit, FREE_HERE]
             if ask.kind == OWN_OR_UNSOLD:
-                desk.by_unit[unit] += floor.unsold_by_node[node]
+                floor.units[unit, MARK_HERE] += floor.nodes[node, N_UNSOLD]
 
 
 @kernel
@@ -246,9 +255,9 @@ def anywhere(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
     """How many parts of that size there are; counts of own units are at the desk."""
     slots = 0 if ask.kind == OWN else slots_of(order, ask.size)
     for unit in range(ask.low, ask.high):
-        slots += desk.by_unit[unit] // ask.size
+        slots += floor.units[unit, MARK_HERE] // ask.size
         if ask.kind != OWN:
-            slots -= order.count[floor.place_of_node[floor.unit_node[unit]]] // ask.size
+            slots -= order.leaves[floor.nodes[floor.units[unit, ON_NODE], PLACE], COUNT] // ask.size
     return slots
 
 
@@ -278,30 +287,30 @@ def spread(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells) -> in
 @kernel
 def filled(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
     """Take the tightest node until all parts have room; there is enough. How many nodes."""
-    n_nodes, parts, taken = len(floor.free_by_node), ask.parts, 0
+    n_nodes, parts, taken = len(floor.nodes) - 1, ask.parts, 0
     while parts > 0:
         best, chosen = NONE * n_nodes, -1
         leaf = -1 if ask.kind == OWN else tightest(order, ask.size)
         if leaf >= 0:
-            best = order.tight[leaf] * n_nodes + order.nodes[leaf]
+            best = order.leaves[leaf, TIGHT] * n_nodes + order.leaves[leaf, NODE]
         for unit in range(ask.low, ask.high):
-            if desk.by_unit[unit] >= ask.size:
-                node = floor.unit_node[unit]
-                key = floor.free_by_node[node] * n_nodes + node
+            if floor.units[unit, MARK_HERE] >= ask.size:
+                node = floor.units[unit, ON_NODE]
+                key = floor.nodes[node, N_FREE] * n_nodes + node
                 if key <= best:
                     best, chosen = key, unit
         node = best % n_nodes
-        count = order.count[leaf] if chosen < 0 else desk.by_unit[chosen]
+        count = order.leaves[leaf, COUNT] if chosen < 0 else floor.units[chosen, MARK_HERE]
         here = min(count // ask.size, parts)
         parts -= here
         desk.keys[taken] = node * FACTOR + here
         taken += 1
         if parts > 0:
             if chosen >= 0:
-                desk.by_unit[chosen] = 0
+                floor.units[chosen, MARK_HERE] = 0
             if ask.kind != OWN:
-                leaf = floor.place_of_node[node]
-                order.tight[leaf] += NONE
+                leaf = floor.nodes[node, PLACE]
+                order.leaves[leaf, TIGHT] += NONE
                 refresh(order, leaf)
     if taken > 1:
         if ask.kind != OWN:
@@ -314,34 +323,34 @@ def filled(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
 def put_back(floor: Floor, order: Order, desk: Desk, taken: int) -> None:
     """Chosen nodes were set aside by their tightness; they are given nobody yet."""
     for i in range(taken):
-        leaf = floor.place_of_node[desk.keys[i] // FACTOR]
-        if order.tight[leaf] >= NONE:
-            order.tight[leaf] -= NONE
+        leaf = floor.nodes[desk.keys[i] // FACTOR, PLACE]
+        if order.leaves[leaf, TIGHT] >= NONE:
+            order.leaves[leaf, TIGHT] -= NONE
             refresh(order, leaf)
 
 
 @kernel
 def in_cell(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells) -> int:
     """The smallest cell with enough parts, filled tightest node first. How many nodes, 0 where there is no such cell."""
-    n_nodes, parts = len(floor.free_by_node), ask.parts
+    n_nodes, parts = len(floor.nodes) - 1, ask.parts
     cell = smallest_cell(floor, order, desk, ask, cells)
     if cell < 0:
         return 0
     for unit in range(ask.low, ask.high):
-        desk.by_node[floor.unit_node[unit]] = unit + 1
+        floor.nodes[floor.units[unit, ON_NODE], MARK] = unit + 1
     found = 0
     for i in range(cells.first[cell], cells.first[cell + 1]):
         node = cells.nodes[i]
         count = 0
-        if desk.by_node[node] > 0:
-            count = desk.by_unit[desk.by_node[node] - 1]
-        elif ask.kind != OWN and floor.pool_of_node[node] == order.seen[0]:
-            count = order.count[floor.place_of_node[node]]
+        if floor.nodes[node, MARK] > 0:
+            count = floor.units[floor.nodes[node, MARK] - 1, MARK_HERE]
+        elif ask.kind != OWN and floor.nodes[node, POOL] == order.seen[0]:
+            count = order.leaves[floor.nodes[node, PLACE], COUNT]
         if count >= ask.size:
-            desk.keys[found] = (floor.free_by_node[node] * n_nodes + node) * FACTOR + count // ask.size
+            desk.keys[found] = (floor.nodes[node, N_FREE] * n_nodes + node) * FACTOR + count // ask.size
             found += 1
     for unit in range(ask.low, ask.high):
-        desk.by_node[floor.unit_node[unit]] = 0
+        floor.nodes[floor.units[unit, ON_NODE], MARK] = 0
     desk.keys[:found].sort()
     taken = 0
     while parts > 0:
@@ -360,12 +369,12 @@ def smallest_cell(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells
     add_cells(floor, order, desk, ask, cells)
     if ask.kind == OWN:
         for unit in range(ask.low, ask.high):
-            cell = cells.of_node[floor.unit_node[unit]]
+            cell = cells.of_node[floor.units[unit, ON_NODE]]
             slots = desk.by_cell[cell]
             if slots >= ask.parts and (slots < least or (slots == least and cell < best)):
                 best, least = cell, slots
         for unit in range(ask.low, ask.high):
-            desk.by_cell[cells.of_node[floor.unit_node[unit]]] = 0
+            desk.by_cell[cells.of_node[floor.units[unit, ON_NODE]]] = 0
         return best
     for cell in range(len(cells.first) - 1):
         slots = desk.by_cell[cell]
@@ -379,14 +388,14 @@ def smallest_cell(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells
 def add_cells(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells) -> None:
     """How many parts each cell has, at the desk."""
     if ask.kind != OWN:
-        for leaf in range(len(order.nodes)):
-            if order.count[leaf] >= ask.size:
-                desk.by_cell[cells.of_node[order.nodes[leaf]]] += order.count[leaf] // ask.size
+        for leaf in range(len(order.leaves)):
+            if order.leaves[leaf, COUNT] >= ask.size:
+                desk.by_cell[cells.of_node[order.leaves[leaf, NODE]]] += order.leaves[leaf, COUNT] // ask.size
     for unit in range(ask.low, ask.high):
-        node = floor.unit_node[unit]
-        more = desk.by_unit[unit] // ask.size
+        node = floor.units[unit, ON_NODE]
+        more = floor.units[unit, MARK_HERE] // ask.size
         if ask.kind != OWN:
-            more -= order.count[floor.place_of_node[node]] // ask.size
+            more -= order.leaves[floor.nodes[node, PLACE], COUNT] // ask.size
         desk.by_cell[cells.of_node[node]] += more
 
 
@@ -407,16 +416,16 @@ def fit(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells, first: i
     ranks = np.zeros(3, dtype=np.int64)
     for i in range(nodes):
         node, need = desk.keys[i] // FACTOR, desk.keys[i] % FACTOR * ask.size
-        low, high = floor.first_gpu[node], floor.first_gpu[node + 1]
+        low, high = floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]
         for gpu in range(low, high):
-            if floor.free[gpu] and allows(floor, gpu, ask.kind, ask.account, ask.end_ms):
+            if floor.gpus[gpu, IS_FREE] and allows(floor, gpu, ask.kind, ask.account, ask.end_ms):
                 ranks[rank_of(floor, gpu, first)] += 1
         for rank in range(3):
             ranks[rank] = min(ranks[rank], need)
             need -= ranks[rank]
         for gpu in range(low, high):
             rank = rank_of(floor, gpu, first)
-            if ranks[rank] > 0 and floor.free[gpu] and allows(floor, gpu, ask.kind, ask.account, ask.end_ms):
+            if ranks[rank] > 0 and floor.gpus[gpu, IS_FREE] and allows(floor, gpu, ask.kind, ask.account, ask.end_ms):
                 ranks[rank] -= 1
                 desk.gpus[chosen] = gpu
                 chosen += 1
@@ -426,7 +435,7 @@ def fit(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells, first: i
 @kernel
 def rank_of(floor: Floor, gpu: int, first: int) -> int:
     """0 for the account's own, 1 for unsold, 2 for others'."""
-    owner = floor.owner[gpu]
+    owner = floor.gpus[gpu, OWNER]
     if owner == first:
         return 0
     return 1 if owner < 0 else 2
