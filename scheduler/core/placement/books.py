@@ -19,9 +19,9 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import Floor, Units, floor_of
+from scheduler.core.placement.floor import RING, floor_of
 from scheduler.core.placement.repack import Counts, repacks
-from scheduler.core.placement.search import Search, Tier
+from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms
@@ -29,7 +29,7 @@ from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms
 BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
-STEPS_A_GANG = 200
+STEPS_A_GANG = 1_000
 """About how many steps it takes to look at a waiting gang."""
 
 
@@ -116,13 +116,13 @@ class Books:
 
     # ---- what is so ----
 
-    def fit(self, want: Want, tier: Tier, first: int) -> IntArray | None:
-        """GPUs for the want in the tier, ascending by node, or None: see `Search.fit`."""
-        return self._search.fit(want, tier, first)
+    def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
+        return self._search.fit(want, where)
 
-    def has_room(self, want: Want, tier: Tier) -> bool:
-        """Whether the want fits in the tier."""
-        return self._search.has_room(want, tier)
+    def has_room(self, want: Want, where: Tiers) -> bool:
+        """Whether the want fits in one of the tiers."""
+        return self._search.has_room(want, where)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
@@ -141,7 +141,7 @@ class Books:
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
-        return int(self.floor.free_by_pool[pool])
+        return int(self.floor.ring[RING + 1 + pool])
 
     def usable_gpus(self, pool: int) -> int:
         """How many GPUs of the pool may be used."""

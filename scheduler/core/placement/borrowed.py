@@ -14,11 +14,16 @@ from heapq import heapify, heappop, heappush
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit
-from scheduler.core.placement.search import Tier
+from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import demand
 from scheduler.core.quantities import ONE_PPM
 from scheduler.core.workloads import Gang, Shape
+
+FREE = tiers(Kind.ANY)
+FIRM = tiers(Kind.LASTING_UNSOLD)
+ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
+ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
 
 Turn = tuple[bool, int, int, tuple[int, int, int]]
 
@@ -81,21 +86,20 @@ class Borrowed:
         for pool in books.pools_for(line.shape.grade):
             if not roomy(books, line.shape, pool):
                 continue
-            gpus = free_fit(books, line.wants, _tiers(books, gang, pool), -2)
+            gpus = free_fit(books, line.wants, _tiers(books, gang, pool))
             if gpus is not None:
                 books.place(gang, gpus, inside=False)
                 return True
         return False
 
 
-def _tiers(books: Books, gang: Gang, pool: int) -> tuple[Tier, ...]:
+def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
     if not gang.shape.preemptible:
-        return (Tier(Kind.UNSOLD, pool, end_ms=books.now_ms + gang.shape.runtime_ms),)
-    unsold, free = Tier(Kind.UNSOLD, pool), Tier(Kind.FREE, pool)
+        return Tiers(FIRM, pool, end_ms=books.now_ms + gang.shape.runtime_ms)
     runtime_ms = gang.spec.max_runtime_ms
     if runtime_ms is None:
-        return (unsold, free)
-    return (unsold, Tier(Kind.LASTING_OR_UNSOLD, pool, end_ms=books.now_ms + runtime_ms), free)
+        return Tiers(ENDLESS, pool)
+    return Tiers(ENDING, pool, end_ms=books.now_ms + runtime_ms)
 
 
 def roomy(books: Books, shape: Shape, pool: int) -> bool:
@@ -109,8 +113,8 @@ def roomy(books: Books, shape: Shape, pool: int) -> bool:
 def fits_free(books: Books, shape: Shape, pool: int) -> bool:
     """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
     want = demand(shape)
-    if want is None or not books.has_room(want, Tier(Kind.FREE, pool)):
+    if want is None or not books.has_room(want, Tiers(FREE, pool)):
         return False
     if shape.preemptible:
         return roomy(books, shape, pool)
-    return books.has_room(want, Tier(Kind.UNSOLD, pool, end_ms=books.now_ms + shape.runtime_ms))
+    return books.has_room(want, Tiers(FIRM, pool, end_ms=books.now_ms + shape.runtime_ms))

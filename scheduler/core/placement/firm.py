@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.room import room_from_others, take_room
-from scheduler.core.placement.search import Tier
+from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import wants
 from scheduler.core.workloads import Gang
@@ -27,8 +27,8 @@ def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
 
 def _on_free(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
     for want in wants(gang.shape):
-        for kind in (Kind.OWN, Kind.UNSOLD, Kind.OWN_OR_UNSOLD):
-            gpus = books.fit(want, Tier(kind, pool, account, end_ms), account)
+        for kind in (Kind.LASTING_OWN, Kind.LASTING_UNSOLD, Kind.LASTING_OWN_OR_UNSOLD):
+            gpus = books.fit(want, Tiers(tiers(kind), pool, account, end_ms))
             if gpus is not None and books.repacks(account, pool, taken=gpus):
                 books.place(gang, gpus, inside=True)
                 return True

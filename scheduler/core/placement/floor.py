@@ -47,8 +47,7 @@ class Floor(NamedTuple):
     units: IntArray
     """(n_units, 4): its node; free GPUs; GPUs that hold nothing non-preemptible; scratch."""
     ring: IntArray
-    """(RING + 1): touched nodes, the latest over the oldest; how many ever were."""
-    free_by_pool: IntArray
+    """(RING + 1 + n_pools): touched nodes, the latest over the oldest; how many ever were; free GPUs of each pool."""
 
     @property
     def node_of_gpu(self) -> IntArray:
@@ -152,13 +151,9 @@ def floor_of(
     by_unit[:, ON_NODE] = nodes[starts]
     by_unit[:, FREE_HERE] = np.bincount(unit[free[owned]], minlength=n_units)
     by_unit[:, ROOM_HERE] = np.bincount(unit[~firm[owned]], minlength=n_units)
-    floor = Floor(
-        gpus=gpus,
-        nodes=by_node,
-        units=by_unit,
-        ring=np.zeros(RING + 1, dtype=np.int64),
-        free_by_pool=np.bincount(_pool_of_gpu(fleet)[free], minlength=n_pools),
-    )
+    ring = np.zeros(RING + 1 + n_pools, dtype=np.int64)
+    ring[RING + 1 :] = np.bincount(_pool_of_gpu(fleet)[free], minlength=n_pools)
+    floor = Floor(gpus, by_node, by_unit, ring)
     units = Units(part[starts].searchsorted(parts).tolist(), part.searchsorted(parts).tolist(), owned)
     return floor, units
 
@@ -195,7 +190,7 @@ def hold(floor: Floor, gpus: IntArray, row: int, firm: bool) -> int:
         if floor.gpus[gpu, IS_FREE]:
             floor.gpus[gpu, IS_FREE] = 0
             floor.nodes[node, N_FREE] -= 1
-            floor.free_by_pool[floor.nodes[node, POOL]] -= 1
+            floor.ring[RING + 1 + floor.nodes[node, POOL]] -= 1
             if unit >= 0:
                 floor.units[unit, FREE_HERE] -= 1
             elif floor.gpus[gpu, OWNER] < 0:
@@ -225,7 +220,7 @@ def let_go(floor: Floor, gpus: IntArray, row: int, firm: bool, occupied: npt.NDA
         if floor.gpus[gpu, LEAVER] < 0 and floor.gpus[gpu, USABLE]:
             floor.gpus[gpu, IS_FREE] = 1
             floor.nodes[node, N_FREE] += 1
-            floor.free_by_pool[floor.nodes[node, POOL]] += 1
+            floor.ring[RING + 1 + floor.nodes[node, POOL]] += 1
             if unit >= 0:
                 floor.units[unit, FREE_HERE] += 1
             elif floor.gpus[gpu, OWNER] < 0:

@@ -15,10 +15,12 @@ from scheduler.core.placement.firm import place_firm
 from scheduler.core.placement.home import go_home
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
-from scheduler.core.placement.search import Tier
+from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import demand, wants
 from scheduler.core.workloads import Gang
+
+INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
 
 
 class Owned:
@@ -120,9 +122,8 @@ class Owned:
 
 def _place(books: Books, gang: Gang, account: int, pool: int) -> bool:
     """Place a preemptible gang that is inside. Always succeeds: it was shown to fit its own cells."""
-    tiers = (Tier(Kind.OWN, pool, account), Tier(Kind.OWN_OR_UNSOLD, pool, account), Tier(Kind.FREE, pool))
     wished = wants(gang.shape)
-    gpus = free_fit(books, wished, tiers, account)
+    gpus = free_fit(books, wished, Tiers(INSIDE, pool, account))
     if gpus is not None:
         books.place(gang, gpus, inside=True)
         return True

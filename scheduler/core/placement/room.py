@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.reclaim import Ground, Room, cheapest_room
-from scheduler.core.placement.search import Tier
+from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import Gang
 
 
-def free_fit(books: Books, wished: tuple[Want, ...], tiers: Sequence[Tier], first: int) -> IntArray | None:
-    """GPUs for the best wish that fits the earliest tier; on a node those of account `first` go first, then unsold."""
+def free_fit(books: Books, wished: tuple[Want, ...], where: Tiers) -> IntArray | None:
+    """GPUs for the best wish that fits, in the earliest tier; on a node the account's own go first, then unsold ones."""
     for want in wished:
-        for tier in tiers:
-            gpus = books.fit(want, tier, first)
-            if gpus is not None:
-                return gpus
+        gpus = books.fit(want, where)
+        if gpus is not None:
+            return gpus
     return None
 
 

@@ -15,20 +15,47 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.placement import tight
 from scheduler.core.placement.fits import cells_of_nodes
 from scheduler.core.placement.floor import Floor, Units
-from scheduler.core.placement.tight import FAN, NODE, NONE, Ask, Cells, Desk, Kind, Order
+from scheduler.core.placement.tight import (
+    ANY,
+    FAN,
+    LASTING_OWN,
+    LASTING_OWN_OR_UNSOLD,
+    LASTING_UNSOLD,
+    LEVELS,
+    NODE,
+    NONE,
+    STARTS,
+    TALLY,
+    UNSOLD,
+    UNSOLD_OR_LASTING,
+    Cells,
+    Desk,
+    Kind,
+    Order,
+)
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import ceil_div
 
+FIRM = 1 << LASTING_OWN | 1 << LASTING_UNSOLD | 1 << LASTING_OWN_OR_UNSOLD
+BORROWED = 1 << UNSOLD_OR_LASTING
 NO_CELLS = Cells(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
 
-class Tier(NamedTuple):
-    """Free GPUs of a pool: of which kind, for which account, owned as now until when (0: whenever)."""
+class Tiers(NamedTuple):
+    """Which free GPUs of a pool may be used, by kinds that are tried in order; whose own they are, and owned as now until
+    when, where the kind asks for it.
+    """
 
-    kind: Kind
+    kinds: int
+    """A bit for each kind."""
     pool: int
     account: int = -2
     end_ms: int = 0
+
+
+def tiers(*kinds: Kind) -> int:
+    """The kinds as bits."""
+    return sum(1 << kind for kind in kinds)
 
 
 class Search:
@@ -41,57 +68,63 @@ class Search:
         self._n_pools = len(fleet.pools)
         self._begin = tight.begin.compiled if compiled else tight.begin
         self._fit = tight.fit.compiled if compiled else tight.fit
-        self._has_parts = tight.has_parts.compiled if compiled else tight.has_parts
-        self._orders: dict[tuple[int, Kind, int], Order] = {}
+        self._orders: dict[tuple[int, int, int], Order] = {}
         self._cells: dict[Level | None, Cells] = {None: NO_CELLS}
         self._changes_ms: list[int] | None = None
         cells = max(len(fleet.domains), len(fleet.blocks))
         sizes = (cells, len(fleet.nodes), fleet.n_gpus)
         self._desk = Desk(*(np.zeros(size, dtype=np.int64) for size in sizes))
 
-    def fit(self, want: Want, tier: Tier, first: int) -> IntArray | None:
-        """GPUs for the want in the tier, ascending by node, or None: tightest nodes first; on a node those of account
-        `first` first, then unsold ones, then others'.
+    def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        """GPUs for the want in the first tier that has room, ascending by node, or None: tightest nodes first; on a node
+        the account's own first, then unsold ones, then others'.
         """
-        order, ask = self._asked(want, tier)
-        chosen = self._fit(self._floor, order, self._desk, ask, self._cells_at(want.level), first)
+        chosen = self._asked(want, where, only_whether=False)
         return self._desk.gpus[:chosen].copy() if chosen else None
 
-    def has_room(self, want: Want, tier: Tier) -> bool:
-        """Whether the want fits in the tier."""
-        order, ask = self._asked(want, tier)
-        return bool(self._has_parts(self._floor, order, self._desk, ask, self._cells_at(want.level)))
+    def has_room(self, want: Want, where: Tiers) -> bool:
+        """Whether the want fits in one of the tiers."""
+        return self._asked(want, where, only_whether=True) > 0
 
     # ---- inside ----
 
-    def _asked(self, want: Want, tier: Tier) -> tuple[Order, Ask]:
-        kind, pool, account, end_ms = tier
+    def _asked(self, want: Want, where: Tiers, *, only_whether: bool) -> int:
+        kinds, pool, account, end_ms = where
         low = high = 0
-        if kind <= Kind.OWN_OR_UNSOLD:
+        if account >= 0:
             at = account * self._n_pools + pool
             low, high = self._units.first_unit[at], self._units.first_unit[at + 1]
+        unsold, free = self._order(pool, UNSOLD, 0), self._order(pool, ANY, 0)
+        lasting = unsold
         if end_ms:
-            kind, end_ms = self._simplest(kind, end_ms)
-        listed = Kind.UNSOLD if kind <= Kind.OWN_OR_UNSOLD else kind
-        key = (pool, listed, 0 if kind is Kind.OWN else end_ms)
-        order = self._orders.get(key)
-        if order is None:
-            order = self._orders[key] = self._ordered(*key)
-        return order, Ask(want.parts, want.size, int(kind), account, end_ms, low, high)
+            end_ms = self._turn_ms(end_ms)
+            if kinds & FIRM:
+                lasting = self._order(pool, LASTING_UNSOLD, end_ms)
+            elif end_ms == self._changes_ms[0] or end_ms > self._changes_ms[-1]:
+                kinds &= ~BORROWED  # all lasts, as in the next tier; or nothing does, as in the one before
+            else:
+                lasting = self._order(pool, UNSOLD_OR_LASTING, end_ms)
+        orders = (unsold, lasting, free)
+        cells = self._cells_at(want.level)
+        limits = (kinds, want.parts, want.size, account, end_ms, low, high, only_whether)
+        return self._fit(self._floor, *orders, self._desk, cells, *limits)
 
-    def _simplest(self, kind: Kind, end_ms: int) -> tuple[Kind, int]:
-        """The same tier by an instant at which ownership changes: few of them, so that orders are shared."""
+    def _turn_ms(self, end_ms: int) -> int:
+        """The first instant from then on at which ownership changes: few of them, so that orders are shared."""
         if self._changes_ms is None:
             until_ms = self._floor.until_ms
             self._changes_ms = np.unique(until_ms[np.flatnonzero(np.diff(until_ms, prepend=-1))]).tolist()
         at = bisect_left(self._changes_ms, end_ms)
-        if at == 0:
-            return (Kind.FREE if kind is Kind.LASTING_OR_UNSOLD else kind), 0
-        if at == len(self._changes_ms):
-            return (Kind.UNSOLD, 0) if kind is Kind.LASTING_OR_UNSOLD else (kind, self._changes_ms[-1] + 1)
-        return kind, self._changes_ms[at]
+        return self._changes_ms[at] if at < len(self._changes_ms) else self._changes_ms[-1] + 1
 
-    def _ordered(self, pool: int, kind: Kind, end_ms: int) -> Order:
+    def _order(self, pool: int, kind: int, end_ms: int) -> Order:
+        key = (pool, kind, end_ms)
+        order = self._orders.get(key)
+        if order is None:
+            order = self._orders[key] = self._ordered(*key)
+        return order
+
+    def _ordered(self, pool: int, kind: int, end_ms: int) -> Order:
         nodes = np.flatnonzero(self._fleet.pool_of_node == pool)
         most = int(np.diff(self._fleet.first_gpu).max())
         starts, width = [0], len(nodes)
@@ -100,13 +133,10 @@ class Search:
             starts.append(starts[-1] + width)
         leaves = np.zeros((len(nodes), 3), dtype=np.int64)
         leaves[:, NODE] = nodes
-        order = Order(
-            leaves=leaves,
-            least=np.full((starts[-1], most + 1), NONE, dtype=np.int64),
-            starts=np.array(starts, dtype=np.int64),
-            tally=np.zeros(most + 1, dtype=np.int64),
-            seen=np.array([pool, int(kind), end_ms, 0], dtype=np.int64),
-        )
+        head = np.zeros(TALLY + most + 1, dtype=np.int64)
+        head[:3] = pool, kind, end_ms
+        head[LEVELS : STARTS + len(starts)] = len(starts) - 1, *starts
+        order = Order(leaves, np.full((starts[-1], most + 1), NONE, dtype=np.int64), head)
         self._begin(self._floor, order)
         return order
 

@@ -16,7 +16,7 @@ from scheduler.core.placement.fits import cells_of_nodes, has_slots, slots_by_ce
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.plan import decided
-from scheduler.core.placement.search import Tier
+from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, demand
@@ -33,22 +33,32 @@ def naive_plan(snapshot: Snapshot, policy: Policy) -> Plan:
 class NaiveBooks(Books):
     """See the module."""
 
-    def fit(self, want: Want, tier: Tier, first: int) -> IntArray | None:
-        allowed = self._allowed(tier)
-        where = spread(self._by_node(allowed), self._by_node(self._free()), want, cells_of_nodes(self.fleet, want.level))
-        if where is None:
+    def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        for kind in Kind:
+            if where.kinds >> kind & 1:
+                gpus = self._fit(want, where, kind)
+                if gpus is not None:
+                    return gpus
+        return None
+
+    def _fit(self, want: Want, where: Tiers, kind: Kind) -> IntArray | None:
+        allowed, owner = self._allowed(where, kind), self.snapshot.owner
+        cells = cells_of_nodes(self.fleet, want.level)
+        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells)
+        if found is None:
             return None
-        rank = np.where(self.snapshot.owner == first, 0, np.where(self.snapshot.owner < 0, 1, 2))
+        rank = np.where(owner == where.account, 0, np.where(owner < 0, 1, 2))
         gpus: list[int] = []
-        for node, parts in where:
+        for node, parts in found:
             low, high = self.fleet.first_gpu[node : node + 2]
             there = np.flatnonzero(allowed[low:high]) + low
             best = there[rank[there].argsort(kind="stable")][: parts * want.size]
             gpus.extend(sorted(best.tolist()))
         return np.array(gpus, dtype=np.int64)
 
-    def has_room(self, want: Want, tier: Tier) -> bool:
-        return has_slots(self.fleet, self._by_node(self._allowed(tier)), want)
+    def has_room(self, want: Want, where: Tiers) -> bool:
+        kinds = [kind for kind in Kind if where.kinds >> kind & 1]
+        return any(has_slots(self.fleet, self._by_node(self._allowed(where, kind)), want) for kind in kinds)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         wanted: Counter[Want] = Counter()
@@ -96,21 +106,21 @@ class NaiveBooks(Books):
     def _by_node(self, chosen: BoolArray) -> IntArray:
         return np.bincount(self.fleet.node_of_gpu[chosen], minlength=len(self.fleet.nodes))
 
-    def _allowed(self, tier: Tier) -> BoolArray:
-        free = self._free() & self._of_pool(tier.pool)
-        own, unsold = self.snapshot.owner == tier.account, self.snapshot.owner < 0
-        lasting = self.snapshot.until_ms >= tier.end_ms
-        match tier.kind:
-            case Kind.OWN:
-                return free & own & lasting
-            case Kind.OWN_OR_UNSOLD:
-                return free & (own | unsold) & lasting
-            case Kind.UNSOLD:
-                return free & unsold & lasting
-            case Kind.LASTING_OR_UNSOLD:
-                return free & (unsold | lasting)
-            case Kind.FREE:
-                return free
+    def _allowed(self, where: Tiers, kind: Kind) -> BoolArray:
+        free = self._free() & self._of_pool(where.pool)
+        own, unsold = self.snapshot.owner == where.account, self.snapshot.owner < 0
+        lasting = self.snapshot.until_ms >= where.end_ms
+        allowed = {
+            Kind.OWN: own,
+            Kind.OWN_OR_UNSOLD: own | unsold,
+            Kind.UNSOLD: unsold,
+            Kind.UNSOLD_OR_LASTING: unsold | lasting,
+            Kind.ANY: free,
+            Kind.LASTING_OWN: own & lasting,
+            Kind.LASTING_UNSOLD: unsold & lasting,
+            Kind.LASTING_OWN_OR_UNSOLD: (own | unsold) & lasting,
+        }
+        return free & allowed[kind]
 
 
 def spread(counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None) -> Spread | None:
