@@ -10,6 +10,7 @@ its entitlement) without a holder.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import RING, floor_of
+from scheduler.core.placement.floor import AT_NODE, POOL, RING, floor_of
+from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
@@ -212,12 +214,15 @@ class Books:
         """How many preemptible gangs of each want the account's count holds in the pool."""
         counts = self._counted.get((account, pool))
         if counts is None:
-            counts = self._counted[account, pool] = Counts()
-            for row in self.rows_of(account, pool):
-                shape = self.rows[row].shape
-                want = demand(shape) if self.counts_of_row[row] and shape.preemptible else None
-                if want is not None:
-                    counts.add(want, 1)
+            numbers = Counter(
+                want
+                for row in self.rows_of(account, pool)
+                if self.counts_of_row[row]
+                and not self.firm_of_row[row]
+                and (want := demand(self.rows[row].shape)) is not None
+            )
+            wants = sorted(numbers, key=packing_order)
+            counts = self._counted[account, pool] = Counts(wants, [numbers[want] for want in wants])
         return counts
 
     def accounts_moving(self) -> set[int]:
@@ -232,27 +237,25 @@ class Books:
 
     def place(self, gang: Gang, gpus: IntArray, *, inside: bool) -> int:
         """Give the waiting gang these GPUs, worker by worker and ascending by node. Returns its row."""
-        row = len(self.rows)
-        account, pool = self.account_index[gang.spec.account], int(self.floor.pool_of_node[self.floor.node_of_gpu[gpus[0]]])
-        left = self._hold(self.floor, gpus, row, not gang.shape.preemptible)
-        size = gang.shape.gpus_per_worker
+        row, firm, size = len(self.rows), not gang.shape.preemptible, gang.shape.gpus_per_worker
+        left = self._hold(self.floor, gpus, row, firm)
         numbers = tuple(gpus.tolist())
-        nodes = self.fleet.nodes
-        first_gpu = self.floor.first_gpu
-        hosts = self.floor.node_of_gpu[gpus[::size]]
+        hosts = self.fleet.host_of_gpu
         action = Place(
             gang=gang,
             gpu_numbers=numbers,
-            hosts=tuple((nodes[node].name, first) for node, first in zip(hosts.tolist(), first_gpu[hosts].tolist(), strict=True)),
+            hosts=tuple([hosts[gpu] for gpu in numbers[::size]]),
             inside=inside,
             waits_for=self._leaving(gpus) if left else (),
         )
+        account = self.account_index[gang.spec.account]
+        pool = int(self.floor.nodes[self.floor.gpus[numbers[0], AT_NODE], POOL]) if self.n_pools > 1 else 0
         self.rows.append(gang)
         self.gpus_of_row.append(numbers)
         self.account_of_row.append(account)
         self.pool_of_row.append(pool)
         self.counts_of_row.append(True)
-        self.firm_of_row.append(not gang.shape.preemptible)
+        self.firm_of_row.append(firm)
         self._more_rows.setdefault((account, pool), []).append(row)
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)

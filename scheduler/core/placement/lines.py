@@ -18,22 +18,19 @@ class Line:
     front again.
     """
 
-    __slots__ = ("_gangs", "_returned", "_taken", "account", "asked", "gpus", "shape")
+    __slots__ = ("_gangs", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
 
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
         self.gpus = shape.workers * shape.gpus_per_worker
+        self.least: Want | None = demand(shape)
+        """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
         self._gangs = gangs
         self._taken = 0
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
-
-    @property
-    def least(self) -> Want | None:
-        """What its gangs cannot do without."""
-        return demand(self.shape)
 
     @property
     def wants(self) -> tuple[Want, ...]:

@@ -17,7 +17,7 @@ from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import demand, wants
+from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import Gang
 
 INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
@@ -67,8 +67,9 @@ class Owned:
     def _has_room(self, line: Line) -> bool:
         books = self._books
         index = books.account_index[line.account]
-        room = any(books.headroom(index, pool) >= line.gpus for pool in books.pools_for(line.shape.grade))
-        return room and line.least is not None
+        if line.least is None:
+            return False
+        return any(books.headroom(index, pool) >= line.gpus for pool in books.pools_for(line.shape.grade))
 
     def _drain(self) -> None:
         while self._heap:
@@ -113,16 +114,15 @@ class Owned:
             if not line.shape.preemptible:
                 if place_firm(books, gang, account, pool):
                     return True
-            elif books.repacks(account, pool, demand(gang.shape)) and _place(books, gang, account, pool):
+            elif books.repacks(account, pool, line.least) and _place(books, gang, line.wants, account, pool):
                 return True
             else:
                 self.unpacked.setdefault(line.account, {})[line] = None
         return False
 
 
-def _place(books: Books, gang: Gang, account: int, pool: int) -> bool:
+def _place(books: Books, gang: Gang, wished: tuple[Want, ...], account: int, pool: int) -> bool:
     """Place a preemptible gang that is inside. Always succeeds: it was shown to fit its own cells."""
-    wished = wants(gang.shape)
     gpus = free_fit(books, wished, Tiers(INSIDE, pool, account))
     if gpus is not None:
         books.place(gang, gpus, inside=True)

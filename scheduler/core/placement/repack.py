@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
+from collections.abc import Sequence
 
 import numpy as np
 
-from scheduler.core.cluster import IntArray
+from scheduler.core.cluster import IntArray, Level
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.floor import ON_NODE, ROOM_HERE, UNIT, Floor
 from scheduler.core.placement.inside import packing_order
@@ -18,31 +19,42 @@ from scheduler.core.placement.wants import Want
 DOMAIN, BLOCK = 2, 3
 """Levels whose cells bind, as `scheduler.core.cluster.Level` numbers them."""
 
+LEVELS = {0: None, **{int(level): level for level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)}}
+NO_WANTS: IntArray = np.zeros((0, 4), dtype=np.int64)
+
 
 class Counts:
-    """Gangs by want; `table` (n_wants, 4): level (0: none), parts, size, how many."""
+    """Gangs by want; `table` (n_wants, 4): level (0: none), parts, size, how many; in packing order."""
 
-    def __init__(self) -> None:
-        self.table: IntArray = np.zeros((0, 4), dtype=np.int64)
-        self._at: dict[Want, int] = {}
-        self._keys: list[tuple[tuple[int, int, int, int], Want]] = []
+    __slots__ = ("_at", "table")
+
+    def __init__(self, wants: Sequence[Want] = (), numbers: Sequence[int] = ()) -> None:
+        """So many of each want; the wants in packing order."""
+        self._at: dict[Want, int] | None = None
+        rows = [(int(want.level or 0), want.parts, want.size, n) for want, n in zip(wants, numbers, strict=True)]
+        self.table: IntArray = np.array(rows, dtype=np.int64) if rows else NO_WANTS
 
     def add(self, want: Want, number: int) -> None:
         """So many more gangs of the want."""
-        if want not in self._at:
+        at = self._index().get(want)
+        if at is None:
             self._insert(want)
-        self.table[self._at[want], 3] += number
+            at = self._index()[want]
+        self.table[at, 3] += number
 
-    def items(self) -> list[tuple[Want, int]]:
-        """Wants and how many of each, in packing order."""
-        return [(want, int(number)) for (_, want), number in zip(self._keys, self.table[:, 3], strict=True) if number]
+    def _index(self) -> dict[Want, int]:
+        if self._at is None:
+            rows = enumerate(self.table.tolist())
+            self._at = {Want(parts, size, LEVELS[level]): at for at, (level, parts, size, _) in rows}
+        return self._at
 
     def _insert(self, want: Want) -> None:
-        insort(self._keys, (packing_order(want), want), key=lambda pair: pair[0])
-        numbers = {known: int(self.table[at, 3]) for known, at in self._at.items()}
-        self._at = {known: at for at, (_, known) in enumerate(self._keys)}
-        rows = [(int(each.level or 0), each.parts, each.size, numbers.get(each, 0)) for _, each in self._keys]
-        self.table = np.array(rows, dtype=np.int64)
+        wants = list(self._index())
+        at = bisect_left(wants, packing_order(want), key=packing_order)
+        row = np.array([[int(want.level or 0), want.parts, want.size, 0]], dtype=np.int64)
+        self.table = np.concatenate([self.table[:at], row, self.table[at:]])
+        wants.insert(at, want)
+        self._at = dict(zip(wants, range(len(wants)), strict=True))
 
 
 @kernel
