@@ -85,10 +85,21 @@ class Place:
     """Give the gang these GPUs; it starts once the gangs in `waits_for` are gone."""
 
     gang: Gang
-    pieces: tuple[Piece, ...]
     gpu_numbers: tuple[int, ...]
+    """Of all its GPUs, worker by worker."""
+    hosts: tuple[tuple[str, int], ...]
+    """Each worker's node, and the number of that node's first GPU."""
     inside: bool
     waits_for: tuple[str, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Each worker's place."""
+        size = self.gang.shape.gpus_per_worker
+        return tuple(
+            Piece(node=name, gpus=tuple(gpu - first for gpu in self.gpu_numbers[at * size : at * size + size]))
+            for at, (name, first) in enumerate(self.hosts)
+        )
 
 
 Action = Swap | Stop | Place

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.placement.snapshot import Opening, Place, Plan, Snapshot, Stop
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, Shape, held_shape, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, held_shape, shape_of
 
 FOR_EVER_MS = 2**63 - 1
 HOUR_MS = 3_600_000
@@ -106,20 +106,11 @@ class World:
     def running(self, spec: GangSpec, gpus: Sequence[int], started_ms: int | None = None) -> Gang:
         """A gang that runs on these GPUs already."""
         gang = self.submit(spec)
-        self._bind(
-            Place(gang=gang, pieces=self._pieces(gang, gpus), gpu_numbers=tuple(gpus), inside=True, waits_for=())
-        )
+        hosts = [int(self.fleet.node_of_gpu[gpu]) for gpu in gpus[:: gang.shape.gpus_per_worker]]
+        named = tuple((self.fleet.nodes[node].name, int(self.fleet.first_gpu[node])) for node in hosts)
+        self._bind(Place(gang=gang, gpu_numbers=tuple(gpus), hosts=named, inside=True, waits_for=()))
         self.start(started_ms)
         return self.gangs[gang.number]
-
-    def _pieces(self, gang: Gang, gpus: Sequence[int]) -> tuple[Piece, ...]:
-        size = gang.shape.gpus_per_worker
-        workers = [gpus[i : i + size] for i in range(0, len(gpus), size)]
-        nodes = [int(self.fleet.node_of_gpu[worker[0]]) for worker in workers]
-        return tuple(
-            Piece(node=self.fleet.nodes[node].name, gpus=tuple(gpu - int(self.fleet.first_gpu[node]) for gpu in worker))
-            for node, worker in zip(nodes, workers, strict=True)
-        )
 
     def apply(self, plan: Plan) -> None:
         """Do what the plan says, in order; refuses what could not be done."""
