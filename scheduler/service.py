@@ -456,4 +456,5 @@ def launch_of(gang: Gang) -> Launch:
         env=tuple(sorted(gang.spec.env.items())),
         working_dir=gang.spec.working_dir,
         grace_ms=gang.spec.grace_ms,
+        gpu_milli=gang.spec.gpu_milli,
     )
