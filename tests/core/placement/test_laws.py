@@ -83,7 +83,14 @@ def firm_on_lent(world: World) -> None:
 
 def firm_outlasts(world: World) -> None:
     shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
+    world.gangs[0] = replace(world.gangs[0], shape=shape, placed_ms=world.now_ms)
+    world.until_ms[3] = world.now_ms + HOUR_MS - 1
+
+
+def firm_is_bought_from_under(world: World) -> None:
+    shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
     world.gangs[0] = replace(world.gangs[0], shape=shape)
+    world.owner[3] = -1
     world.until_ms[3] = world.now_ms + HOUR_MS - 2
 
 
@@ -113,6 +120,7 @@ def move(world: World, gpus: tuple[int, ...]) -> None:
         (unusable, "which is not usable"),
         (firm_on_lent, "which another account owns"),
         (firm_outlasts, "outlasts the ownership of GPU 3"),
+        (firm_is_bought_from_under, "outlasts the ownership of GPU 3"),
         (inside_and_waits, "is inside its entitlement and waits"),
     ],
 )
@@ -120,6 +128,13 @@ def test_every_wrong_is_found(wrong: Callable[[World], None], said: str) -> None
     world = lawful_world()
     wrong(world)
     assert any(said in violation for violation in violations(world.snapshot())), violations(world.snapshot())
+
+
+def test_an_account_may_sell_from_under_its_own_work() -> None:
+    world = lawful_world()
+    firm_outlasts(world)
+    world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms - 1)
+    assert violations(world.snapshot()) == ()
 
 
 def test_a_gang_that_does_not_repack_may_wait() -> None:
