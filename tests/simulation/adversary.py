@@ -18,8 +18,8 @@ from scheduler.core.events import BindOverdue, GangPlaced, GangStopAsked
 from scheduler.core.positions import Position, PositionEventKind
 from scheduler.core.workloads import ENDED, GangSpec, GangStatus
 from scheduler.execution.simulated import NodeDown, NodeUp, Work
-from tests.scenarios.stage import START_MS, Stage
-from tests.simulation.owed import is_owed
+from tests.scenarios.stage import FIRMNESS, START_MS, Stage
+from tests.simulation.owed import is_owed, out_of_turn, unaccounted
 
 OWNER = "owner"
 OTHERS = ("other", "third")
@@ -92,11 +92,13 @@ class Game:
                 return
 
     def check(self) -> None:
-        """Nothing that the owner is owed waits."""
+        """Nothing that the owner is owed waits; nothing is oversold in silence; a shortage hits the lowest class."""
         state = self.stage.scheduler.state
         for gang in state.gangs.waiting():
             if gang.account == OWNER:
                 assert not is_owed(state, gang), f"{gang.spec.name} {gang.shape} is owed and waits"
+        assert not (found := unaccounted(state, self.stage.now_ms)), found
+        assert not (found := out_of_turn(state, self.stage.now_ms)), found
 
     def _hear(self, event: object) -> None:
         match event:
@@ -127,6 +129,8 @@ class Game:
             spec |= {"topology": Level.NODE, "topology_required": True}
         elif how % 4 == 2 and self.bound:
             spec |= {"topology": Level.NVLINK_DOMAIN, "topology_required": True}
+        if how % 9 == 8:
+            spec |= {"preemptible": False, "max_runtime_ms": RUNS_MS[how % 3]}
         self.submit(OWNER, {**spec, "grace_ms": GRACES_MS[how % 2]}, HOUR_MS * (1 + how % 3), None)
 
     def others_submit(self, who: int, size: int, how: int) -> None:
@@ -149,7 +153,12 @@ class Game:
         since_ms = self.stage.now_ms - START_MS
         start_ms, end_ms = WINDOWS_MS[window % len(WINDOWS_MS)]
         self._names += 1
-        wished = {"position": f"p-{self._names}", "from_ms": since_ms + start_ms, "until_ms": since_ms + end_ms}
+        wished = {
+            "position": f"p-{self._names}",
+            "from_ms": since_ms + start_ms,
+            "until_ms": since_ms + end_ms,
+            "firmness": tuple(FIRMNESS)[window % len(FIRMNESS)],
+        }
         self.stage.buy(account, 1 + lots % 3, LEVELS[level % len(LEVELS)], wished)
 
     def cancel(self, which: int, mine: int, _: int) -> None:

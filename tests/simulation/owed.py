@@ -25,13 +25,12 @@ Ground = tuple[Block, ...]
 """Cells as they nest; whatever is not in one tuple is not assumed to be near."""
 
 
-def lots_of(state: State, account: str, *, lasting_until_ms: int | None = None, firm_too: bool = False) -> Ground:
+def lots_of(state: State, account: str, lasting_until_ms: int | None = None) -> Ground:
     """The account's lots in force whose GPUs are all well, each alone, less what work that cannot be preempted holds.
 
-    `lasting_until_ms`: only lots of windows that end then or later. `firm_too`: only GPUs on which nothing of the
-    account's own stands.
+    `lasting_until_ms`: only lots of windows that end then or later.
     """
-    firm = _held(state, account, everything=firm_too)
+    firm = _held_firm(state, account)
     ground: list[Block] = []
     for holding in state.calendar.holdings:
         if state.book.positions[holding.position].account != account or holding.start_ms > state.now_ms:
@@ -45,12 +44,12 @@ def lots_of(state: State, account: str, *, lasting_until_ms: int | None = None, 
     return tuple(sorted(ground))
 
 
-def _held(state: State, account: str, *, everything: bool) -> set[int]:
-    """GPUs of the account's work that cannot be preempted, or of all its work."""
+def _held_firm(state: State, account: str) -> set[int]:
+    """GPUs of the account's work that cannot be preempted."""
     return {
         gpu
         for gang in state.gangs.placed.values()
-        if gang.account == account and (everything or not gang.shape.preemptible) and _stays(gang)
+        if gang.account == account and not gang.shape.preemptible and _stays(gang)
         for gpu in gang.gpu_numbers
     }
 
@@ -80,14 +79,19 @@ def counted(state: State, account: str) -> tuple[list[Want], int]:
 
 
 def is_owed(state: State, gang: Gang) -> bool:
-    """Whether the waiting preemptible gang is owed GPUs now, in a fleet of one pool."""
+    """Whether the waiting gang is owed GPUs now, in a fleet of one pool.
+
+    What cannot be preempted is owed them, without looking at more, where its account runs nothing else and lots that
+    last to its declared end have room.
+    """
     want = demand(gang.shape)
-    ground = lots_of(state, gang.account)
     wants, used = counted(state, gang.account)
     owned = int((state.health.usable & (state.calendar.owner_account == state.accounts[gang.account])).sum())
-    if want is None or not gang.shape.preemptible or used + gang.shape.gpus > owned:
+    if want is None or used + gang.shape.gpus > owned:
         return False
-    return packable(ground, (*wants, want))
+    if gang.shape.preemptible:
+        return packable(lots_of(state, gang.account), (*wants, want))
+    return used == 0 and packable(lots_of(state, gang.account, state.now_ms + gang.shape.runtime_ms), (want,))
 
 
 def packable(ground: Ground, wants: tuple[Want, ...]) -> bool:
@@ -146,3 +150,36 @@ def _parts(ground: Ground, size: int, parts: int) -> set[Ground]:
 
 def _sorted(ground: Ground) -> Ground:
     return tuple(sorted(tuple(sorted(tuple(sorted(domain)) for domain in block)) for block in ground))
+
+
+def unaccounted(state: State, now_ms: int) -> list[str]:
+    """Positions of which what stands behind them is not what is contracted now, though nobody said so."""
+    found = []
+    for name, contracted in sorted(state.contracted.items()):
+        covered = sum(
+            len(state.fleet.gpus_of_cell(holding.level, holding.cell))
+            for holding in state.calendar.of(name)
+            if holding.start_ms <= now_ms < holding.end_ms
+        )
+        if covered > contracted.at(now_ms) or (covered < contracted.at(now_ms) and name not in state.refused):
+            found.append(f"{name} is covered by {covered} GPUs, {contracted.at(now_ms)} are contracted")
+    return found
+
+
+def out_of_turn(state: State, now_ms: int) -> list[str]:
+    """Pairs in which a lower firmness class holds a healthy cell while a higher one's lot of its level is on an ill one."""
+    force = [held for held in state.calendar.holdings if held.start_ms <= now_ms < held.end_ms]
+    well = {
+        (held.level, held.cell): bool(state.health.usable[state.fleet.gpus_of_cell(held.level, held.cell)].all())
+        for held in force
+    }
+    rank = {
+        name: state.instruments[position.instrument].firmness_rank for name, position in state.book.positions.items()
+    }
+    return [
+        f"{ill.position} on an ill {ill.level.name}, {held.position} of a lower class on a healthy one"
+        for ill in force
+        if not well[ill.level, ill.cell]
+        for held in force
+        if held.level == ill.level and well[held.level, held.cell] and rank[held.position] > rank[ill.position]
+    ]

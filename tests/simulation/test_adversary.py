@@ -48,6 +48,18 @@ def test_nobody_makes_an_owner_wait_in_a_long_game(seed: int) -> None:
     play(BOARDS[seed % len(BOARDS)], ("gain", seed, seed // 3, 0), drawn(dice, 90), bound=seed % 2 == 0)
 
 
+PEACEFUL = ("own", "ask", "ask", "ask", "gain", "buy", "buy", "wait", "wait")
+"""Moves that break, sell and take back nothing."""
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(BOARDS), st.lists(st.tuples(st.sampled_from(PEACEFUL), numbers, numbers, numbers), max_size=40))
+def test_nothing_is_bought_from_under_what_cannot_be_preempted(board: Board, rest: list[Move]) -> None:
+    game = play(board, ("buy", 0, 0, 0), rest, bound=False)
+    assert StopCause.WINDOW_ENDED not in game.seen
+    target(float(len(game.stage.scheduler.state.gangs.firm)), label="cannot be preempted")
+
+
 def test_the_games_come_to_every_resort() -> None:
     owed, seen = 0, set[str]()
     for seed in range(40, 56):

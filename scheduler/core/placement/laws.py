@@ -7,8 +7,8 @@ well be inside its entitlement and wait. The laws:
 - *no overfill*: a GPU's occupant and claimant are placed gangs that were given it; a claimant waits behind a leaver;
 - *gangs whole*: a placed gang has all its workers, each inside one node, all of one pool, of its grade;
 - *topology*: where it is required, all workers are inside one cell of that level;
-- *firm stays*: what cannot be preempted stands where its account owns or nobody does, to its declared end; on GPUs of its
-  account as the calendar was when it was placed, since an account may sell them from under its own work;
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it is
+  placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
 """
 
@@ -139,9 +139,7 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
             owner = int(snapshot.owner[gpu])
             if owner not in (-1, account):
                 yield f"gang {gang.number} cannot be preempted and is on GPU {gpu}, which another account owns"
-            elif owner >= 0 and gang.placed_ms != snapshot.now_ms:
-                continue
-            elif int(snapshot.until_ms[gpu]) < gang.placed_ms + gang.shape.runtime_ms:
+            elif gang.placed_ms == snapshot.now_ms > int(snapshot.until_ms[gpu]) - gang.shape.runtime_ms:
                 yield f"gang {gang.number} cannot be preempted and outlasts the ownership of GPU {gpu}"
 
 

@@ -87,13 +87,6 @@ def firm_outlasts(world: World) -> None:
     world.until_ms[3] = world.now_ms + HOUR_MS - 1
 
 
-def firm_is_bought_from_under(world: World) -> None:
-    shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
-    world.gangs[0] = replace(world.gangs[0], shape=shape)
-    world.owner[3] = -1
-    world.until_ms[3] = world.now_ms + HOUR_MS - 2
-
-
 def inside_and_waits(world: World) -> None:
     world.submit(spec_of("a", 1, 8))
 
@@ -120,7 +113,6 @@ def move(world: World, gpus: tuple[int, ...]) -> None:
         (unusable, "which is not usable"),
         (firm_on_lent, "which another account owns"),
         (firm_outlasts, "outlasts the ownership of GPU 3"),
-        (firm_is_bought_from_under, "outlasts the ownership of GPU 3"),
         (inside_and_waits, "is inside its entitlement and waits"),
     ],
 )
