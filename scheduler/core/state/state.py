@@ -291,7 +291,7 @@ class State:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
         self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
-        if event.why in {"traded", "planned", "ended"}:
+        if event.why in {"traded", "planned", "ended"} and event.from_ms <= now_ms:  # until then it stays short
             for position in event.positions:
                 self.refused.pop(position, None)
         self._turn(now_ms)
