@@ -102,8 +102,8 @@ class Search:
                 lasting = self._order(pool, LASTING_UNSOLD, end_ms)
             elif some and other:
                 lasting = self._order(pool, UNSOLD_OR_LASTING, end_ms)
-            else:
-                kinds &= ~BORROWED  # all lasts, as in the next tier; or nothing does, as in the one before
+            elif kinds & BORROWED:  # all ownership lasts, or none does
+                kinds = kinds & ~BORROWED | 1 << (ANY if some else UNSOLD)
         desk, cells, whether = self._desk, self._cells_at(want.level), int(only_whether)
         parts, size = want.parts, want.size
         return self._fit(
