@@ -132,9 +132,7 @@ def _item(gang: Gang) -> tuple[Want, int]:
     return (Want(gang.shape.workers, gang.shape.gpus_per_worker, None) if want is None else want, gang.number)
 
 
-def _arranged(
-    books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]
-) -> Arrangement | None:
+def _arranged(books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
     """The published packing of these gangs, told apart: gangs of one want take their parts in order of number."""
     numbers: dict[Want, list[int]] = {}
     for want, number in sorted(items, key=lambda item: (packing_order(item[0]), item[1])):
