@@ -63,9 +63,12 @@ def accredited(
     domain: Level = DEFAULT_DOMAIN,
     uncovered: Sequence[Demand] = (),
     pools: Sequence[int] | None = None,
+    levels: Sequence[Level] = LEVELS,
 ) -> tuple[Accredited, ...]:
-    """A row for each level that a pool has cells of, in each interval of `[start_ms, end_ms)` between two changes of
-    its calendar; by pool, time and level. Arguments as in `deliverable`. Raises InvalidValue on an empty window.
+    """A row for each of the `levels` that a pool has cells of, in each interval of `[start_ms, end_ms)` between two
+    changes of its calendar; by pool, time and level. Arguments as in `deliverable`.
+
+    Raises InvalidValue on an empty window.
     """
     if start_ms >= end_ms:
         raise InvalidValue("window", "accreditation", (start_ms, end_ms), "an end after the start")
@@ -76,7 +79,7 @@ def accredited(
         cuts = _cuts(fleet, held, pool, uncovered, start_ms, end_ms)
         for from_ms, to_ms in pairwise(cuts):
             state = standing(fleet, pool, held, from_ms, to_ms, usable)
-            for level in LEVELS:
+            for level in levels:
                 one = Demand("", level, 1, from_ms, to_ms, pool)
                 view = outlook_of(fleet, state, Offer((one,), losses, domain, tuple(uncovered)), from_ms, to_ms)
                 if state.cells.cells[level].size:
