@@ -71,9 +71,7 @@ def test_backing_shows_cells_health_and_what_would_stand_in(world: World, client
     assert (found.spares, found.unsold_cells, found.margin, found.survives) == ((), 0, -1, False)
     whole = client.backing(f"{SYMBOL}@1")
     assert [each.position for each in whole.positions] == ["p-acme", "p-borealis"]
-    with pytest.raises(
-        Refused, match="position or instrument was 'p-9', expected one of LOGICAL.8N.LOCAL.BASE@1, p-acme"
-    ):
+    with pytest.raises(Refused, match=r"position or instrument was 'p-9', expected one of LOGICAL\.8N\.LOCAL"):
         client.backing("p-9")
     with pytest.raises(Refused, match="window of the backing of p-acme was"):
         client.backing("p-acme", START_MS + DAY_MS)

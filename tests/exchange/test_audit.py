@@ -231,6 +231,12 @@ def _key(folder: Path) -> None:
     (folder / "vkey").write_text(other.encode() + "\n", encoding="utf-8")
 
 
+def _signature(folder: Path) -> None:
+    path = folder / "checkpoint"
+    note = path.read_text(encoding="utf-8")
+    path.write_text(note[:-10] + ("A" if note[-10] != "A" else "B") + note[-9:], encoding="utf-8")
+
+
 def _spaces(folder: Path) -> None:
     path = folder / "statements" / "pos-1.json"
     path.write_bytes(path.read_bytes() + b"\n")
@@ -240,7 +246,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a leaf changed": (lambda folder: flip(folder / "tile/entries/000.p/50"), "tree", "tile"),
     "a hash changed": (lambda folder: flip(folder / "tile/0/000.p/50"), "tree", "tile/0"),
     "a tile gone": (lambda folder: (folder / "tile/0/000.p/50").unlink(), "folder", "is missing"),
-    "the signature changed": (lambda folder: flip(folder / "checkpoint", -10), "checkpoint", "signature"),
+    "the signature changed": (_signature, "checkpoint", "signature"),
     "the root changed": (_root, "checkpoint", "signature"),
     "the key replaced": (_key, "checkpoint", "expected a signature"),
     "the price changed in the terms": (_terms, "statements", "spec_hash"),

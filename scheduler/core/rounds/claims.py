@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.core.coverage.replace import Rank
+from scheduler.core.coverage.waterfall import Rank
 from scheduler.core.entitlements import demands
 from scheduler.core.holdings import Demand
 from scheduler.core.state.state import State

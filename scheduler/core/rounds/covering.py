@@ -18,6 +18,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.coverage.columns import clipped, merged, moved
 from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
+from scheduler.core.coverage.shortage import changes_nothing
 from scheduler.core.events import (
     CellsSwapped,
     CoverageAssigned,
@@ -27,6 +28,7 @@ from scheduler.core.events import (
     HealthChanged,
     NodeJoined,
     ShortageDecided,
+    ShortageOver,
 )
 from scheduler.core.holdings import Demand, Holding
 from scheduler.core.positions import PositionEvent, PositionEventKind
@@ -42,6 +44,7 @@ from scheduler.core.rounds.claims import (
 )
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.shortages import shortage_of
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus, lost_work_ms
 
@@ -100,42 +103,87 @@ def after_drain(state: State, order: DrainOrdered, spares: Sequence[str]) -> Ite
 
 
 def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Lots on sick cells and refused positions, tried again. What is refused still is not told again."""
-    if not state.health.usable.all():
-        yield from replaced(state, now_ms, spares)
+    """Lots on sick cells, displaced and refused ones, tried again. What is refused still is not told again."""
     refused = [name for name in sorted(state.refused) if demands_of(state, [name], now_ms)]
+    refused = [name for name in refused if state.refused[name] != Cause.SHORTAGE_RULE]
     partly = {holding.position for holding in state.calendar.holdings if holding.position in state.refused}
     # Positions that keep a part let go of it only for the whole, so each of them is tried alone.
     for names in [[name for name in refused if name not in partly], *([name] for name in refused if name in partly)]:
         for event in _covered(state, names, now_ms, spares):
             if not isinstance(event, CoverageRefused):
                 yield event
+    if state.refused or state.shortages or not state.health.usable.all():
+        yield from replaced(state, now_ms, spares)
 
 
-def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """New cells for lots in force on unusable ones, by spares, unsold cells and the shortage rule."""
+def replaced(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """New cells for lots in force on unusable ones or on none: spares, unsold cells, then those of lower classes by the
+    shortage rule. A certificate where its facts are new; an event where a shortage is over.
+    """
     unsold = state.calendar.owner_position == UNSOLD
     usable = state.health.usable & ~(unsold & (promised_until_ms(state) > now_ms))
     covering = _replacing(state, usable, now_ms, spares)
     if covering.refused:
         # A contract goes before a borrower, also before one who cannot be preempted: he loses only where it must be.
         covering = _replacing(state, state.health.usable, now_ms, spares)
-    certificates = [
-        ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode()) for certificate in covering.certificates
-    ]
-    return [*certificates, *_assigned(covering, "replaced", now_ms)]
+    lasting = dict(state.shortages)
+    found = [(*shortage_of(certificate), certificate) for certificate in covering.certificates]
+    for shortage, waits, certificate in found:
+        known = lasting.get(shortage)
+        if known is None or known.lots != waits.lots or not changes_nothing(certificate):
+            yield ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode())
+    yield from _assigned(covering, "replaced", now_ms)
+    still = {shortage for shortage, waits, _ in found if waits.lots}
+    for shortage, waits in sorted(lasting.items()):
+        if shortage not in still:
+            yield ShortageOver(at_ms=now_ms, **shortage._asdict(), certificate=waits.certificate)
+    for name, lots in covering.uncovered:
+        if name not in state.refused:
+            yield CoverageRefused(at_ms=now_ms, position=name, cause=Cause.SHORTAGE_RULE, uncovered_lots=lots)
+    yield from _whole_again(state, now_ms)
+
+
+def _whole_again(state: State, now_ms: int) -> Iterator[Event]:
+    """Positions that the rule had displaced and that have all their cells again."""
+    for name in sorted(name for name, cause in state.refused.items() if cause == Cause.SHORTAGE_RULE):
+        held = state.calendar.of(name)
+        kept, complete = _within_contract(state, name, held, now_ms, now_ms)
+        if complete:
+            yield CoverageAssigned(at_ms=now_ms, from_ms=now_ms, why="planned", positions=(name,), holdings=kept)
 
 
 def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares: Sequence[str]) -> Covering:
+    waiting, oversold = _without_cell(state, now_ms)
+    names = {holding.position for holding in state.calendar.holdings} | {
+        each.position for each in (*waiting, *oversold)
+    }
     return replace_failed(
         state.fleet,
         state.calendar.holdings,
         usable,
         now_ms,
         node_numbers(state, spares),
-        {name: rank_of(state, name) for name in {holding.position for holding in state.calendar.holdings}},
+        {name: rank_of(state, name) for name in names},
         loss_by_gpu=_loss_by_gpu(state, now_ms),
+        waiting=waiting,
+        oversold=oversold,
     )
+
+
+def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]]:
+    """(lots in force that a higher class displaced, those of positions that were never covered as sold) and that stand
+    on no cell.
+    """
+    waiting: list[Demand] = []
+    oversold: list[Demand] = []
+    for demand in demands_of(state, [name for name in sorted(state.refused) if name in state.book.positions], now_ms):
+        if demand.start_ms > now_ms:
+            continue
+        held = sum(held.start_ms <= now_ms for held in state.calendar.of(demand.position))
+        if demand.lots > held:
+            displaced = state.refused[demand.position] == Cause.SHORTAGE_RULE
+            (waiting if displaced else oversold).append(demand._replace(lots=demand.lots - held))
+    return waiting, oversold
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
