@@ -29,6 +29,7 @@ from scheduler.core.events import (
     PositionChanged,
     PositionsLoaded,
     ShortageDecided,
+    ShortageOver,
 )
 
 
@@ -39,7 +40,9 @@ def line(event: Event) -> tuple[str, str]:
             return _of_exchange(event)
         case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
-        case CoverageAssigned() | CoverageRefused() | CellsSwapped() | ShortageDecided() | CalendarTurned():
+        case CoverageAssigned() | CoverageRefused() | CellsSwapped() | CalendarTurned():
+            return _of_coverage(event)
+        case ShortageDecided() | ShortageOver():
             return _of_coverage(event)
         case GangSubmitted() | CancelAsked() | GangPlaced() | GangStopAsked() | BindOverdue() | GangStarted():
             return _of_gang(event)
@@ -86,7 +89,7 @@ def _of_fleet(
 
 
 def _of_coverage(
-    event: CoverageAssigned | CoverageRefused | CellsSwapped | ShortageDecided | CalendarTurned,
+    event: CoverageAssigned | CoverageRefused | CellsSwapped | ShortageDecided | ShortageOver | CalendarTurned,
 ) -> tuple[str, str]:
     match event:
         case CoverageAssigned():
@@ -100,6 +103,9 @@ def _of_coverage(
             return "", f"{event.level.name.lower()} cells {event.left} and {event.right} trade owners"
         case ShortageDecided():
             return "", "the shortage rule decided who goes short; its certificate is in the log"
+        case ShortageOver():
+            what = f"{event.level.name.lower()} cells of {event.pool}"
+            return "", f"nobody of firmness class {event.firmness_class} waits for {what} any more"
         case CalendarTurned():
             return "", "a window opened or closed"
 

@@ -158,6 +158,18 @@ class ShortageDecided(EventModel):
     certificate: str
 
 
+class ShortageOver(EventModel):
+    """Nobody of a firmness class waits for a cell of a level in a pool (`GRADE@SITE`) any more. `certificate`: the
+    digest of the last one that said who did.
+    """
+
+    kind: Literal["shortage_over"] = "shortage_over"
+    pool: str = Field(max_length=600)
+    level: Level
+    firmness_class: int = Field(ge=0, le=3)
+    certificate: str
+
+
 class CalendarTurned(EventModel):
     """A window opened or closed at `at_ms`: owners are as the calendar says from then on."""
 
@@ -259,6 +271,7 @@ Event = Annotated[
     | CellsSwapped
     | CoverageRefused
     | ShortageDecided
+    | ShortageOver
     | CalendarTurned
     | GangPlaced
     | GangStopAsked

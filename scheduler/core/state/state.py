@@ -40,6 +40,7 @@ from scheduler.core.events import (
     PositionChanged,
     PositionsLoaded,
     ShortageDecided,
+    ShortageOver,
 )
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
@@ -53,6 +54,8 @@ from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.shortages import Shortage, Waits
+from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
@@ -91,6 +94,8 @@ class State:
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.shortages: dict[Shortage, Waits] = {}
+        """Who waits for cells, by the certificates of the shortages that last."""
         self.closed_ms: dict[int, int] = {}
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
@@ -188,8 +193,8 @@ class State:
                 self._on_closed(event)
             case IntervalCorrected():
                 self.closings = (*self.closings, _closed(event))
-            case ShortageDecided():
-                pass
+            case ShortageDecided() | ShortageOver():
+                self.shortages = after_shortage(self.shortages, event)
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
