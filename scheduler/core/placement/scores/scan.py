@@ -217,6 +217,8 @@ def cheapest(
     for n in range(len(free)):
         if cpu[n] < ask[2] or memory[n] < ask[3] or allowed[n] == 0:
             continue
+        if n > 0 and same_node(free, cpu, memory, model, allowed, n):
+            continue  # costs what the node before it costs, which goes first
         if ask[0] > 0:
             if (ask[4] >> model[n]) & 1 == 0:
                 continue
@@ -233,6 +235,19 @@ def cheapest(
         if known.rule == FIRST_FIT:
             break
     return node, device
+
+
+@kernel
+def same_node(
+    free: IntArray, cpu: IntArray, memory: IntArray, model: IntArray, allowed: IntArray, n: int
+) -> bool:
+    """Whether a node is in every respect as the one before it, as most of an idle pool are."""
+    if cpu[n] != cpu[n - 1] or memory[n] != memory[n - 1] or model[n] != model[n - 1] or allowed[n] != allowed[n - 1]:
+        return False
+    for d in range(free.shape[1]):
+        if free[n, d] != free[n - 1, d]:
+            return False
+    return True
 
 
 class Costs(NamedTuple):
