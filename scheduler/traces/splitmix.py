@@ -13,6 +13,7 @@ import numpy as np
 from scheduler.core.splitmix import MASK, splitmix64
 from scheduler.traces.arrays import Int64s, UInt64s
 
+
 @unique
 class Purpose(IntEnum):
     """What a draw decides. Two purposes draw independently; a number is never used again for another."""

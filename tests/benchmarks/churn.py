@@ -1,8 +1,8 @@
 """How much of a heterogeneous fleet stays unallocated while work comes and goes, by score, on every list that is there.
 
-Poisson arrivals drawn from a list's mix, exponential stays, offered demand 0.95, 1 and 1.1 of the GPUs; what does not fit
-is dropped; ten mean stays, the first four of them warm-up; four seeds. `tenor` is the choice of a rehearsal that knows
-the fleet, the mix, the mean stay and the load. Baselines in the same run: `fgd`, `best-fit`, `first-fit`.
+Poisson arrivals drawn from a list's mix, exponential stays, offered demand 0.95, 1 and 1.1 of the GPUs; what does not
+fit is dropped; ten mean stays, the first four of them warm-up; four seeds. `tenor` is the choice of a rehearsal that
+knows the fleet, the mix, the mean stay and the load. Baselines in the same run: `fgd`, `best-fit`, `first-fit`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(settings: Settings) -> Result:
 def _rows(case: Case) -> list[Row]:
     path, load, seeds, stays = case
     pods = pod_list(path)
-    chosen, ready = rehearsed(pods, stay_ms=STAY_MS, offered_ppm=load * 10_000)
+    ready = rehearsed(pods, stay_ms=STAY_MS, offered_ppm=load * 10_000)
     gpus = gpus_of_model(pods.pool)
     scores = {"tenor": ready} | {name: score(name, pods.mix, gpus) for name in BASELINES}
     works = [_work(pods, load, seed, stays) for seed in seeds]

@@ -2,9 +2,9 @@
 
 The published protocol (ATC'23): an empty fleet, the list and draws from it until they ask for 130 % of the GPUs,
 shuffled, seeds 42 .. 51; nothing leaves, what does not fit is dropped. `tenor` is what production would use: the choice
-of a rehearsal that knows the fleet and the mix, and nothing of what comes. Baselines in the same run: `fgd`, `best-fit`,
-`first-fit`; beside them the published figures of FGD, and two bounds: `bound` may refuse whom it likes and spread
-its work as it likes, `bound-fitting` must take what is smaller than something that it takes.
+of a rehearsal that knows the fleet and the mix, and nothing of what comes. Baselines in the same run: `fgd`,
+`best-fit`, `first-fit`; beside them the published figures of FGD, and two bounds: `bound` may refuse whom it likes and
+spread its work as it likes, `bound-fitting` must take what is smaller than something that it takes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.core.placement.scores.table import gpus_of_model, score
 from scheduler.core.placement.scores.pool import IntArray
+from scheduler.core.placement.scores.table import Score, gpus_of_model, score
 from scheduler.core.placement.scores.trials import Work, placed
 from scheduler.traces.openb import load_published
 from tests.benchmarks.harness import Figure, Result, Settings
@@ -51,12 +51,12 @@ def run(settings: Settings) -> Result:
 def _rows(asked: tuple[Path, tuple[int, ...], bool]) -> list[Row]:
     path, seeds, bounds = asked
     pods = pod_list(path)
-    chosen, ready = rehearsed(pods, stay_ms=0, offered_ppm=1_000_000)
+    ready = rehearsed(pods, stay_ms=0, offered_ppm=1_000_000)
     gpus = gpus_of_model(pods.pool)
     scores = {"tenor": ready} | {name: score(name, pods.mix, gpus) for name in BASELINES}
     rows: list[Row] = []
     for policy, used in scores.items():
-        filled = [_filled(pods, arrivals(pods, seed), lambda work, used=used: placed(pods.pool, pods.mix, work, used)) for seed in seeds]
+        filled = [_filled(pods, arrivals(pods, seed), used) for seed in seeds]
         rows.append(_row(pods.name, policy, filled) | {"score": used.name})
     if bounds:
         for policy, fitting in (("bound", False), ("bound-fitting", True)):
@@ -75,15 +75,16 @@ def arrivals(pods: PodList, seed: int) -> IntArray:
     return generator.permutation(kinds[: max(until, len(pods.pods))])
 
 
-def _filled(pods: PodList, kinds: IntArray, place) -> Filled:  # type: ignore[no-untyped-def]
+def _filled(pods: PodList, kinds: IntArray, used: Score) -> Filled:
     moments = np.arange(len(kinds), dtype=np.int64)
-    taken = place(Work(kinds, moments, moments, 0, len(kinds))) >= 0
+    taken = placed(pods.pool, pods.mix, Work(kinds, moments, moments, 0, len(kinds)), used) >= 0
     asked = pods.asked_milli[kinds]
-    arrived, total = np.cumsum(asked), pods.pool.total_milli
+    total = pods.pool.total_milli
     allocated = np.cumsum(asked * taken)
-    full = int(np.searchsorted(arrived, total))
+    full = int(np.searchsorted(np.cumsum(asked), total))
     refused = ~taken[: full + 1] & (pods.mix.asks[kinds[: full + 1], 0] == 8)
-    return Filled(*(100 * (1 - int(allocated[at]) / total) for at in (full, -1)), int(refused.sum()))
+    at_100, at_end = (100 * (1 - int(allocated[at]) / total) for at in (full, -1))
+    return Filled(at_100, at_end, int(refused.sum()))
 
 
 def _row(name: str, policy: str, filled: list[Filled]) -> Row:
@@ -116,6 +117,11 @@ def _published(path: Path, names: set[str]) -> list[Row]:
 
 
 def _line(name: str, rows: list[Row]) -> str:
-    shown = {row["policy"]: f"{row['unallocated_pct_at_100']}/{row['unallocated_pct_at_end']}" for row in rows
-             if row["pod_list"] == name and "unallocated_pct_at_end" in row}
-    return f"{name.removeprefix('openb_pod_list_')} {shown['tenor']} (fgd {shown['fgd']}, first-fit {shown['first-fit']})"
+    shown = {
+        row["policy"]: f"{row['unallocated_pct_at_100']}/{row['unallocated_pct_at_end']}"
+        for row in rows
+        if row["pod_list"] == name and "unallocated_pct_at_end" in row
+    }
+    return (
+        f"{name.removeprefix('openb_pod_list_')} {shown['tenor']} (fgd {shown['fgd']}, first-fit {shown['first-fit']})"
+    )

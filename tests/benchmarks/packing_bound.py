@@ -39,7 +39,7 @@ class Programme:
 
     def most(self, upper: dict[Hashable, float]) -> float:
         """The greatest gain with every row from below up to its bound (0 where none is given)."""
-        solver = highspy.Highs()
+        solver = highspy.Highs()  # type: ignore[no-untyped-call]
         solver.setOptionValue("output_flag", False)  # noqa: FBT003 - its own way
         solver.setOptionValue("solver", "ipm")
         model = highspy.HighsLp()
@@ -75,8 +75,12 @@ def bound_pct(pods: PodList, *, fitting: bool) -> float:
         upper[group, "cpu"], upper[group, "memory"] = group[2] * len(nodes), group[3] * len(nodes)
         upper[group, 1_000] = group[1] * len(nodes)
     for k, kind in enumerate(mix.kinds):
-        shared = {("kind", k): 1.0}
-        shared |= {("pair", small, large): (-1 if k == small else 1) / arrive[k] for small, large in smaller if k in {small, large}}
+        shared: dict[Hashable, float] = {("kind", k): 1.0}
+        shared |= {
+            ("pair", small, large): (-1 if k == small else 1) / arrive[k]
+            for small, large in smaller
+            if k in {small, large}
+        }
         for group in groups:
             for entries in _places(kind.ask, group):
                 programme.column(kind.ask.total_milli, shared | entries)

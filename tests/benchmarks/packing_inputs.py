@@ -17,7 +17,7 @@ import numpy as np
 
 from scheduler.core.placement.scores.kinds import Kind, Mix, mix_of
 from scheduler.core.placement.scores.pool import Ask, IntArray, PoolState, models_mask, whole_pool
-from scheduler.core.placement.scores.rehearsal import Chosen, Scene, prepared, rehearse
+from scheduler.core.placement.scores.rehearsal import Scene, prepared, rehearse
 from scheduler.core.placement.scores.table import DEFAULT, Score
 from scheduler.traces.openb import OpenbPods, load_nodes, load_pods
 from tests.benchmarks.harness import Missing
@@ -74,17 +74,15 @@ def _asks(pods: OpenbPods, models: tuple[str, ...]) -> list[Ask]:
     ]
 
 
-def rehearsed(pods: PodList, *, stay_ms: int, offered_ppm: int) -> tuple[Chosen, Score]:
+def rehearsed(pods: PodList, *, stay_ms: int, offered_ppm: int) -> Score:
     """What production uses for the mix of a list: the choice of a rehearsal that starts from the default."""
     mix = mix_of(Kind(kind.ask, kind.count, stay_ms) for kind in pods.mix.kinds)
     scene = Scene(pods.pool, mix, offered_ppm, OWN_SEED)
     chosen = rehearse(scene, DEFAULT)
-    return chosen, prepared(chosen.score, scene, chosen.values)
+    return prepared(chosen.score, scene, chosen.values)
 
 
 def in_processes(work: Callable[[T], R], inputs: Iterable[T]) -> list[R]:
     """The results in order, made by as many processes as there are processors."""
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as processes:
         return list(processes.map(work, inputs, chunksize=1))
-
-

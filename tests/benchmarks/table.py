@@ -17,7 +17,10 @@ BENCHMARKS = MappingProxyType(
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
-        "openb": ("tests.benchmarks.openb", "a heterogeneous fleet while it fills, published protocol: unallocated by score"),
+        "openb": (
+            "tests.benchmarks.openb",
+            "a heterogeneous fleet while it fills, published protocol: unallocated by score",
+        ),
         "replay": ("tests.benchmarks.replay", "traces through the production code, with and without checks"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
         "up": ("tests.benchmarks.up", "`tenor up` until it answers, until it has stopped, and its memory"),

@@ -14,6 +14,7 @@ import numpy as np
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.errors import Damaged
+from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.meter import Meter
@@ -28,7 +29,7 @@ LAYOUT = 2
 
 def dump(state: State) -> bytes:
     """The state's bytes."""
-    plain = {
+    plain: dict[str, Any] = {
         "layout": LAYOUT,
         "now_ms": state.now_ms,
         "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
@@ -57,6 +58,8 @@ def dump(state: State) -> bytes:
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
     }
+    if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
+        plain["score"] = state.score.model_dump(mode="json")
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
 
 
@@ -71,6 +74,8 @@ def load(body: bytes) -> State:
         _load_fleet(state, plain)
         _load_positions(state, plain)
         _load_gangs(state.gangs, plain)
+        if "score" in plain:
+            state.score = ScoreChosen.model_validate_json(json.dumps(plain["score"]))
         state.meter = Meter.load(meter)
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"a snapshot cannot be read: {error}") from error

@@ -39,6 +39,7 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
 )
 from scheduler.core.holdings import Holding
@@ -95,6 +96,8 @@ class State:
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.score: ScoreChosen | None = None
+        """The score that a rehearsal chose last; None: the default."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -187,6 +190,8 @@ class State:
                 self._on_closed(event)
             case IntervalCorrected():
                 self.closings = (*self.closings, _closed(event))
+            case ScoreChosen():
+                self.score = event
             case ShortageDecided():
                 pass
             case _:

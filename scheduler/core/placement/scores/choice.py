@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.core.kernels import Kernel
+from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement.scores import scan
 from scheduler.core.placement.scores.kinds import ask_rows
 from scheduler.core.placement.scores.pool import Ask, BoolArray, IntArray, PoolState
@@ -31,7 +31,9 @@ def choose(
     bits = _bits(state, allowed)
     row = ask_rows([ask])[0]
     arguments = (state.free_milli, state.cpu_milli, state.memory_mib, state.model, bits, row, score.known)
-    node, device = _way(scan.cheapest, STEPS_OF_A_NODE * len(state), compiled=compiled)(*arguments)
+    if compiled is None:
+        compiled = worth_compiling(STEPS_OF_A_NODE * len(state))
+    node, device = (scan.cheapest.compiled if compiled else scan.cheapest)(*arguments)
     if node < 0:
         return None
     if ask.devices == 0:
@@ -39,13 +41,6 @@ def choose(
     free = state.free_milli[node]
     fitting = [d for d in range(int(device), len(free)) if free[d] >= ask.milli and int(bits[node]) >> d & 1]
     return int(node), tuple(fitting[: ask.devices])
-
-
-def _way(kernel, steps, *, compiled):  # type: ignore[no-untyped-def]
-    """The kernel plain or compiled, as told, else as suits so many steps."""
-    if compiled is None:
-        return kernel.at(steps)
-    return kernel.compiled if compiled else kernel
 
 
 def _bits(state: PoolState, allowed: IntArray | BoolArray | None) -> IntArray:

@@ -1,4 +1,4 @@
-"""A mix: the kinds of ask that arrive, how often, and how long they stay. What rehearsals know of the work, and all of it.
+"""A mix: the kinds of ask that arrive, how often, and how long they stay. All that rehearsals know of the work.
 
 Law: equal mixes have equal digests, in whatever order their kinds were counted.
 """

@@ -16,7 +16,10 @@ _TERMS = 60
 
 
 def ln(numerator: int, denominator: int) -> int:
-    """ln(numerator ÷ denominator) × ONE, rounded down. Raises InvalidValue unless both are positive."""
+    """The natural logarithm of numerator ÷ denominator, times ONE, rounded down.
+
+    Raises InvalidValue unless both are positive.
+    """
     if numerator <= 0 or denominator <= 0:
         raise InvalidValue("a ratio", "ln", (numerator, denominator), "positive integers")
     halvings = 0

@@ -1,7 +1,7 @@
 """Which score suits the work that is seen: every entry of the table plays the observed mix, and the best is used.
 
-The work is drawn with the observed stays at the offered load, so that services that outlast the filling of the fleet and
-jobs that come and go each find their score. Hysteresis: the score in use stays unless another beats it clearly.
+The work is drawn with the observed stays at the offered load, so that services that outlast the filling of the fleet
+and jobs that come and go each find their score. Hysteresis: the score in use stays unless another beats it clearly.
 Law: a rehearsal is a function of its arguments; same ones, same answer, on any machine.
 """
 

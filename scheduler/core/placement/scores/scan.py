@@ -1,6 +1,6 @@
 """The loops behind the scores: what a place costs, the cheapest place of a pool, and a whole stretch of arrivals.
 
-Every cost is an integer, least is best; equal costs go to the lesser tie, then to the first node, then to its first device.
+Every cost is an integer, least is best; equal costs go to the lesser tie, then to the first node and its first device.
 Rows are those of `pool` (nodes) and `kinds` (asks). Compiled or plain, the bytes are the same (`core/kernels`).
 """
 
@@ -120,9 +120,9 @@ def standing(row: IntArray, cpu: int, memory: int, model: int, known: Known) -> 
 
 
 @kernel
-def change_cost(rule: int, change: int, idle: int, asked: int, price: int, known: Known) -> int:
-    """The cost of a place: `change` of the node's standing, `idle` milli-GPU left on it, `asked` milli-GPU of a price."""
-    if rule == FGD:  # int(100 × sigmoid(gain ÷ 1000)), exactly: how many thresholds the gain reaches
+def change_cost(change: int, idle: int, asked: int, price: int, known: Known) -> int:
+    """The cost of a place: the node's standing changes by `change`, `idle` milli-GPU stay, `asked` have a `price`."""
+    if known.rule == FGD:  # int(100 × sigmoid(gain ÷ 1000)), exactly: how many thresholds the gain reaches
         low, high = 0, 99
         while low < high:
             middle = (low + high + 1) // 2
@@ -131,9 +131,9 @@ def change_cost(rule: int, change: int, idle: int, asked: int, price: int, known
             else:
                 high = middle - 1
         return -low
-    if rule == GRADIENT:
+    if known.rule == GRADIENT:
         return change * 1_000 + LEFT_PPK * idle * known.weight
-    if rule == VALUES:
+    if known.rule == VALUES:
         return change * 1_000 + PARTS * (2 * idle + price * asked)
     return 0
 
@@ -147,42 +147,57 @@ def cheapest_on_node(
     `row` is written to and restored. `allowed` are the bits of devices that may be used; several devices are the first
     allowed ones that are free enough, and the device is the first of them. No devices: -1, wherever any is allowed.
     """
-    devices, milli = ask[0], ask[1]
-    if cpu < ask[2] or memory < ask[3] or allowed == 0 or (devices > 0 and (ask[4] >> model) & 1 == 0):
+    if not fits(row, cpu, memory, model, allowed, ask):
         return NOWHERE, 0, -1
-    idle, fitting = 0, 0
+    devices, milli = ask[0], ask[1]
+    asked, idle = devices * milli, 0
     for d in range(len(row)):
         idle += row[d]
-        if row[d] >= milli and (allowed >> d) & 1 == 1:
-            fitting += 1
-    if fitting < devices:
-        return NOWHERE, 0, -1
-    asked = devices * milli
     price = known.prices[model] if known.rule == VALUES else 0
     best, best_tie, best_device = NOWHERE, 0, -1
     for d in range(max(1, len(row))):
-        if devices > 0 and (row[d] < milli or (allowed >> d) & 1 == 0):
+        if devices > 0 and not first_of_its_size(row, allowed, devices, milli, d):
             continue
-        fresh = True
-        if devices == 1:
-            for e in range(d):
-                if row[e] == row[d] and (allowed >> e) & 1 == 1:
-                    fresh = False
-        if not fresh:
-            continue
-        left = row[d] - milli if devices == 1 else 0
         after = before
         if known.rule >= FGD:
             taken = move(row, allowed, devices, milli, d)
             after = standing(row, cpu - ask[2], memory - ask[3], model, known)
             put_back(row, taken, milli)
-        cost = change_cost(known.rule, after - before, idle - asked, asked, price, known)
-        tie = (idle - asked) * 1_024 + left if BEST_FIT <= known.rule <= GRADIENT else 0
+        cost = change_cost(after - before, idle - asked, asked, price, known)
+        tie = 0
+        if BEST_FIT <= known.rule <= GRADIENT:
+            tie = (idle - asked) * 1_024 + (row[d] - milli if devices == 1 else 0)
         if cost < best or (cost == best and tie < best_tie):
             best, best_tie, best_device = cost, tie, d
         if devices != 1:
             break
     return best, best_tie, best_device if devices > 0 else -1
+
+
+@kernel
+def fits(row: IntArray, cpu: int, memory: int, model: int, allowed: int, ask: IntArray) -> bool:
+    """Whether a node can take an ask on its allowed devices; one without devices, where any is allowed."""
+    if cpu < ask[2] or memory < ask[3] or allowed == 0:
+        return False
+    if ask[0] == 0:
+        return True
+    fitting = 0
+    for d in range(len(row)):
+        if row[d] >= ask[1] and (allowed >> d) & 1 == 1:
+            fitting += 1
+    return bool(fitting >= ask[0] and (ask[4] >> model) & 1 == 1)
+
+
+@kernel
+def first_of_its_size(row: IntArray, allowed: int, devices: int, milli: int, d: int) -> bool:
+    """Whether a device can take an ask, and is the first of its residual where the ask wants one."""
+    if row[d] < milli or (allowed >> d) & 1 == 0:
+        return False
+    if devices == 1:
+        for e in range(d):
+            if row[e] == row[d] and (allowed >> e) & 1 == 1:
+                return False
+    return True
 
 
 @kernel
@@ -215,19 +230,10 @@ def cheapest(
     """
     best, best_tie, node, device = NOWHERE, 0, -1, -1
     for n in range(len(free)):
-        if cpu[n] < ask[2] or memory[n] < ask[3] or allowed[n] == 0:
-            continue
         if n > 0 and same_node(free, cpu, memory, model, allowed, n):
             continue  # costs what the node before it costs, which goes first
-        if ask[0] > 0:
-            if (ask[4] >> model[n]) & 1 == 0:
-                continue
-            fitting = 0
-            for d in range(free.shape[1]):
-                if free[n, d] >= ask[1] and (allowed[n] >> d) & 1 == 1:
-                    fitting += 1
-            if fitting < ask[0]:
-                continue
+        if not fits(free[n], cpu[n], memory[n], model[n], allowed[n], ask):
+            continue
         before = standing(free[n], cpu[n], memory[n], model[n], known)
         cost, tie, d = cheapest_on_node(free[n], cpu[n], memory[n], model[n], allowed[n], ask, before, known)
         if cost < best or (cost == best and tie < best_tie):
@@ -238,16 +244,20 @@ def cheapest(
 
 
 @kernel
-def same_node(
-    free: IntArray, cpu: IntArray, memory: IntArray, model: IntArray, allowed: IntArray, n: int
-) -> bool:
+def same_node(free: IntArray, cpu: IntArray, memory: IntArray, model: IntArray, allowed: IntArray, n: int) -> bool:
     """Whether a node is in every respect as the one before it, as most of an idle pool are."""
     if cpu[n] != cpu[n - 1] or memory[n] != memory[n - 1] or model[n] != model[n - 1] or allowed[n] != allowed[n - 1]:
         return False
-    for d in range(free.shape[1]):
-        if free[n, d] != free[n - 1, d]:
-            return False
-    return True
+    return first_difference(free[n], free[n - 1]) < 0
+
+
+@kernel
+def first_difference(left: IntArray, right: IntArray) -> int:
+    """The first place at which two rows of one length differ, -1 where they are equal."""
+    for d in range(len(left)):
+        if left[d] != right[d]:
+            return d
+    return -1
 
 
 class Costs(NamedTuple):
@@ -369,10 +379,11 @@ def note(row: IntArray, cpu: int, node: int, notes: IntArray, written: int) -> i
 
 def fresh_costs(n_kinds: int, n_nodes: int) -> Costs:
     """Costs of which nothing is known yet."""
-    tables = [np.zeros((n_kinds, n_nodes), dtype=np.int64) for _ in range(4)]
-    return Costs(*tables, np.ones(n_nodes, dtype=np.int64), np.zeros(n_nodes, dtype=np.int64))
+    cost, tie, device, seen = (np.zeros((n_kinds, n_nodes), dtype=np.int64) for _ in range(4))
+    return Costs(cost, tie, device, seen, np.ones(n_nodes, dtype=np.int64), np.zeros(n_nodes, dtype=np.int64))
 
 
 def device_bits(allowed: BoolArray) -> IntArray:
     """(n_nodes) int64 of the bits of allowed devices, from (n_nodes, max_devices) bool."""
-    return (allowed.astype(np.int64) << np.arange(allowed.shape[1], dtype=np.int64)).sum(axis=1, dtype=np.int64)
+    bits = allowed.astype(np.int64) << np.arange(allowed.shape[1], dtype=np.int64)
+    return np.asarray(bits.sum(axis=1), dtype=np.int64)

@@ -2,8 +2,8 @@
 
 first-fit        the first node, the first device
 best-fit         where least stays free: on the node, then on the device
-fgd              fragmentation gradient descent as published (Weng et al., ATC'23): the frequent kinds that cover 95 % of
-                 the mix, the score in whole percent, ties by best fit
+fgd              fragmentation gradient descent as published (Weng et al., ATC'23): the frequent kinds that cover 95 %
+                 of the mix, the score in whole percent, ties by best fit
 gradient         the same gradient exactly, over every kind of the mix, and a free GPU that stays costs a little
 residual-values  what of each device will stay unallocated in the end, learnt by rehearsal (`rehearsal`)
 

@@ -18,7 +18,7 @@ from scheduler.core.placement.scores.logarithms import ONE, ln
 from scheduler.core.placement.scores.pool import IntArray, PoolState
 from scheduler.core.placement.scores.table import Score
 from scheduler.core.quantities import ONE_PPM, apportion, share_ppm
-from scheduler.core.splitmix import stream
+from scheduler.core.splitmix import UInt64s, stream
 
 STAYS = 10
 """A trial lasts this many mean stays where they are as short as the fleet takes to fill ..."""
@@ -77,7 +77,7 @@ def drawn(mix: Mix, seed: int, demand_milli: int) -> IntArray:
     count = 64 + 2 * demand_milli * mix.count // mix.demand_milli
     while True:
         uniform = (stream(seed, Draw.KIND, count) >> np.uint64(32)).astype(np.int64)
-        kinds = np.searchsorted(bounds, uniform * bounds[-1] >> 32, side="right").astype(np.int64)
+        kinds: IntArray = np.searchsorted(bounds, uniform * bounds[-1] >> 32, side="right").astype(np.int64)
         arrived = np.cumsum(asked[kinds])
         if arrived[-1] >= demand_milli:
             return kinds[: int(np.searchsorted(arrived, demand_milli)) + 1]
@@ -91,10 +91,14 @@ def work(mix: Mix, seed: int, capacity_milli: int, offered_ppm: int) -> Work:
     """
     fleets_ppm = min(offered_ppm, ONE_PPM * ONE_PPM // max(1, offered_ppm)) * STAYS
     lasting = mix.demand_milli_ms == 0
-    fleets_ppm = LEAST_FLEETS_PPM if lasting else max(LEAST_FLEETS_PPM, fleets_ppm) if offered_ppm >= ONE_PPM else fleets_ppm
+    fleets_ppm = (
+        LEAST_FLEETS_PPM if lasting else max(LEAST_FLEETS_PPM, fleets_ppm) if offered_ppm >= ONE_PPM else fleets_ppm
+    )
     kinds = drawn(mix, seed, capacity_milli * max(1, fleets_ppm) // ONE_PPM)
     n = len(kinds)
-    gap_us = 1_000 if lasting else mix.demand_milli_ms * US_PER_MS * ONE_PPM // (mix.count * offered_ppm * capacity_milli)
+    gap_us = (
+        1_000 if lasting else mix.demand_milli_ms * US_PER_MS * ONE_PPM // (mix.count * offered_ppm * capacity_milli)
+    )
     arrive_us = np.cumsum(exponential(stream(seed, Draw.GAP, n), np.full(n, max(1, gap_us), dtype=np.int64)))
     warm_up_ppm = max(WARM_UP_PPM, min(ONE_PPM, ONE_PPM * ONE_PPM // max(1, fleets_ppm)))
     until_us = int(arrive_us[-1]) + 1
@@ -110,7 +114,7 @@ def work(mix: Mix, seed: int, capacity_milli: int, offered_ppm: int) -> Work:
     return Work(kinds, np.concatenate([workers, -1 - workers])[order], at_us[order], from_us, until_us)
 
 
-def exponential(draws: IntArray, mean: IntArray) -> IntArray:
+def exponential(draws: UInt64s, mean: IntArray) -> IntArray:
     """Exponential lengths with these means, from uniform 64-bit draws: (n) int64."""
     quantile = _quantiles()[(draws >> np.uint64(54)).astype(np.int64)]
     return mean // _MILLIONTHS * quantile + mean % _MILLIONTHS * quantile // _MILLIONTHS
