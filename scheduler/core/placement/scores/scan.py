@@ -24,7 +24,7 @@ KNOTS = (0, 4, 8, 12, 16, 24, 60)
 """CPU per free GPU (milli per milli) at which a device's value is known."""
 STEP_MILLI = 10
 """Residuals of a device whose values are told apart."""
-LEFT_PPK = 3
+LEFT_PPK = 30
 """What a free GPU that stays on the node adds to the gradient, in thousandths of it."""
 
 
