@@ -28,6 +28,7 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
     ShortageOver,
 )
@@ -46,6 +47,10 @@ def line(event: Event) -> tuple[str, str]:
             return _of_coverage(event)
         case GangSubmitted() | CancelAsked() | GangPlaced() | GangStopAsked() | BindOverdue() | GangStarted():
             return _of_gang(event)
+        case ScoreChosen():
+            left = next((f.unallocated_ppm for f in event.figures if f.score == event.score), None)
+            seen = "" if left is None else f", {left // 10_000}.{left // 1_000 % 10} % unallocated in the rehearsal"
+            return "", f"partly used nodes are filled by {event.score} from now{seen}"
         case GangEnded():
             outcome = "lost" if event.exit_code is None else f"exited with {event.exit_code}"
             return event.gang, f"attempt {event.attempt} {outcome}" + (f": {event.detail}" if event.detail else "")

@@ -212,6 +212,44 @@ class BindOverdue(EventModel):
     attempt: int
 
 
+class ScoredKind(Model):
+    """A kind of worker as a rehearsal saw it. `grades`: which it may use, none for any."""
+
+    devices: int = Field(ge=0)
+    milli: int = Field(ge=0)
+    cpu_milli: int = Field(default=0, ge=0)
+    memory_mib: int = Field(default=0, ge=0)
+    grades: tuple[Name, ...] = ()
+    count: int = Field(ge=1)
+    stay_ms: int = Field(ge=0)
+
+
+class ScoreFigure(Model):
+    """What a score left unallocated, and refused, in a rehearsal."""
+
+    score: Name
+    unallocated_ppm: int
+    refused_ppm: int
+
+
+class ScoreChosen(EventModel):
+    """From the next round on partly used nodes are filled by this score, as a rehearsal of the mix found best."""
+
+    kind: Literal["score_chosen"] = "score_chosen"
+    score: Name
+    seed: int
+    offered_ppm: int = Field(ge=0)
+    """The load that was rehearsed, as a share of the fleet's GPUs."""
+    mix: str
+    """SHA-256 of the mix, as hex."""
+    kinds: tuple[ScoredKind, ...]
+    grades: tuple[Name, ...]
+    """Grades by the number that the rehearsal gave them."""
+    values: tuple[int, ...] = ()
+    """The learnt residual values, by residual, then knot."""
+    figures: tuple[ScoreFigure, ...] = ()
+
+
 # -- what execution confirms -----------------------------------------------------------------------------------------
 
 
@@ -276,6 +314,7 @@ Event = Annotated[
     | GangPlaced
     | GangStopAsked
     | BindOverdue
+    | ScoreChosen
     | GangStarted
     | GangEnded
     | IntervalClosed

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 BENCHMARKS = MappingProxyType(
     {
+        "churn": ("tests.benchmarks.churn", "a heterogeneous fleet while work comes and goes: unallocated by score"),
         "coverage": (
             "tests.benchmarks.coverage",
             "lots unplaced on generated calendars; seconds for a plan and a change",
@@ -16,6 +17,10 @@ BENCHMARKS = MappingProxyType(
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
+        "openb": (
+            "tests.benchmarks.openb",
+            "a heterogeneous fleet while it fills, published protocol: unallocated by score",
+        ),
         "replay": ("tests.benchmarks.replay", "traces through the production code, with and without checks"),
         "round": ("tests.benchmarks.round", "one placement round by fleet size: seconds, memory, placements a second"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),

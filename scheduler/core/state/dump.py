@@ -14,6 +14,7 @@ import numpy as np
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.errors import Damaged
+from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.meter import Meter
@@ -61,6 +62,8 @@ def dump(state: State) -> bytes:
     }
     if state.shortages:  # a state without any has the bytes that it had before they were known
         plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
+    if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
+        plain["score"] = state.score.model_dump(mode="json")
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
 
 
@@ -83,6 +86,8 @@ def load(body: bytes) -> State:
         _load_fleet(state, plain)
         _load_positions(state, plain)
         _load_gangs(state.gangs, plain)
+        if "score" in plain:
+            state.score = ScoreChosen.model_validate_json(json.dumps(plain["score"]))
         state.meter = Meter.load(meter)
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"a snapshot cannot be read: {error}") from error

@@ -39,6 +39,7 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
     ShortageOver,
 )
@@ -100,6 +101,8 @@ class State:
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.score: ScoreChosen | None = None
+        """The score that a rehearsal chose last; None: the default."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -195,6 +198,8 @@ class State:
                 self.closings = (*self.closings, _closed(event))
             case ShortageDecided() | ShortageOver():
                 self.shortages = after_shortage(self.shortages, event)
+            case ScoreChosen():
+                self.score = event
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
