@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.events import Event
 from scheduler.core.metering.closing import Closing
+from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEvent
 from scheduler.core.state.dump import dump
 from scheduler.core.state.state import State
@@ -65,11 +68,29 @@ class Outcome:
     """Over all positions' statements: amounts by line in micro-units of the currency, quantities in GPU-ms."""
 
 
+class Watcher(Protocol):
+    """Somebody who follows a run; told of everything, and changing nothing."""
+
+    def on_event(self, event: Event) -> None:
+        """An event was folded in."""
+
+    def after_round(self, state: State, now_ms: int) -> None:
+        """A round is over."""
+
+
 Progress = Callable[[int, int, Scheduler], None]
 """Called now and then with (virtual now, end, the scheduler)."""
 
 
-def play(script: Script, journal_path: Path | str, *, check: bool = False, progress: Progress | None = None) -> Outcome:
+def play(
+    script: Script,
+    journal_path: Path | str,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
+    watcher: Watcher | None = None,
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+) -> Outcome:
     """Run the script to its end. Raises what the journal and the scheduler raise."""
     began = monotonic()
     figures, laws, shortage = Figures(), LawChecker(), UnavoidableShortfall()
@@ -84,9 +105,11 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
     executor = SimulatedExecutor(script.nodes, lambda: now[0], lambda launch: works[launch.gang], script.faults)
     with Journal.open(journal_path, durable=False) as journal:
         signer = SignerKey.generate(LOG_NAME)
-        settings = ServiceSettings(close_lag_ms=0, spares=script.spares)
+        settings = ServiceSettings(policy=policy, close_lag_ms=0, spares=script.spares)
         scheduler = Scheduler(journal, executor, LogWriter(STREAM, signer), lambda: now[0], settings)
         scheduler.listeners.append(figures.on_event)
+        if watcher is not None:
+            scheduler.listeners.append(watcher.on_event)
         scheduler.closing_listeners.append(heard)
         scheduler.round()
         scheduler.learn_instruments(script.terms)
@@ -110,6 +133,8 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
             rounds += 1
             if check:
                 laws.after_round(scheduler.state, now[0])
+            if watcher is not None:
+                watcher.after_round(scheduler.state, now[0])
             if progress is not None and rounds % 64 == 0:
                 progress(now[0], script.end_ms, scheduler)
         figures.finish(min(now[0], script.end_ms))

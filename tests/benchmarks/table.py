@@ -15,6 +15,10 @@ BENCHMARKS = MappingProxyType(
             "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
+        "lending": (
+            "tests.benchmarks.lending",
+            "lending and reclaim on real traces against a pool, accounts alone and count quotas",
+        ),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "replay": ("tests.benchmarks.replay", "traces through the production code, with and without checks"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
