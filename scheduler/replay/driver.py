@@ -7,15 +7,15 @@ follows. The journal is real, on disk; it is not synced (`durable=False`), since
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Protocol
 
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.events import Event
+from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEvent
@@ -37,6 +37,10 @@ LOG_NAME = "tenor.local/replay"
 STREAM = "replay"
 
 
+Coming = tuple[int, GangSpec, Work]
+"""An instant, what is submitted then, and what it will do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """What happens in a run: everything that is not the scheduler's to decide."""
@@ -46,7 +50,7 @@ class Script:
     nodes: tuple[NodeSpec, ...]
     terms: tuple[InstrumentTerms, ...]
     trades: tuple[PositionEvent, ...]
-    gangs: Iterable[tuple[int, GangSpec, Work]]
+    gangs: Iterable[Coming]
     """(instant, what is submitted, what it does), by instant."""
     faults: tuple[Fault, ...] = ()
     spares: tuple[str, ...] = ()
@@ -88,7 +92,7 @@ def play(
     *,
     check: bool = False,
     progress: Progress | None = None,
-    watcher: Watcher | None = None,
+    watchers: Sequence[Watcher] = (),
     policy: Policy = Policy(),  # noqa: B008 - frozen
 ) -> Outcome:
     """Run the script to its end. Raises what the journal and the scheduler raise."""
@@ -108,8 +112,8 @@ def play(
         settings = ServiceSettings(policy=policy, close_lag_ms=0, spares=script.spares)
         scheduler = Scheduler(journal, executor, LogWriter(STREAM, signer), lambda: now[0], settings)
         scheduler.listeners.append(figures.on_event)
-        if watcher is not None:
-            scheduler.listeners.append(watcher.on_event)
+        followers = (*watchers, laws) if check else tuple(watchers)
+        scheduler.listeners += [follower.on_event for follower in followers]
         scheduler.closing_listeners.append(heard)
         scheduler.round()
         scheduler.learn_instruments(script.terms)
@@ -125,16 +129,11 @@ def play(
                 break
             shortage.advance(scheduler.state, at_ms)
             now[0] = max(at_ms, now[0])
-            while coming is not None and coming[0] <= now[0]:
-                gang = scheduler.submit(coming[1])
-                works[gang.id] = coming[2]
-                coming = next(gangs, None)
+            coming = _submitted(scheduler, coming, gangs, works, now[0])
             due_ms = scheduler.round()
             rounds += 1
-            if check:
-                laws.after_round(scheduler.state, now[0])
-            if watcher is not None:
-                watcher.after_round(scheduler.state, now[0])
+            for follower in followers:
+                follower.after_round(scheduler.state, now[0])
             if progress is not None and rounds % 64 == 0:
                 progress(now[0], script.end_ms, scheduler)
         figures.finish(min(now[0], script.end_ms))
@@ -172,7 +171,18 @@ def _statement_totals(journal: Journal, state: State) -> dict[str, int]:
     return dict(sorted(totals.items()))
 
 
-def _next_ms(due_ms: int | None, event_ms: int | None, coming: tuple[int, GangSpec, Work] | None) -> int | None:
+def _submitted(
+    scheduler: Scheduler, coming: Coming | None, later: Iterator[Coming], works: dict[str, Work], now_ms: int
+) -> Coming | None:
+    """Submit everything up to now; what comes next."""
+    while coming is not None and coming[0] <= now_ms:
+        gang = scheduler.submit(coming[1])
+        works[gang.id] = coming[2]
+        coming = next(later, None)
+    return coming
+
+
+def _next_ms(due_ms: int | None, event_ms: int | None, coming: Coming | None) -> int | None:
     """The next instant at which something happens."""
     instants = (due_ms, event_ms, coming[0] if coming else None)
     return min((at_ms for at_ms in instants if at_ms is not None), default=None)

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from tests.benchmarks.harness import Figure, Missing, Result, Row, Settings
 from tests.benchmarks.sharing.alone import Alone
 from tests.benchmarks.sharing.cases import WINDOWS, Asked, Case, case_of
+from tests.benchmarks.sharing.charts import drawn
 from tests.benchmarks.sharing.fitting import first_fit
 from tests.benchmarks.sharing.pools import Pool
 from tests.benchmarks.sharing.quotas import Aware, Blind
@@ -43,7 +44,8 @@ BASELINES: MappingProxyType[str, Callable[[], Rule]] = MappingProxyType(
     }
 )
 POLICIES = (*BASELINES, TENOR)
-GOALS = MappingProxyType({"useful_of_pool_pct": 100.0, "lost_pct": 0.5, "avoidable_shortfall_gpu_ms": 0})
+KEYS = ("load", "policy", "window", "seed")
+"""What tells rows apart."""
 
 
 def run(settings: Settings) -> Result:
@@ -54,7 +56,7 @@ def run(settings: Settings) -> Result:
         for name in ("helios", "philly"):
             settings.traces_folder(name)
         rows = rows_of(grid(settings.traces, windows=2, seeds=1), processes=os.cpu_count() or 1)
-    return Result(rows, line_of(rows))
+    return Result(rows, line_of(rows), {"svg": drawn(means(rows), POLICIES)})
 
 
 def grid(traces: Path | None, *, windows: int, seeds: int, failures_days: int = 0) -> list[Asked]:
@@ -105,10 +107,10 @@ def run_baseline(case: Case, rule: Rule) -> dict[str, Figure]:
 
 
 def _beside_pool(row: dict[str, Figure], pool: dict[str, Figure]) -> dict[str, Figure]:
-    shares = {
-        f"useful{since}_of_pool_pct": round(100 * _number(row, f"useful{since}_gpu_h") / _number(pool, f"useful{since}_gpu_h"), 2)
-        for since in ("", "_from_start")
-    }
+    shares: dict[str, Figure] = {}
+    for since in ("", "_from_start"):
+        name = f"useful{since}_gpu_h"
+        shares[f"useful{since}_of_pool_pct"] = round(100 * _number(row, name) / _number(pool, name), 2)
     return {**row, **shares}
 
 
@@ -119,7 +121,7 @@ def means(rows: Iterable[Row]) -> list[dict[str, Figure]]:
         groups.setdefault((row["load"], row["policy"]), []).append(row)
     found: list[dict[str, Figure]] = []
     for (load, policy), group in groups.items():
-        names = [name for name in group[0] if name not in {"load", "policy", "window", "seed"}]
+        names = [name for name in group[0] if name not in KEYS]
         averages: dict[str, Figure] = {name: round(mean([_number(row, name) for row in group]), 3) for name in names}
         worst = {"lost_worst_pct": max(_number(row, "lost_pct") for row in group), "runs": len(group)}
         found.append({"load": load, "policy": policy, **averages, **worst})
@@ -159,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     policies = list(dict.fromkeys([POOL, *asked.policy])) if asked.policy else POLICIES
     rows = rows_of(chosen, processes=os.cpu_count() or 1, policies=policies)
     asked.out.write_text(json.dumps({"rows": [dict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    asked.out.with_suffix(".svg").write_bytes(drawn(means(rows), policies))
     print(line_of(rows))
     return 0
 

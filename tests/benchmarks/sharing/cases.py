@@ -1,8 +1,8 @@
 """The inputs: windows of a calendar and of a trace of jobs, at a load, as what a run needs.
 
 A window's days of the calendar are those in which most nodes change hands after the warm-up, most first, none used
-twice; its days of jobs are spread evenly over the part of the trace that is not its thin beginning. After the last day
-ownership stays as it was on it, so that what cannot be preempted has an end to look at.
+twice while there are others; its days of jobs are spread evenly over the part of the trace that is not its thin
+beginning. After the last day ownership stays as it was on it, so that what cannot be preempted has an end to look at.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.core.intervals import Interval
 from scheduler.core.quantities import MS_PER_DAY
 from scheduler.execution.simulated import Fault
 from scheduler.replay import book
 from scheduler.replay.faults import node_failures
-from scheduler.core.intervals import Interval
 from scheduler.traces.dates import day_start_ms
 from scheduler.traces.folder import find_traces
 from scheduler.traces.generate import generate
@@ -103,7 +104,7 @@ def windows(calendar: HeliosCalendar, jobs: PhillyJobs, count: int) -> list[tupl
     spread = [thin_days + (last - thin_days) * i // max(1, count - 1) for i in range(count)]
     return [
         (jobs.first_day + timedelta(days=asked), calendar.first_day + timedelta(days=owned))
-        for asked, owned in zip(spread, chosen[:count], strict=True)
+        for asked, owned in zip(spread, cycle(chosen), strict=False)
     ]
 
 

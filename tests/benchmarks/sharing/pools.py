@@ -35,8 +35,10 @@ class Pool:
 
     def serve(self, site: Site) -> None:
         """Oldest first."""
+        if not site.free.any():
+            return
         reserved: tuple[int, Ints] | None = None
-        for gang in site.in_order(lambda head: site.gpus[head] <= int(site.free.sum())):
+        for gang in site.in_order(lambda head: self._reserving or site.gpus[head] <= int(site.free.sum())):
             if reserved is None:
                 where = self._fit(site.free, site.workers[gang], site.size[gang])
             else:

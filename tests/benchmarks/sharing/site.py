@@ -113,7 +113,7 @@ class Site:
         return self.owned[self.day][account]
 
     def in_order(self, may: Callable[[int], bool]) -> Iterator[int]:
-        """Heads of the lines, oldest first; a line goes on after a head that was placed meanwhile, and is left after one
+        """Heads of the lines, oldest first; a line goes on after a head that was placed, and is left after one
         that was not. `may` says cheaply whether a head is worth offering.
         """
         heads = [(line[0], key) for key, line in self.lines.items() if may(line[0])]
@@ -301,7 +301,6 @@ class Site:
         self.use[self.account[gang]] += sign * self.gpus[gang]
         if self.firm[gang]:
             self.firm_use[self.account[gang]] += sign * self.gpus[gang]
-
 
 
 def add(to: Where, more: Where) -> None:

@@ -16,7 +16,7 @@ Figures count from the warm-up's end on; gangs still running at the end count as
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -84,7 +84,7 @@ class Tally:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def submitted(self, gang: int, at_ms: int) -> None:
-        """A gang came: is it owed its GPUs?"""
+        """A gang came; whether it is owed its GPUs is settled here."""
         self.passed(at_ms)
         self._life[gang] = Life()
         if at_ms != self._just_owed_ms:
@@ -324,7 +324,7 @@ def most_in_an_hour(instants_ms: Iterable[int]) -> int:
     return most
 
 
-def mean(numbers: list[int]) -> float:
+def mean(numbers: Sequence[float]) -> float:
     """The mean, 0 of none."""
     return sum(numbers) / len(numbers) if numbers else 0.0
 

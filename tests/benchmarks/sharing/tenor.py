@@ -18,7 +18,6 @@ from scheduler.core.state.state import State
 from scheduler.core.workloads import StopCause
 from scheduler.replay import book
 from scheduler.replay.driver import Script, play
-from scheduler.traces.helios import GPUS_PER_NODE
 from tests.benchmarks.harness import Figure
 from tests.benchmarks.sharing.cases import Case
 from tests.benchmarks.sharing.tally import Tally
@@ -76,7 +75,7 @@ def run_tenor(case: Case, policy: Policy = Policy()) -> dict[str, Figure]:  # no
     """The row of the production code."""
     tally = Tally(case)
     listener = Listener(case, tally, policy)
-    outcome = play(script_of(case), ":memory:", watcher=listener, policy=policy)
+    outcome = play(script_of(case), ":memory:", watchers=(listener,), policy=policy)
     tally.finish()
     bearers = {cause.name: cause.bearer for cause in Cause}
     seller_short_gpu_ms = sum(
