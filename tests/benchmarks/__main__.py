@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks [--only NAME] [--traces FOLDER] [--quick] [--out FOLDER]`; what `make bench` runs.
 
 Each benchmark writes OUT/NAME.json, its plots beside it, and prints its line on stdout; progress goes to stderr. Exits
-1 where a benchmark failed, 2 where none has the name asked for; a benchmark whose input is missing is listed as skipped.
+1 where a benchmark failed, 2 where none has the name asked for; one whose input is missing is listed as skipped.
 """
 
 from __future__ import annotations
