@@ -16,7 +16,18 @@ LONGEST_REQUEST_ID = 256
 MOST_JOBS_A_PAGE = 1_000
 JOBS_A_PAGE = 100
 _NAMES = "1 to 253 letters, digits, '.', '_', '-', beginning and ending with a letter or digit"
-_DEFAULTED = ("preemptible", "max_runtime_ms", "grace_ms", "checkpoint_ms", "restart_ms", "max_failures")
+_DEFAULTED = (
+    "preemptible",
+    "max_runtime_ms",
+    "grace_ms",
+    "checkpoint_ms",
+    "restart_ms",
+    "max_failures",
+    "min_workers",
+    "gpu_milli",
+    "min_runtime_ms",
+    "deadline_ms",
+)
 
 
 def gang_spec(spec: JobSpec) -> GangSpec:
@@ -30,6 +41,8 @@ def gang_spec(spec: JobSpec) -> GangSpec:
         "grade": spec.grade or None,
         "topology": Level[spec.topology.upper()] if spec.topology else None,
         "topology_required": spec.topology_required,
+        "spread": Level[spec.spread.upper()] if spec.spread else None,
+        "spread_required": spec.spread_required,
         "priority": spec.priority,
         "env": spec.env,
         "working_dir": spec.working_dir or None,
@@ -86,6 +99,7 @@ def _refused(error: ValidationError, spec: JobSpec) -> InvalidValue:
         return InvalidValue(what, which, fault["input"], _NAMES)
     if not fault["loc"]:
         reason = fault["msg"].removeprefix("Value error, ")
-        return InvalidValue("max_runtime_ms", which, spec.max_runtime_ms, reason)
+        field = reason.partition(" ")[0]  # whose rule it is stands first
+        return InvalidValue(field, which, getattr(spec, field), reason)
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return InvalidValue(what, which, fault["input"], expected[:1].lower() + expected[1:])

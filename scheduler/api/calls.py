@@ -52,6 +52,12 @@ class Asked(TypedDict, total=False):
     max_failures: int | None
     env: Mapping[str, str]
     working_dir: str
+    min_workers: int | None
+    gpu_milli: int | None
+    min_runtime_ms: int | None
+    deadline_ms: int | None
+    spread: str
+    spread_required: bool
 
 
 def status() -> Call[messages.Status]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from scheduler.api.wording import count, gpus, instant
+from scheduler.api.wording import asked_size, count, gpus, instant
 from scheduler.core.events import (
     BindOverdue,
     CalendarTurned,
@@ -109,8 +109,7 @@ def _of_gang(
 ) -> tuple[str, str]:
     match event:
         case GangSubmitted():
-            asked = f"{count(event.spec.workers, 'worker')} of {gpus(event.spec.gpus_per_worker)}"
-            return event.gang, f"{event.spec.name} of {event.spec.account} submitted: {asked}"
+            return event.gang, f"{event.spec.name} of {event.spec.account} submitted: {asked_size(event.spec)}"
         case CancelAsked():
             return event.gang, "cancelled"
         case GangPlaced():

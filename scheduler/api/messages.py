@@ -104,6 +104,12 @@ class JobSpec:
     max_failures: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     working_dir: str = ""
+    min_workers: int | None = None
+    gpu_milli: int | None = None
+    min_runtime_ms: int | None = None
+    deadline_ms: int | None = None
+    spread: str = ""
+    spread_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,8 @@ class Job:
 
     @property
     def gpus(self) -> int:
-        """All GPUs that it asks for."""
-        return self.spec.workers * self.spec.gpus_per_worker
+        """All GPUs that it has, while it is placed; else all that it asks for."""
+        return (len(self.places) or self.spec.workers) * self.spec.gpus_per_worker
 
     @property
     def has_ended(self) -> bool:
@@ -224,6 +230,16 @@ class Occupant:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a job has of a GPU that jobs of its account share; `gpu` is its index on the node."""
+
+    gpu: int
+    job: str
+    account: str
+    milli: int
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node: its GPUs by owner and by occupant, and their health."""
 
@@ -240,6 +256,7 @@ class Node:
     ill: tuple[CauseCount, ...]
     least_ppm: int
     drain_by_ms: int | None
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True)

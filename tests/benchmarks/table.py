@@ -21,6 +21,7 @@ BENCHMARKS = MappingProxyType(
         ),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "replay": ("tests.benchmarks.replay", "traces through the production code, with and without checks"),
+        "round": ("tests.benchmarks.round", "one placement round by fleet size: seconds, memory, placements a second"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),
         "up": ("tests.benchmarks.up", "`tenor up` until it answers, until it has stopped, and its memory"),
     }

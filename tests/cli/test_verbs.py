@@ -92,6 +92,23 @@ def test_submit_and_cancel(run: Run, world: World) -> None:
     assert table(run, "cancel", again["id"])[1] == [again["id"], "a", "cancelled"]
 
 
+def test_submit_with_wishes_of_its_own(run: Run, world: World) -> None:
+    """Elastic, spread, with a deadline and a minimum run time; and a share of one GPU."""
+    wishes = ("--workers", "2..4", "--gpus-per-worker", "2", "--spread", "node:required", "--topology", "block")
+    times = ("--min-runtime", "20m", "--deadline", "2027-01-01T12:00", "--max-runtime", "1h")
+    found = document(run, "submit", "-a", "acme", "--grade", "NONE", *wishes, *times, "--", "a")["spec"]
+    assert (found["min_workers"], found["workers"], found["gpus_per_worker"]) == (2, 4, 2)
+    assert (found["spread"], found["spread_required"], found["topology"]) == ("node", True, "fabric_block")
+    assert (found["min_runtime_ms"], found["deadline_ms"], found["gpu_milli"]) == (1_200_000, 1_798_804_800_000, None)
+    share = document(run, "submit", "-a", "acme", "--grade", "NONE", "--gpus", "0.25", "--", "a")
+    assert (share["spec"]["gpu_milli"], share["spec"]["workers"]) == (250, 1)
+    whole = document(run, "submit", "-a", "acme", "--grade", "NONE", "--gpus", "4", "--workers", "4", "--", "a")["spec"]
+    assert (whole["min_workers"], whole["gpu_milli"], whole["workers"]) == (None, None, 4)
+    sizes = {line[0]: line[4] for line in table(run, "jobs", "--name", "a")}
+    assert sizes[share["id"]] == "0.25"
+    assert "4..8" in sizes.values()
+
+
 def test_following_a_job_ends_as_it_does(run: Run, world: World) -> None:
     """The job has ended by then: the same request gives it again, with its exit code."""
     arguments = ("submit", "-a", "acme", "-n", "gone", "--grade", "NONE", "--request-id", "r-1")

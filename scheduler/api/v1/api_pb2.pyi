@@ -90,6 +90,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_BORROWING_RESTRICTED: _Reason.ValueType  # 8
     REASON_UNHEALTHY_CELLS: _Reason.ValueType  # 9
     REASON_PAUSED: _Reason.ValueType  # 10
+    REASON_HELD_BACK: _Reason.ValueType  # 11
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a job waits: a closed list."""
@@ -105,6 +106,7 @@ REASON_OUTLASTS_WINDOW: Reason.ValueType  # 7
 REASON_BORROWING_RESTRICTED: Reason.ValueType  # 8
 REASON_UNHEALTHY_CELLS: Reason.ValueType  # 9
 REASON_PAUSED: Reason.ValueType  # 10
+REASON_HELD_BACK: Reason.ValueType  # 11
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _StopCause:
@@ -123,6 +125,7 @@ class _StopCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopCause.V
     STOP_CAUSE_CANCELLED: _StopCause.ValueType  # 7
     STOP_CAUSE_RUNTIME_OVER: _StopCause.ValueType  # 8
     STOP_CAUSE_SHUTDOWN: _StopCause.ValueType  # 9
+    STOP_CAUSE_RESIZED: _StopCause.ValueType  # 10
 
 class StopCause(_StopCause, metaclass=_StopCauseEnumTypeWrapper):
     """Why the scheduler ended an attempt."""
@@ -137,6 +140,7 @@ STOP_CAUSE_DRAINED: StopCause.ValueType  # 6
 STOP_CAUSE_CANCELLED: StopCause.ValueType  # 7
 STOP_CAUSE_RUNTIME_OVER: StopCause.ValueType  # 8
 STOP_CAUSE_SHUTDOWN: StopCause.ValueType  # 9
+STOP_CAUSE_RESIZED: StopCause.ValueType  # 10
 Global___StopCause: _TypeAlias = StopCause  # noqa: Y015
 
 class _Basis:
@@ -529,6 +533,12 @@ class JobSpec(_message.Message):
     MAX_FAILURES_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
     WORKING_DIR_FIELD_NUMBER: _builtins.int
+    MIN_WORKERS_FIELD_NUMBER: _builtins.int
+    GPU_MILLI_FIELD_NUMBER: _builtins.int
+    MIN_RUNTIME_MS_FIELD_NUMBER: _builtins.int
+    DEADLINE_MS_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    SPREAD_REQUIRED_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     name: _builtins.str
     workers: _builtins.int
@@ -546,6 +556,17 @@ class JobSpec(_message.Message):
     restart_ms: _builtins.int
     max_failures: _builtins.int
     working_dir: _builtins.str
+    min_workers: _builtins.int
+    """Elastic: it starts with so many workers where all of them do not fit; absent: with all or not at all."""
+    gpu_milli: _builtins.int
+    """Below 1000: a share of one GPU, which it shares with jobs of its account; absent: whole GPUs."""
+    min_runtime_ms: _builtins.int
+    """It wishes not to be stopped for others before it ran so long."""
+    deadline_ms: _builtins.int
+    """The instant by which it should be done; with `max_runtime_ms` it goes ahead as its latest start comes near."""
+    spread: Global___Cell.ValueType
+    """Each worker in another cell of this level, if it can be had; or else not at all, where that is required."""
+    spread_required: _builtins.bool
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Program and arguments, run once for each worker; no shell in between."""
@@ -574,19 +595,33 @@ class JobSpec(_message.Message):
         max_failures: _builtins.int | None = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         working_dir: _builtins.str = ...,
+        min_workers: _builtins.int | None = ...,
+        gpu_milli: _builtins.int | None = ...,
+        min_runtime_ms: _builtins.int | None = ...,
+        deadline_ms: _builtins.int | None = ...,
+        spread: Global___Cell.ValueType = ...,
+        spread_required: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_ms", b"_checkpoint_ms", "_grace_ms", b"_grace_ms", "_max_failures", b"_max_failures", "_max_runtime_ms", b"_max_runtime_ms", "_preemptible", b"_preemptible", "_restart_ms", b"_restart_ms", "checkpoint_ms", b"checkpoint_ms", "grace_ms", b"grace_ms", "max_failures", b"max_failures", "max_runtime_ms", b"max_runtime_ms", "preemptible", b"preemptible", "restart_ms", b"restart_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_ms", b"_checkpoint_ms", "_deadline_ms", b"_deadline_ms", "_gpu_milli", b"_gpu_milli", "_grace_ms", b"_grace_ms", "_max_failures", b"_max_failures", "_max_runtime_ms", b"_max_runtime_ms", "_min_runtime_ms", b"_min_runtime_ms", "_min_workers", b"_min_workers", "_preemptible", b"_preemptible", "_restart_ms", b"_restart_ms", "checkpoint_ms", b"checkpoint_ms", "deadline_ms", b"deadline_ms", "gpu_milli", b"gpu_milli", "grace_ms", b"grace_ms", "max_failures", b"max_failures", "max_runtime_ms", b"max_runtime_ms", "min_runtime_ms", b"min_runtime_ms", "min_workers", b"min_workers", "preemptible", b"preemptible", "restart_ms", b"restart_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_ms", b"_checkpoint_ms", "_grace_ms", b"_grace_ms", "_max_failures", b"_max_failures", "_max_runtime_ms", b"_max_runtime_ms", "_preemptible", b"_preemptible", "_restart_ms", b"_restart_ms", "account", b"account", "checkpoint_ms", b"checkpoint_ms", "command", b"command", "env", b"env", "gpus_per_worker", b"gpus_per_worker", "grace_ms", b"grace_ms", "grade", b"grade", "max_failures", b"max_failures", "max_runtime_ms", b"max_runtime_ms", "name", b"name", "preemptible", b"preemptible", "priority", b"priority", "restart_ms", b"restart_ms", "topology", b"topology", "topology_required", b"topology_required", "workers", b"workers", "working_dir", b"working_dir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_ms", b"_checkpoint_ms", "_deadline_ms", b"_deadline_ms", "_gpu_milli", b"_gpu_milli", "_grace_ms", b"_grace_ms", "_max_failures", b"_max_failures", "_max_runtime_ms", b"_max_runtime_ms", "_min_runtime_ms", b"_min_runtime_ms", "_min_workers", b"_min_workers", "_preemptible", b"_preemptible", "_restart_ms", b"_restart_ms", "account", b"account", "checkpoint_ms", b"checkpoint_ms", "command", b"command", "deadline_ms", b"deadline_ms", "env", b"env", "gpu_milli", b"gpu_milli", "gpus_per_worker", b"gpus_per_worker", "grace_ms", b"grace_ms", "grade", b"grade", "max_failures", b"max_failures", "max_runtime_ms", b"max_runtime_ms", "min_runtime_ms", b"min_runtime_ms", "min_workers", b"min_workers", "name", b"name", "preemptible", b"preemptible", "priority", b"priority", "restart_ms", b"restart_ms", "spread", b"spread", "spread_required", b"spread_required", "topology", b"topology", "topology_required", b"topology_required", "workers", b"workers", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_ms: _TypeAlias = _typing.Literal["checkpoint_ms"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_ms: _TypeAlias = _typing.Literal["_checkpoint_ms", b"_checkpoint_ms"]  # noqa: Y015
+    _WhichOneofReturnType__deadline_ms: _TypeAlias = _typing.Literal["deadline_ms"]  # noqa: Y015
+    _WhichOneofArgType__deadline_ms: _TypeAlias = _typing.Literal["_deadline_ms", b"_deadline_ms"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_milli: _TypeAlias = _typing.Literal["gpu_milli"]  # noqa: Y015
+    _WhichOneofArgType__gpu_milli: _TypeAlias = _typing.Literal["_gpu_milli", b"_gpu_milli"]  # noqa: Y015
     _WhichOneofReturnType__grace_ms: _TypeAlias = _typing.Literal["grace_ms"]  # noqa: Y015
     _WhichOneofArgType__grace_ms: _TypeAlias = _typing.Literal["_grace_ms", b"_grace_ms"]  # noqa: Y015
     _WhichOneofReturnType__max_failures: _TypeAlias = _typing.Literal["max_failures"]  # noqa: Y015
     _WhichOneofArgType__max_failures: _TypeAlias = _typing.Literal["_max_failures", b"_max_failures"]  # noqa: Y015
     _WhichOneofReturnType__max_runtime_ms: _TypeAlias = _typing.Literal["max_runtime_ms"]  # noqa: Y015
     _WhichOneofArgType__max_runtime_ms: _TypeAlias = _typing.Literal["_max_runtime_ms", b"_max_runtime_ms"]  # noqa: Y015
+    _WhichOneofReturnType__min_runtime_ms: _TypeAlias = _typing.Literal["min_runtime_ms"]  # noqa: Y015
+    _WhichOneofArgType__min_runtime_ms: _TypeAlias = _typing.Literal["_min_runtime_ms", b"_min_runtime_ms"]  # noqa: Y015
+    _WhichOneofReturnType__min_workers: _TypeAlias = _typing.Literal["min_workers"]  # noqa: Y015
+    _WhichOneofArgType__min_workers: _TypeAlias = _typing.Literal["_min_workers", b"_min_workers"]  # noqa: Y015
     _WhichOneofReturnType__preemptible: _TypeAlias = _typing.Literal["preemptible"]  # noqa: Y015
     _WhichOneofArgType__preemptible: _TypeAlias = _typing.Literal["_preemptible", b"_preemptible"]  # noqa: Y015
     _WhichOneofReturnType__restart_ms: _TypeAlias = _typing.Literal["restart_ms"]  # noqa: Y015
@@ -594,11 +629,19 @@ class JobSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__checkpoint_ms) -> _WhichOneofReturnType__checkpoint_ms | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_ms) -> _WhichOneofReturnType__deadline_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_milli) -> _WhichOneofReturnType__gpu_milli | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_ms) -> _WhichOneofReturnType__grace_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_failures) -> _WhichOneofReturnType__max_failures | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_runtime_ms) -> _WhichOneofReturnType__max_runtime_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_runtime_ms) -> _WhichOneofReturnType__min_runtime_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_workers) -> _WhichOneofReturnType__min_workers | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preemptible) -> _WhichOneofReturnType__preemptible | None: ...
     @_typing.overload
@@ -1201,6 +1244,36 @@ class Occupant(_message.Message):
 Global___Occupant: _TypeAlias = Occupant  # noqa: Y015
 
 @_typing.final
+class Share(_message.Message):
+    """What a job has of a GPU that jobs of its account share; `gpu` is its index on the node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    MILLI_FIELD_NUMBER: _builtins.int
+    gpu: _builtins.int
+    job: _builtins.str
+    account: _builtins.str
+    milli: _builtins.int
+    def __init__(
+        self,
+        *,
+        gpu: _builtins.int = ...,
+        job: _builtins.str = ...,
+        account: _builtins.str = ...,
+        milli: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "gpu", b"gpu", "job", b"job", "milli", b"milli"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Share: _TypeAlias = Share  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1217,6 +1290,7 @@ class Node(_message.Message):
     ILL_FIELD_NUMBER: _builtins.int
     LEAST_PPM_FIELD_NUMBER: _builtins.int
     DRAIN_BY_MS_FIELD_NUMBER: _builtins.int
+    SHARES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     grade: _builtins.str
     site: _builtins.str
@@ -1234,10 +1308,14 @@ class Node(_message.Message):
 
     @_builtins.property
     def occupants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Occupant]:
-        """Its GPUs by the job that is on them; the rest is idle."""
+        """Its GPUs by the job that is on them, of a shared one the first; the rest is idle."""
 
     @_builtins.property
     def ill(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]: ...
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
+        """Who shares its shared GPUs."""
+
     def __init__(
         self,
         *,
@@ -1254,10 +1332,11 @@ class Node(_message.Message):
         ill: _abc.Iterable[Global___CauseCount] | None = ...,
         least_ppm: _builtins.int = ...,
         drain_by_ms: _builtins.int | None = ...,
+        shares: _abc.Iterable[Global___Share] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "drain_by_ms", b"drain_by_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "block", b"block", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "name", b"name", "occupants", b"occupants", "owners", b"owners", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "block", b"block", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "name", b"name", "occupants", b"occupants", "owners", b"owners", "shares", b"shares", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drain_by_ms: _TypeAlias = _typing.Literal["drain_by_ms"]  # noqa: Y015
     _WhichOneofArgType__drain_by_ms: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms"]  # noqa: Y015

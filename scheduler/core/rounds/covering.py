@@ -148,6 +148,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
+        usable=state.health.usable,
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
@@ -314,7 +315,8 @@ def _promised_until_ms(state: State) -> npt.NDArray[np.int64]:
     until_ms = np.zeros(state.fleet.n_gpus, dtype=np.int64)
     for number in sorted(state.gangs.firm):
         gang = state.gangs.by_number(number)
-        until_ms[list(gang.gpu_numbers)] = ends_by_ms(gang)
+        given = list(gang.gpu_numbers)
+        until_ms[given] = np.maximum(until_ms[given], ends_by_ms(gang))
     return until_ms
 
 

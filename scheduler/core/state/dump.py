@@ -21,9 +21,9 @@ from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.state import ClosedInterval, State
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 def dump(state: State) -> bytes:
@@ -40,6 +40,7 @@ def dump(state: State) -> bytes:
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
         "claimant": state.gangs.claimant.tolist(),
+        "shares": [[gpu, list(there.items())] for gpu, there in sorted(state.gangs.shares.by_gpu.items())],
         "holdings": [holding.model_dump(mode="json") for holding in state.calendar.holdings],
         "past": [holding.model_dump(mode="json") for holding in state.calendar.past],
         "owner_position": state.calendar.owner_position.tolist(),
@@ -58,6 +59,14 @@ def dump(state: State) -> bytes:
         "closings": [list(closed) for closed in state.closings],
     }
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
+
+
+def is_readable(body: bytes) -> bool:
+    """Whether the bytes are in this program's layout; those of another one's are of no use, and do no harm."""
+    try:
+        return bool(json.loads(body.partition(b"\n")[0])["layout"] == LAYOUT)
+    except (ValueError, KeyError, TypeError):
+        return True  # not a snapshot at all: `load` says what is wrong with it
 
 
 def load(body: bytes) -> State:
@@ -118,6 +127,7 @@ def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:
     gangs.requests = plain["requests"]
     gangs.occupant = np.array(plain["occupant"], dtype=np.int64)
     gangs.claimant = np.array(plain["claimant"], dtype=np.int64)
+    gangs.shares.by_gpu = {gpu: dict(there) for gpu, there in plain["shares"]}
 
 
 _PLAIN = tuple(
@@ -137,10 +147,11 @@ def _gang(gang: Gang) -> dict[str, Any]:
 def _loaded_gang(row: dict[str, Any]) -> Gang:
     spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
     plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
+    pieces = tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"])
     return Gang(
         spec=spec,
-        shape=shape_of(spec),
-        pieces=tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"]),
+        shape=held_shape(spec, pieces),
+        pieces=pieces,
         status=GangStatus(row["status"]),
         stop_cause=None if row["stop_cause"] is None else StopCause(row["stop_cause"]),
         **plain,

@@ -118,6 +118,7 @@ class State:
             swappable=self.calendar.swappable,
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
+            shares=self.gangs.shares.by_gpu,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -244,20 +245,35 @@ class State:
         gang = self.gangs.on_started(event)
         self.meter.set_occupant(event.at_ms, _gpus(gang), self.accounts[gang.account])
         self.meter.set_late(event.at_ms, _gpus(gang), late=False)
+        if gang.shape.is_share and event.at_ms < self.now_ms:
+            # Learnt late: another share may have left since, and that did not leave the device idle.
+            self.meter.set_occupant(self.now_ms, _gpus(gang), self.accounts[gang.account])
 
     def _on_ended(self, event: GangEnded) -> None:
         before = self.gangs.get(event.gang)
         self.gangs.on_ended(event)
+        others = self._sharing(before)
         if before.started_ms is not None:
-            self.meter.set_occupant(event.at_ms, _gpus(before), NOBODY)
-        else:
+            # A shared device is used by its account, as one GPU, as long as any of its gangs runs there.
+            if all(other.started_ms is None or other.started_ms > event.at_ms for other in others):
+                self.meter.set_occupant(event.at_ms, _gpus(before), NOBODY)
+        elif not any(other.overdue for other in others):
             self.meter.set_late(event.at_ms, _gpus(before), late=False)
 
     def _on_overdue(self, event: BindOverdue) -> None:
         gang = self.gangs.on_overdue(event)
+        if any(other.started_ms is not None for other in self._sharing(gang)):
+            return  # the device is used: its owner has it
         gpus = _gpus(gang)
         own = gpus[self.calendar.owner_account[gpus] == self.accounts[gang.account]]
         self.meter.set_late(event.at_ms, own, late=True)
+
+    def _sharing(self, gang: Gang) -> list[Gang]:
+        """The other gangs on a share's device; none of a gang of whole GPUs."""
+        if not gang.shape.is_share:
+            return []
+        numbers = self.gangs.shares.of(gang.gpu_numbers[0])
+        return [self.gangs.by_number(number) for number in numbers if number != gang.number]
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
