@@ -16,6 +16,10 @@ BENCHMARKS = MappingProxyType(
             "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
+        "lending": (
+            "tests.benchmarks.lending",
+            "lending and reclaim on real traces against a pool, accounts alone and count quotas",
+        ),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "openb": (
             "tests.benchmarks.openb",
