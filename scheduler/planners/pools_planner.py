@@ -30,13 +30,16 @@ class Extent:
         return len(fleet.pools) >= self.pools and fleet.n_gpus >= self.gpus
 
 
+EVERY_FLEET = Extent(pools=1, gpus=0)
+
+
 class PoolsPlanner:
     """See the module. `open_workers` is called once, when the fleet first is large enough; None: all in this process.
 
     A Planner.
     """
 
-    def __init__(self, open_workers: Callable[[], Workers] | None = None, extent: Extent = Extent(1, 0)) -> None:
+    def __init__(self, open_workers: Callable[[], Workers] | None = None, extent: Extent = EVERY_FLEET) -> None:
         self._open_workers = open_workers
         self._extent = extent
         self._whole = LocalPlanner()

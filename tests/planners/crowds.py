@@ -51,6 +51,7 @@ class Crowd(Run):
         self.pools = pools
         self.coordinator = Coordinator(workers)
         self.passes: Counter[int] = Counter()
+        self.by = ""
         for _ in range(dice.randint(3, 20)):
             self.world.submit(self.spec())
 
@@ -75,6 +76,7 @@ class Crowd(Run):
             planned = self.coordinator.plan(self.world.snapshot(), self.policy, first=not number)
             self.world.apply(planned.plan)
             made.append(planned.plan)
+            self.by = planned.by
             if not planned.unfinished:
                 break
         else:
