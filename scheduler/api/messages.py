@@ -56,6 +56,7 @@ class Status:
     checkpoint_leaves: int | None
     paused: str
     alerts: tuple[str, ...] = ()
+    planned_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 checkpoint_leaves=None if checkpoint is None else checkpoint[0],
                 paused=self._scheduler.paused,
                 alerts=(*self._scheduler.alerts, *(sources.alerts() if sources.alerts else ())),
+                planned_by=self._scheduler.planned_by,
             )
         return wire.GetStatusResponse(status=codec.to_wire(status, wire.Status))
 
