@@ -6,6 +6,10 @@ from types import MappingProxyType
 
 BENCHMARKS = MappingProxyType(
     {
+        "calendars": (
+            "tests.benchmarks.calendars",
+            "lots unplaced and handovers of every generated calendar; seconds for a plan and a trade",
+        ),
         "coverage": (
             "tests.benchmarks.coverage",
             "lots unplaced on generated calendars; seconds for a plan and a change",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.core.cluster import Level
+from scheduler.core.cluster import IntArray, Level
 from scheduler.core.coverage.board import Board
 from scheduler.core.coverage.nest import Taken
 from scheduler.core.coverage.packing import Groups, Layout
@@ -20,6 +20,10 @@ from scheduler.core.coverage.search import longest_free, put, room
 
 CELLS_TRIED = 4
 """How many cells are tried, at an instant at which none is free, for each lot."""
+
+
+PASSES = 4
+"""How often all lots in pieces are looked at again at most."""
 
 
 class Piece(NamedTuple):
@@ -46,6 +50,9 @@ def handed_over(board: Board, groups: Groups, layout: Layout) -> tuple[Layout, t
     for g in waiting:
         for _ in range(int(short[g])):
             work.place(g)
+    for _ in range(PASSES):
+        if not work.simplified():
+            break
     rows = work.rows[work.rows[:, 2] > 0]
     return Layout(work.taken, rows), tuple(
         Split(number, group, _joined(pieces)) for number, (group, pieces) in enumerate(work.split.values())
@@ -76,6 +83,7 @@ class _Work:
         self.rows = layout.rows.copy()
         self.split: dict[int, tuple[int, list[Piece]]] = {}
         self.next_number = 0
+        self.n_pieces = 0
         self.undo: list[tuple[str, int, Piece]] = []
         g, cell = self.rows[:, 0], self.rows[:, 1]
         self.row_of_window = (groups.i[g], groups.j[g], board.nest.first[cell], board.nest.end[cell])
@@ -90,6 +98,26 @@ class _Work:
         del self.split[number]
         return False
 
+    @property
+    def n_handovers(self) -> int:
+        """So far."""
+        return self.n_pieces - len(self.split)
+
+    def simplified(self) -> bool:
+        """Whether some lot in pieces, placed anew beside all others, got by with fewer."""
+        fewer = False
+        for number in sorted(self.split, key=lambda number: (len(self.split[number][1]), number)):
+            mark, before = len(self.undo), self.n_handovers
+            for piece in list(self.split[number][1]):
+                self._off(number, piece)
+            g = self.split[number][0]
+            found = self._placed(number, int(self.groups.i[g]), int(self.groups.j[g]), alone=True)
+            if found and self.n_handovers < before:
+                fewer = True
+            else:
+                self._take_back(mark)
+        return fewer
+
     def _begun(self, g: int) -> int:
         number = self.next_number
         self.next_number += 1
@@ -99,15 +127,15 @@ class _Work:
     def _level(self, number: int) -> int:
         return int(self.groups.level[self.split[number][0]])
 
-    def _placed(self, number: int, i: int, j: int) -> bool:
-        """The lot's slots `[i, j)`, piece by piece."""
+    def _placed(self, number: int, i: int, j: int, *, alone: bool = False) -> bool:
+        """The lot's slots `[i, j)`, piece by piece; `alone`: without moving others."""
         nest, level, at = self.board.nest, self._level(number), i
         while at < j:
             cell, until = longest_free.at(self.board.n_nodes * 100)(nest, self.taken, level, at, j)
             if cell >= 0:
                 self._put(number, Piece(int(cell), at, int(until)))
             else:
-                until = self._made_whole(number, at, j)
+                until = -1 if alone else self._made_whole(number, at, j)
                 if until < 0:
                     return False
             at = int(until)
@@ -115,31 +143,55 @@ class _Work:
 
     def _made_whole(self, number: int, at: int, j: int) -> int:
         """Hands over what smaller lots take of some cell from a slot on; until when the lot then has the cell, -1 where
-        none could be made whole.
+        none could be made whole. Of a few cells, the one with the fewest handovers for the time gained.
         """
-        for cell in self._candidates(self._level(number), at):
-            mark = len(self.undo)
-            moved = self._cleared(cell, at)
-            until = self._free_until(number, cell, at, j)
-            self._put(number, Piece(cell, at, until))
-            if all(self._placed(other, at, end) for other, end in moved):
-                return until
+        best: tuple[int, int, int] | None = None
+        cells = self._candidates(self._level(number), at)
+        for cell in cells:
+            mark, before = len(self.undo), self.n_handovers
+            until = self._cell_made_whole(number, cell, at, j)
+            cost, gained = self.n_handovers - before, int(self.board.cuts[max(until, at)] - self.board.cuts[at])
             self._take_back(mark)
-        return -1
+            if until > at and (best is None or cost * best[1] < best[0] * gained):
+                best = (cost, gained, cell)
+        return -1 if best is None else self._cell_made_whole(number, best[2], at, j)
+
+    def _cell_made_whole(self, number: int, cell: int, at: int, j: int) -> int:
+        """`_made_whole` for one cell."""
+        moved = self._cleared(cell, at)
+        until = self._free_until(number, cell, at, j)
+        self._put(number, Piece(cell, at, until))
+        return until if all(self._placed(other, at, end) for other, end in moved) else -1
 
     def _candidates(self, level: int, at: int) -> list[int]:
-        """Cells of the level that hold smaller lots only, and nothing pinned, at a slot: those with the least first."""
+        """Cells of the level that hold smaller lots only, and nothing pinned, at a slot: those with the fewest lots
+        that would have to be handed over first.
+        """
         if level == Level.GPU:
             return []
         nest, n_nodes = self.board.nest, self.board.n_nodes
         cells = np.arange(nest.offset[level], nest.offset[level + 1])
         table = self.taken.used if level == Level.NODE else self.taken.held
         held = table[cells - (0 if level == Level.NODE else n_nodes), at].astype(np.int64)
-        # A lot of the level or a higher one fills the cell; a smaller one that fills it is as dear to move.
-        least = cells[(held < nest.gpus[cells]) & nest.whole[cells]]
-        least = least[np.lexsort((least, held[least - cells[0]]))]
-        free = [cell for cell in least.tolist() if room(nest, self.board.base, level, cell, at, at + 1) > 0]
+        # A lot of the level or a higher one fills the cell; smaller ones that fill it are as dear to move.
+        open_cells = cells[(held < nest.gpus[cells]) & nest.whole[cells]]
+        running = self._running(level, at)[open_cells - cells[0]]
+        fewest = open_cells[np.lexsort((open_cells, held[open_cells - cells[0]], running))]
+        free = [cell for cell in fewest.tolist() if room(nest, self.board.base, level, cell, at, at + 1) > 0]
         return free[:CELLS_TRIED]
+
+    def _running(self, level: int, at: int) -> IntArray:
+        """(cells of the level): lots on each that began before a slot and go on in it."""
+        nest = self.board.nest
+        starts, ends, firsts, _ = self.row_of_window
+        here = np.flatnonzero((starts < at) & (ends > at) & (self.rows[:, 2] > 0))
+        count = np.zeros(int(nest.offset[level + 1] - nest.offset[level]), dtype=np.int64)
+        np.add.at(count, nest.above[level][firsts[here]] - nest.offset[level], self.rows[here, 2])
+        for _, pieces in self.split.values():
+            for piece in pieces:
+                if piece.i < at < piece.j:
+                    count[nest.above[level][nest.first[piece.cell]] - nest.offset[level]] += 1
+        return count
 
     def _cleared(self, cell: int, at: int) -> list[tuple[int, int]]:
         """(lot, end) of all that stood on a cell at a slot, whose rest from then on is taken off."""
@@ -170,6 +222,7 @@ class _Work:
         piece = Piece(cell, int(self.groups.i[g]), int(self.groups.j[g]))
         self.rows[row, 2] -= 1
         self.split[number][1].append(piece)
+        self.n_pieces += 1
         self.undo.append(("unpacked", number, Piece(row, 0, 0)))
         return number
 
@@ -195,11 +248,13 @@ class _Work:
     def _put(self, number: int, piece: Piece) -> None:
         put(self.board.nest, self.taken, self._level(number), piece.cell, piece.i, piece.j, 1)
         self.split[number][1].append(piece)
+        self.n_pieces += 1
         self.undo.append(("put", number, piece))
 
     def _off(self, number: int, piece: Piece) -> None:
         put(self.board.nest, self.taken, self._level(number), piece.cell, piece.i, piece.j, -1)
         self.split[number][1].remove(piece)
+        self.n_pieces -= 1
         self.undo.append(("off", number, piece))
 
     def _take_back(self, mark: int) -> None:
@@ -210,9 +265,12 @@ class _Work:
             if what == "put":
                 put(self.board.nest, self.taken, self._level(number), piece.cell, piece.i, piece.j, -1)
                 pieces.remove(piece)
+                self.n_pieces -= 1
             elif what == "off":
                 put(self.board.nest, self.taken, self._level(number), piece.cell, piece.i, piece.j, 1)
                 pieces.append(piece)
+                self.n_pieces += 1
             else:
                 self.rows[piece.cell, 2] += 1
+                self.n_pieces -= 1
                 del self.split[number]

@@ -93,13 +93,19 @@ def _largest_by_start(_: Board, groups: Groups) -> tuple[IntArray, ...]:
     return -groups.level, groups.i, -groups.j
 
 
+def _by_start(_: Board, groups: Groups) -> tuple[IntArray, ...]:
+    return groups.i, -groups.level, -groups.j
+
+
 def _most_gpu_hours_first(board: Board, groups: Groups) -> tuple[IntArray, ...]:
     return -gpu_ms(board, groups), -groups.level, groups.i
 
 
+BY_LEVEL_AND_START = Order(_largest_by_start, first_fit=True)
+BY_START = Order(_by_start, first_fit=True)
 ORDERS = (
     Order(_longest_first, first_fit=False),
-    Order(_largest_by_start, first_fit=True),
+    BY_LEVEL_AND_START,
     Order(_most_gpu_hours_first, first_fit=False),
     Order(_largest_by_start, first_fit=False),
 )
