@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.workloads import GangStatus
-from scheduler.execution.simulated import NodeDown, NodeUp, Work
+from scheduler.execution.simulated import Fault, NodeDown, NodeUp, Work
 from scheduler.planners.planner import HERE, LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from tests.simulation.site import START_MS, Site, gang, listing, nodes
@@ -29,7 +29,7 @@ def history(seed: int, fleet: Sequence[NodeSpec], planner: Callable[[], Planner]
     """A site with lots, failures and a crowd of gangs, every law checked after each round."""
     dice = Random(seed)
     lasts = {f"gang-{number}": dice.randrange(2_000, 40_000) for number in range(1, 200)}
-    faults = [NodeDown("node-1", START_MS + 30_000), NodeUp("node-1", START_MS + 60_000)]
+    faults: tuple[Fault, ...] = (NodeDown("node-1", START_MS + 30_000), NodeUp("node-1", START_MS + 60_000))
     site = Site(fleet, work=lambda launch: Work(lasts[launch.gang], start_ms=100), faults=faults, planner=planner)
     site.round()
     site.listed(listing())
