@@ -9,8 +9,8 @@ well be inside its entitlement and wait. The laws:
 - *gangs whole*: a placed gang has all its workers, an elastic one as many as it may have, each inside one node, all of
   one pool, of its grade;
 - *topology*: where it is required, all workers are inside one cell of that level, or each in another;
-- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it is
-  placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
+  is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
 """
 

@@ -26,12 +26,9 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
 from scheduler.core.placement.borrowed import roomy
 from scheduler.core.placement.fits import has_slots
-from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.wants import demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
-
-Key = tuple[str, Shape]
-"""(account, shape)."""
 
 REMEDIES: Mapping[Reason, str] = {
     Reason.NO_SUCH_GRADE: "ask for a grade that the fleet has",
