@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement.snapshot import Action, Place, Stop
-from scheduler.core.workloads import Gang, GangStatus, StopCause
+from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class Division:
 
 def counts(gang: Gang) -> bool:
     """Whether a placed gang's GPUs are part of what its account uses (`scheduler.core.placement.inside`)."""
-    return gang.status is not GangStatus.STOPPING or gang.stop_cause is StopCause.CONSOLIDATED
+    return gang.status is not GangStatus.STOPPING or gang.stop_cause in MOVED
 
 
 def merged(by_pool: Iterable[Sequence[Place | Stop]]) -> tuple[Action, ...]:
