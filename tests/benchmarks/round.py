@@ -1,7 +1,7 @@
 """One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
 
-Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those of
-`tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
+Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
+of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
 (`tests.core.placement.naive`), which also must decide the same; it is left out where it would take minutes.
 """
 
@@ -60,7 +60,9 @@ def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
     size: Row = {"gpus": snapshot.fleet.n_gpus, "gangs": crowd.waiting, "accounts": len(snapshot.accounts)}
     rows = [{**size, **timed_round(plan, snapshot, repeats, OURS)}]
     if naive:
-        rows.append({**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")})
+        rows.append(
+            {**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")}
+        )
         if rows[0]["actions"] != rows[1]["actions"]:
             raise AssertionError("the planner and its naive twin decided differently")
     return rows

@@ -97,15 +97,18 @@ class Stage:
             if self._journal.head[0] == before:
                 return
 
+    def next_ms(self) -> int:
+        """The next instant at which something falls due or happens; far off where nothing does."""
+        assert self._executor is not None
+        due = (self.scheduler.next_due_ms(), self._executor.next_event_ms())
+        return min((each for each in due if each is not None), default=self.now_ms + WEEK_MS)
+
     def pass_ms(self, length_ms: int) -> None:
         """Let time pass, with rounds whenever something falls due or happens."""
         until_ms = self.now_ms + length_ms
-        scheduler = self.scheduler
-        assert self._executor is not None
         self.rounds()  # what was said a moment ago is heard at once
         while self.now_ms < until_ms:
-            due = (scheduler.next_due_ms(), self._executor.next_event_ms())
-            self.now_ms = max(self.now_ms, min([until_ms, *(each for each in due if each is not None)]))
+            self.now_ms = max(self.now_ms, min(until_ms, self.next_ms()))
             self.rounds()
 
     # -- what is said --------------------------------------------------------------------------------------------------
@@ -155,11 +158,10 @@ class Stage:
         source: str | None = None,
         effective_ms: int | None = None,
     ) -> None:
-        """The exchange tells of an event."""
-        self._seq += 1
+        """The exchange tells of an event. Raises Refused where it makes no sense; then the exchange did not say it."""
         self.scheduler.learn_event(
             PositionEvent(
-                cursor=Cursor(stream="exchange", epoch=1, seq=self._seq),
+                cursor=Cursor(stream="exchange", epoch=1, seq=self._seq + 1),
                 kind=kind,
                 position=position,
                 account=account,
@@ -170,6 +172,7 @@ class Stage:
                 committed_ms=self.now_ms,
             )
         )
+        self._seq += 1
 
     def submit(self, spec: GangSpec, work: Work) -> Gang:
         """A team submits a gang that does this work. Raises ValueError where its name is taken."""

@@ -102,16 +102,18 @@ def _covered(stage: Stage, event: CoverageAssigned) -> list[str]:
     lines = []
     for position in event.positions:
         held = [holding for holding in event.holdings if holding.position == position]
-        lines.append(f"{position} is {event.why}: {coverage(stage, held) or 'nothing'}")
+        lines.append(f"{position} is {event.why}: {coverage(stage, held, event.at_ms) or 'nothing'}")
     return lines
 
 
-def coverage(stage: Stage, holdings: Iterable[Holding]) -> str:
-    """Cells by window, from now on: `node-0 node-1 until 1d, node-2 1d to 2d`."""
+def coverage(stage: Stage, holdings: Iterable[Holding], at_ms: int) -> str:
+    """Cells by window, as seen at an instant: `node-0 node-1 until 1d, node-2 1d to 2d`."""
     by_window: dict[tuple[int, int], list[Holding]] = {}
     for holding in sorted(holdings, key=lambda held: (held.start_ms, held.end_ms, held.level, held.cell)):
         by_window.setdefault((holding.start_ms, holding.end_ms), []).append(holding)
-    return ", ".join(f"{_cells(stage, held)} {_window(stage, *window)}" for window, held in sorted(by_window.items()))
+    return ", ".join(
+        f"{_cells(stage, held)} {_window(stage, at_ms, *window)}" for window, held in sorted(by_window.items())
+    )
 
 
 def _cells(stage: Stage, holdings: Iterable[Holding]) -> str:
@@ -124,9 +126,9 @@ def _cells(stage: Stage, holdings: Iterable[Holding]) -> str:
     return " ".join(f"{node}:{ranges(gpus)}" if gpus else node for node, gpus in singles.items())
 
 
-def _window(stage: Stage, start_ms: int, end_ms: int) -> str:
+def _window(stage: Stage, at_ms: int, start_ms: int, end_ms: int) -> str:
     end = length(stage.since_start(end_ms))
-    return f"until {end}" if start_ms <= stage.now_ms else f"{length(stage.since_start(start_ms))} to {end}"
+    return f"until {end}" if start_ms <= at_ms else f"{length(stage.since_start(start_ms))} to {end}"
 
 
 def _certified(certificate: Certificate) -> list[str]:

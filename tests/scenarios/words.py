@@ -94,7 +94,7 @@ def show_lots(stage: Stage, words: list[str]) -> Iterator[str]:
     _none(words)
     calendar = stage.scheduler.state.calendar
     for name in sorted(stage.scheduler.state.book.positions):
-        yield f"{name}: {coverage(stage, calendar.of(name)) or 'nothing'}"
+        yield f"{name}: {coverage(stage, calendar.of(name), stage.now_ms) or 'nothing'}"
 
 
 def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:

@@ -76,7 +76,12 @@ class Yard:
 
 def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Yard]) -> bool:
     want = demand(gang.shape)
-    if want is None or want.level is not None or books.free_gpus(pool) < want.gpus or not roomy(books, gang.shape, pool):
+    if (
+        want is None
+        or want.level is not None
+        or books.free_gpus(pool) < want.gpus
+        or not roomy(books, gang.shape, pool)
+    ):
         return False
     yard = yards.get((pool, want.size))
     if yard is None:

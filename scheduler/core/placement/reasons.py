@@ -26,12 +26,9 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
 from scheduler.core.placement.borrowed import roomy
 from scheduler.core.placement.fits import has_slots
-from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.wants import demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
-
-Key = tuple[str, Shape]
-"""(account, shape)."""
 
 REMEDIES: Mapping[Reason, str] = {
     Reason.NO_SUCH_GRADE: "ask for a grade that the fleet has",
@@ -73,7 +70,7 @@ class Reasons(Mapping[Key, Waiting]):
         return ((account, shape) for account, shapes in self._waiting.items() for shape in shapes)
 
     def __contains__(self, line: object) -> bool:
-        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._waiting.get(line[0], ())  # noqa: PLR2004
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._waiting.get(line[0], ())
 
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self._known:

@@ -46,9 +46,7 @@ class Ground:
     nodes_of_row: dict[int, dict[int, int]]
 
     @classmethod
-    def of(
-        cls, books: Books, allowed: IntArray, prices: Mapping[int, int], excess: Mapping[int, int] | None
-    ) -> Ground:
+    def of(cls, books: Books, allowed: IntArray, prices: Mapping[int, int], excess: Mapping[int, int] | None) -> Ground:
         """Lay out the ground: open GPUs and displaceable gangs of each node, the cheapest first."""
         nodes = books.floor.node_of_gpu[allowed]
         holder = books.floor.holder[allowed]

@@ -1,7 +1,7 @@
 """What a shape wants of the fleet: so many equal parts, each inside one node, perhaps all inside one cell.
 
 A gang that must stand in one node is one part of all its GPUs. A SITE wish is always kept, for a gang never leaves its
-pool; a GPU wish can only be kept by a gang of one GPU.
+pool; a GPU wish can only be kept by a gang of one GPU; one worker is inside one domain and one block wherever it is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _within(shape: Shape) -> Want | None:
             return Want(1, 1, None) if shape.gpus == 1 else None
         case Level.NODE:
             return Want(1, shape.gpus, None)
-        case Level.NVLINK_DOMAIN | Level.FABRIC_BLOCK:
+        case Level.NVLINK_DOMAIN | Level.FABRIC_BLOCK if shape.workers > 1:
             return Want(shape.workers, shape.gpus_per_worker, Level(shape.topology))
         case _:
             return Want(shape.workers, shape.gpus_per_worker, None)

@@ -1,4 +1,4 @@
-"""The same plans as by scanning, byte for byte: actions in order, reasons with their numbers; plain and compiled alike."""
+"""The same plans as by scanning, byte for byte: actions in order, reasons with their numbers; plain and compiled."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import GangSpec
 from tests.benchmarks.crowd import crowd_of
 from tests.core.placement.naive import NaiveBooks, naive_plan
-from tests.core.placement.test_rounds import MANY, happen, policies, specs, worlds
-from tests.core.placement.test_rounds import HAPPENINGS
+from tests.core.placement.test_rounds import HAPPENINGS, MANY, happen, policies, specs, worlds
 from tests.core.placement.test_simulation import Run
 from tests.core.placement.world import World
 
@@ -89,7 +88,9 @@ asked_tiers = st.tuples(
 
 @MANY
 @given(st.integers(0, 1_000), st.lists(st.tuples(wanted, asked_tiers), min_size=1, max_size=40))
-def test_every_search_equals_scanning(seed: int, questions: list[tuple[Want, tuple[frozenset[Kind], int, int]]]) -> None:
+def test_every_search_equals_scanning(
+    seed: int, questions: list[tuple[Want, tuple[frozenset[Kind], int, int]]]
+) -> None:
     """On a fleet of more nodes than one branch of a tree, holding what was found, with unequal nodes and two pools."""
     snapshot = uneven(seed)
     fast, naive = Books(snapshot, Policy()), NaiveBooks(snapshot, Policy())
@@ -101,7 +102,7 @@ def test_every_search_equals_scanning(seed: int, questions: list[tuple[Want, tup
         assert (None if found is None else found.tolist()) == (None if scanned is None else scanned.tolist())
         if found is not None:
             for books in (fast, naive):
-                books._hold(books.floor, found, 0, False)  # noqa: SLF001, FBT003 - the floor alone, whatever its shape
+                books._hold(books.floor, found, 0, 0)  # the floor alone, whatever the gang
 
 
 def uneven(seed: int) -> Snapshot:
@@ -109,7 +110,13 @@ def uneven(seed: int) -> Snapshot:
     crowd = crowd_of(2_400, seed % 7).snapshot
     fleet = Fleet.of(
         tuple(
-            NodeSpec(name=node.name, grade=("H100", "A100")[(i + seed) % 5 == 0], gpus=8, block=node.block, domain=node.domain)
+            NodeSpec(
+                name=node.name,
+                grade=("H100", "A100")[(i + seed) % 5 == 0],
+                gpus=8,
+                block=node.block,
+                domain=node.domain,
+            )
             for i, node in enumerate(crowd.fleet.nodes)
         )
     )
