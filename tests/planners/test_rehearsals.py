@@ -60,8 +60,7 @@ def test_without_ray_it_is_played_here_and_says_so(here: Rehearsals) -> None:
     expected = rehearse(SCENE, "fgd")
     assert (found.chosen.score, found.chosen.figures) == (expected.score, expected.figures)
     assert np.array_equal(found.chosen.values, expected.values)
-    assert not here.running
-    assert here.take() is None
+    assert (here.running, here.take()) == (False, None)
 
 
 @pytest.mark.slow

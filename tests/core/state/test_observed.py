@@ -1,4 +1,4 @@
-"""What the state shows of the work: kinds, counts, stays, load; and a choice of score that comes back from the journal."""
+"""What the state shows of the work: kinds, counts, stays, load; and a choice of score back from the journal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ran(gang: str, node: int, from_ms: int, until_ms: int | None, **wished: obje
 
 
 def test_kinds_are_counted_with_the_stays_that_what_ended_and_what_runs_show() -> None:
-    """Two of a kind: one ran 100 and ended, one has run 300 and goes on, so 400 for one end. A third has not started."""
+    """One of a kind ran 100 and ended, one has run 300 and goes on: 400 for one end. A third has not started."""
     state = folded(OTHER, *ran("a", 0, 0, 100), *ran("b", 0, 100, None), submitted("c", gpus=2, grade="H100", at_ms=T))
     assert grades_of(state) == ("A100", "H100")
     assert observed_mix(state, T + 400).kinds == (

@@ -1,4 +1,4 @@
-"""Rehearsals: the same seed gives the same, compiled or not; they find the score that suits, and change it reluctantly."""
+"""Rehearsals: one seed gives one answer, compiled or not; they find what suits, and change it reluctantly."""
 
 from __future__ import annotations
 
