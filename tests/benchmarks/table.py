@@ -15,6 +15,10 @@ BENCHMARKS = MappingProxyType(
             "tests.benchmarks.coverage",
             "lots unplaced on generated calendars; seconds for a plan and a change",
         ),
+        "deliverable": (
+            "tests.benchmarks.deliverable",
+            "what more may be sold over a year, and sold against accredited, by fleet size",
+        ),
         "delivery": (
             "tests.benchmarks.delivery",
             "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
