@@ -317,6 +317,15 @@ def lost_work_ms(gang: Gang, now_ms: int) -> int:
     return floor_div(lost_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
 
 
+def stop_price_ms(gang: Gang, now_ms: int) -> int:
+    """What ending the gang now weighs, in GPU-ms: the work that it would waste, and what it has not yet run of its wished
+    minimum run time, of which an hour counts at most.
+    """
+    wished_ms = min(MS_PER_HOUR, gang.spec.min_runtime_ms - ran_for_ms(gang, now_ms))
+    weight_ms = gang.shape.gpus * max(0, wished_ms)
+    return lost_work_ms(gang, now_ms) + floor_div(weight_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
+
+
 def ran_for_ms(gang: Gang, now_ms: int) -> int:
     """How long the current attempt has run."""
     return 0 if gang.started_ms is None else max(0, now_ms - gang.started_ms)

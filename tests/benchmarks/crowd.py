@@ -66,7 +66,12 @@ class _Maker:
         self.fleet = Fleet.of(
             tuple(
                 NodeSpec(
-                    name=f"n{i:06}", grade="H100", gpus=NODE_GPUS, site="s", block=f"b{i // 64}", domain=f"d{i // 4 % 16}"
+                    name=f"n{i:06}",
+                    grade="H100",
+                    gpus=NODE_GPUS,
+                    site="s",
+                    block=f"b{i // 64}",
+                    domain=f"d{i // 4 % 16}",
                 )
                 for i in range(n_nodes)
             )

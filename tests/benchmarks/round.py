@@ -60,7 +60,9 @@ def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
     size: Row = {"gpus": snapshot.fleet.n_gpus, "gangs": crowd.waiting, "accounts": len(snapshot.accounts)}
     rows = [{**size, **timed_round(plan, snapshot, repeats, OURS)}]
     if naive:
-        rows.append({**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")})
+        rows.append(
+            {**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")}
+        )
         if rows[0]["actions"] != rows[1]["actions"]:
             raise AssertionError("the planner and its naive twin decided differently")
     return rows

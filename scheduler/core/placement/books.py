@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,15 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import AT_NODE, POOL, RING, floor_of
-from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.floor import AT_NODE, NOBODY, POOL, RING, floor_of
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.repack import Counts, repacks
+from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
+from scheduler.core.placement.shared import Joinable, Rider, riders_of
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
-from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms
+from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_price_ms
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -52,7 +54,9 @@ class Books:
         self._own_until_ms: dict[tuple[int, int], list[int]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
-        self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed)]
+        carried = riders_of(snapshot)
+        riding = {rider.gang.number for riders in carried.values() for rider in riders}
+        self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed) if number not in riding]
         names = [gang.spec.account for gang in self.rows]
         for name in sorted({*names, *snapshot.queue} - self.account_index.keys()):
             self.account_index[name] = len(self.account_index)
@@ -64,8 +68,13 @@ class Books:
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
         self.counts_of_row = [True] * len(self.rows)
+        self.riders = {row: carried[gang.number] for row, gang in enumerate(self.rows) if gang.number in carried}
+        """By row of a shared device: the gangs beside its carrier."""
+        self._joinable: Joinable | None = None
         for row in self.stopped:
-            self.counts_of_row[row] = self.rows[row].stop_cause is StopCause.CONSOLIDATED
+            causes = {self.rows[row].stop_cause, *(rider.gang.stop_cause for rider in self.riders.get(row, ()))}
+            self.counts_of_row[row] = not MOVED.isdisjoint(causes)
+        self._n_known = len(self.rows)
         self._first_rows: list[int] | None = None
         self._more_rows: dict[tuple[int, int], list[int]] = {}
         # 3. the floor, and what each account owns and uses, by pool
@@ -80,7 +89,9 @@ class Books:
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
-        self._usable_by_pool: list[int] = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
+        self._usable_by_pool: list[int] = np.bincount(
+            self.pool_of_gpu[snapshot.usable], minlength=self.n_pools
+        ).tolist()
         # 4. how to look
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
@@ -120,10 +131,14 @@ class Books:
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
         """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
+        if want.apart is not None:
+            return fit_by_scan(self.fleet, self.floor, want, where)
         return self._search.fit(want, where)
 
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
+        if want.apart is not None:
+            return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
@@ -135,11 +150,21 @@ class Books:
         low, high = self.units.first_unit[at], self.units.first_unit[at + 1]
         if want is not None:
             counts.add(want, 1)
-        cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
-        fits = self._repacks(self.floor, low, high, counts.table, taken, *cells)
+        if counts.apart:
+            fits = self._repacks_apart(account, pool, counts, taken)
+        else:
+            cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
+            fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
         if want is not None:
             counts.add(want, -1)
-        return bool(fits)
+        return fits
+
+    def _repacks_apart(self, account: int, pool: int, counts: Counts, taken: IntArray) -> bool:
+        """The same, over arrays, for an account with gangs whose workers must be apart."""
+        gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
+        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
+        room = np.bincount(self.floor.node_of_gpu[gpus[~firm]], minlength=self.n_nodes)
+        return packed(room, ((want, number) for want, number in counts.all() if number), self.fleet) is not None
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
@@ -167,7 +192,7 @@ class Books:
         """All rows of the account in the pool, ascending, also those that ended in this round."""
         if self._first_rows is None:
             parts = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
-            known = parts[: len(self.snapshot.placed)]
+            known = parts[: self._n_known]
             order = known.argsort(kind="stable")
             self._first_rows = known[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1)).tolist()
             self._rows_by_part: list[int] = order.tolist()
@@ -199,8 +224,13 @@ class Books:
         return pools
 
     def price(self, row: int) -> int:
-        """GPU-ms lost by ending the row now; nothing where it was only decided in this round."""
-        return 0 if row in self.action_of_row else lost_work_ms(self.rows[row], self.now_ms)
+        """GPU-ms that ending the row now weighs; nothing where it was only decided in this round."""
+        if row in self.action_of_row:
+            return 0
+        riders = sum(
+            stop_price_ms(rider.gang, self.now_ms) for rider in self.riders.get(row, ()) if rider.action is None
+        )
+        return stop_price_ms(self.rows[row], self.now_ms) + riders
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
@@ -261,11 +291,43 @@ class Books:
         self.decided[row] = (gang, inside)
         self.actions.append(action)
         self._count(row, 1)
+        if gang.shape.is_share and self._joinable is not None and not left:
+            self._joinable.add(account, row, numbers[0], (gang,), firm=firm)
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
-        leavers = np.unique(self.floor.leaver[gpus]).tolist()
-        return tuple(self.rows[leaver].id for leaver in leavers if leaver >= 0)
+        rows = [leaver for leaver in np.unique(self.floor.leaver[gpus]).tolist() if leaver >= 0]
+        gangs = [gang for row in rows for gang in (self.rows[row], *self._riding(row))]
+        return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
+
+    def _riding(self, row: int) -> list[Gang]:
+        return [rider.gang for rider in self.riders.get(row, ())]
+
+    def joinable(self, account: int, milli: int, *, firm: bool) -> Iterable[tuple[int, int]]:
+        """(row, GPU) of the account's shared devices with so much room that nobody leaves, the fullest first."""
+        if self._joinable is None:
+            self._joinable = Joinable()
+            for row, gang in enumerate(self.rows):
+                gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
+                if gpu >= 0 and self.is_placed(row) and self.floor.usable[gpu] and self.floor.leaver[gpu] < 0:
+                    gangs = (gang, *self._riding(row))
+                    self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
+        return self._joinable.with_room(account, milli, firm=firm)
+
+    def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
+        """Whether the GPU is the account's own or nobody's, and stays so until then."""
+        return int(self.floor.owner[gpu]) in (NOBODY, account) and int(self.floor.until_ms[gpu]) >= end_ms
+
+    def join(self, row: int, gang: Gang) -> None:
+        """Put the waiting share onto the row's device, which is joinable and has room."""
+        gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
+        inside = self.headroom(account, self.pool_of_row[row]) >= 0
+        self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
+        host = self.fleet.host_of_gpu[gpu]
+        self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
+        if self._joinable is not None:
+            self._joinable.remove(account, row, gpu, firm=firm)
+            self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
 
     def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
@@ -280,17 +342,42 @@ class Books:
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
         self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
+        self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
         self._let_go(self.floor, gpus, row, self.firm_of_row[row], occupied, True)  # noqa: FBT003 - kernels take no names
         self.stopped.add(row)
-        if cause is not StopCause.CONSOLIDATED:
+        if cause not in MOVED:
             self._count(row, -1)
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
+    def _stop_riders(self, row: int, for_gang: Gang, cause: StopCause) -> None:
+        """End what shares the row's device, too; what only joined in this round waits again."""
+        self._leave_joinable(row)
+        for rider in self.riders.get(row, ()):
+            if rider.action is not None:
+                self._withdraw_rider(rider)
+            elif rider.gang.status is not GangStatus.STOPPING:
+                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=for_gang.id))
+        if row in self.riders:
+            self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
+
+    def _withdraw_rider(self, rider: Rider) -> None:
+        if rider.action is not None:
+            self.actions[rider.action] = None
+            self.withdrawn.append((rider.gang, rider.inside))
+
+    def _leave_joinable(self, row: int) -> None:
+        if self._joinable is not None and self.rows[row].shape.is_share:
+            gpu, firm = self.gpus_of_row[row][0], self.firm_of_row[row]
+            self._joinable.remove(self.account_of_row[row], row, gpu, firm=firm)
+
     def withdraw(self, row: int) -> None:
-        """Undo a placement of this round; the gang is found in `withdrawn`."""
+        """Undo a placement of this round; the gang is found at the end of `withdrawn`, what had joined it before."""
+        self._leave_joinable(row)
+        for rider in self.riders.pop(row, ()):
+            self._withdraw_rider(rider)
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
         self.actions[at] = None

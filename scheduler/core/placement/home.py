@@ -132,12 +132,10 @@ def _item(gang: Gang) -> tuple[Want, int]:
     return (Want(gang.shape.workers, gang.shape.gpus_per_worker, None) if want is None else want, gang.number)
 
 
-def _arranged(
-    books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]
-) -> Arrangement | None:
+def _arranged(books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
     """The published packing of these gangs, told apart: gangs of one want take their parts in order of number."""
     numbers: dict[Want, list[int]] = {}
-    for want, number in sorted(items):
+    for want, number in sorted(items, key=lambda item: item[1]):
         numbers.setdefault(want, []).append(number)
     steps = packed(room, [(want, len(gangs)) for want, gangs in numbers.items()], books.fleet, ground.nodes)
     if steps is None:

@@ -23,8 +23,9 @@ class Line:
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
-        self.gpus = shape.workers * shape.gpus_per_worker
-        self.least: Want | None = demand(shape)
+        self.gpus = shape.min_workers * shape.gpus_per_worker
+        """GPUs of its gangs, of elastic ones with their least workers."""
+        self.least: Want | None = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""

@@ -84,9 +84,7 @@ class NaiveBooks(Books):
         return np.flatnonzero(self._own(account, pool))
 
     def rows_of(self, account: int, pool: int) -> list[int]:
-        return [
-            row for row, its in enumerate(self.account_of_row) if its == account and self.pool_of_row[row] == pool
-        ]
+        return [row for row, its in enumerate(self.account_of_row) if its == account and self.pool_of_row[row] == pool]
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         return int(np.count_nonzero(self._own(account, pool) & (self.snapshot.until_ms >= until_ms)))

@@ -89,7 +89,9 @@ asked_tiers = st.tuples(
 
 @MANY
 @given(st.integers(0, 1_000), st.lists(st.tuples(wanted, asked_tiers), min_size=1, max_size=40))
-def test_every_search_equals_scanning(seed: int, questions: list[tuple[Want, tuple[frozenset[Kind], int, int]]]) -> None:
+def test_every_search_equals_scanning(
+    seed: int, questions: list[tuple[Want, tuple[frozenset[Kind], int, int]]]
+) -> None:
     """On a fleet of more nodes than one branch of a tree, holding what was found, with unequal nodes and two pools."""
     snapshot = uneven(seed)
     fast, naive = Books(snapshot, Policy()), NaiveBooks(snapshot, Policy())
@@ -109,7 +111,13 @@ def uneven(seed: int) -> Snapshot:
     crowd = crowd_of(2_400, seed % 7).snapshot
     fleet = Fleet.of(
         tuple(
-            NodeSpec(name=node.name, grade=("H100", "A100")[(i + seed) % 5 == 0], gpus=8, block=node.block, domain=node.domain)
+            NodeSpec(
+                name=node.name,
+                grade=("H100", "A100")[(i + seed) % 5 == 0],
+                gpus=8,
+                block=node.block,
+                domain=node.domain,
+            )
             for i, node in enumerate(crowd.fleet.nodes)
         )
     )
