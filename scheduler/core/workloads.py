@@ -318,8 +318,8 @@ def lost_work_ms(gang: Gang, now_ms: int) -> int:
 
 
 def stop_price_ms(gang: Gang, now_ms: int) -> int:
-    """What ending the gang now weighs, in GPU-ms: the work that it would waste, and what it has not yet run of its wished
-    minimum run time, of which an hour counts at most.
+    """What ending the gang now weighs, in GPU-ms: the work that it would waste, and what it has not yet run of the
+    minimum run time that it wishes, of which an hour counts at most.
     """
     wished_ms = min(MS_PER_HOUR, gang.spec.min_runtime_ms - ran_for_ms(gang, now_ms))
     weight_ms = gang.shape.gpus * max(0, wished_ms)

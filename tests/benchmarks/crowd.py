@@ -1,7 +1,7 @@
 """A large fleet in the middle of its life, made by seed: lots of every kind, own and lent work, and a long queue.
 
-Per 100,000 GPUs: 12,500 nodes of eight in NVLink domains of four and blocks of 64 nodes, one pool; 2,000 accounts of very
-unequal size; 15 % of the nodes are unsold, 8 % are shared by several owners, the rest is owned whole; half of the
+Per 100,000 GPUs: 12,500 nodes of eight in NVLink domains of four and blocks of 64 nodes, one pool; 2,000 accounts of
+very unequal size; 15 % of the nodes are unsold, 8 % are shared by several owners, the rest is owned whole; half of the
 ownership ends within a month. 60 % of the GPUs are busy, a sixth of them with borrowed work. 20,000 gangs wait: 1 to 64
 GPUs, a third of the large ones with a wish of topology, a tenth not preemptible, a quarter never checkpointing.
 """

@@ -1,7 +1,7 @@
 """One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
 
-Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those of
-`tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
+Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
+of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
 (`tests.core.placement.naive`), which also must decide the same; it is left out where it would take minutes.
 """
 

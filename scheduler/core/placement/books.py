@@ -1,10 +1,10 @@
 """The round's own books: who holds which GPU, who uses how much, and what has been decided so far.
 
-Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone, each in time that
-depends on the gang and not on the fleet; the snapshot's arrays are never written to. A *row* is a gang that is or was
-placed, in order of number; gangs placed in this round come after. A GPU's *holder* is the row that has it or has claimed
-it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is free without either, and open (for a gang inside
-its entitlement) without a holder.
+Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone, each in time
+that depends on the gang and not on the fleet; the snapshot's arrays are never written to. A *row* is a gang that is or
+was placed, in order of number; gangs placed in this round come after. A GPU's *holder* is the row that has it or has
+claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is free without either, and open (for a
+gang inside its entitlement) without a holder.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_pr
 BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
+NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
 STEPS_A_GANG = 1_000
 """About how many steps it takes to look at a waiting gang."""
 
@@ -76,6 +77,7 @@ class Books:
             self.counts_of_row[row] = not MOVED.isdisjoint(causes)
         self._n_known = len(self.rows)
         self._first_rows: list[int] | None = None
+        self._rows_by_part: list[int] = []
         self._more_rows: dict[tuple[int, int], list[int]] = {}
         # 3. the floor, and what each account owns and uses, by pool
         holder, leaver = _held(snapshot, self.rows, stopping)
@@ -185,8 +187,8 @@ class Books:
 
     def holders(self, gpus: IntArray) -> list[int]:
         """The rows that hold any of these GPUs, ascending."""
-        rows = np.unique(self.floor.holder[gpus]).tolist()
-        return rows[1:] if rows and rows[0] < 0 else rows
+        rows: list[int] = np.unique(self.floor.holder[gpus]).tolist()
+        return [row for row in rows if row >= 0]
 
     def rows_of(self, account: int, pool: int) -> list[int]:
         """All rows of the account in the pool, ascending, also those that ended in this round."""
@@ -195,7 +197,7 @@ class Books:
             known = parts[: self._n_known]
             order = known.argsort(kind="stable")
             self._first_rows = known[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1)).tolist()
-            self._rows_by_part: list[int] = order.tolist()
+            self._rows_by_part = order.tolist()
         at = account * self.n_pools + pool
         known_rows = self._rows_by_part[self._first_rows[at] : self._first_rows[at + 1]]
         return known_rows + self._more_rows.get((account, pool), [])
@@ -268,7 +270,7 @@ class Books:
     def place(self, gang: Gang, gpus: IntArray, *, inside: bool) -> int:
         """Give the waiting gang these GPUs, worker by worker and ascending by node. Returns its row."""
         row, firm, size = len(self.rows), not gang.shape.preemptible, gang.shape.gpus_per_worker
-        left = self._hold(self.floor, gpus, row, firm)
+        left = self._hold(self.floor, gpus, row, int(firm))
         numbers = tuple(gpus.tolist())
         hosts = self.fleet.host_of_gpu
         action = Place(
@@ -345,7 +347,7 @@ class Books:
         self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
-        self._let_go(self.floor, gpus, row, self.firm_of_row[row], occupied, True)  # noqa: FBT003 - kernels take no names
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), occupied)
         self.stopped.add(row)
         if cause not in MOVED:
             self._count(row, -1)
@@ -382,8 +384,7 @@ class Books:
         gang, inside = self.decided.pop(row)
         self.actions[at] = None
         gpus = np.array(self.gpus_of_row[row], dtype=np.int64)
-        nowhere = np.zeros(len(gpus), dtype=np.bool_)
-        self._let_go(self.floor, gpus, row, self.firm_of_row[row], nowhere, False)  # noqa: FBT003
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self.stopped.add(row)
         self._count(row, -1)
         self.counts_of_row[row] = False

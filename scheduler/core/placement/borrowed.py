@@ -1,10 +1,10 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
-Order: who waits longer than `starving_ms`, then by waiting time, to which a near deadline adds, ties to the account that lent more than it borrowed,
-then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang that never
-checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is being moved
-waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole nodes
-stay for whole-node gangs.
+Order: who waits longer than `starving_ms`, then by waiting time and a near deadline, ties to the account that
+lent more than it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared
+end. A gang that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose
+work is being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so
+that whole nodes stay for whole-node gangs.
 """
 
 from __future__ import annotations

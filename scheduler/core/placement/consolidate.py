@@ -1,7 +1,8 @@
 """Emptying nodes for a gang of whole nodes: small gangs move where they fit at once, if little work is lost by it.
 
 One gang a round, the one first in line. Only gangs that run on one node alone, and did for as long as they wished, are
-moved, and only if all of them fit free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that room when they come back.
+moved, and only if all of them fit free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that
+room when they come back.
 """
 
 from __future__ import annotations

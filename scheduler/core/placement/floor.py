@@ -4,8 +4,8 @@ Flat arrays, changed by `hold` and `let_go` alone, in time that depends on the G
 node whose GPUs change is written to a ring, so that whatever is kept about nodes (`scheduler.core.placement.tight`)
 catches up by reading what is new there.
 
-A *unit* is one account's usable GPUs on one node. Units are sorted by (account, pool, node), so that an account's part of
-a pool is a slice.
+A *unit* is one account's usable GPUs on one node. Units are sorted by (account, pool, node), so that an account's part
+of a pool is a slice.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Floor(NamedTuple):
     """Tables by GPU, node and unit (see the module), one row each, so that what is read together lies together."""
 
     gpus: IntArray
-    """(n_gpus, 8): its node; owner, -1 unsold, and until when; its unit, -1 where it is not usable and owned; whether it
-    is usable; the row that has or has claimed it, -1 none; the stopping row that is still on it, -1 none; whether it is
-    free: usable, nobody's and nobody there.
+    """(n_gpus, 8): its node; owner, -1 unsold, and until when; its unit, -1 where it is not usable and owned; whether
+    it is usable; the row that has or has claimed it, -1 none; the stopping row that is still on it, -1 none; whether it
+    is free: usable, nobody's and nobody there.
     """
     nodes: IntArray
     """(n_nodes + 1, 6): first GPU; pool, and which of its nodes it is; free GPUs, and those that nobody owns; zeros."""
@@ -51,7 +51,7 @@ class Floor(NamedTuple):
 
     @property
     def node_of_gpu(self) -> IntArray:
-        """(n_gpus)"""
+        """(n_gpus): its node."""
         return self.gpus[:, AT_NODE]
 
     @property
@@ -77,21 +77,23 @@ class Floor(NamedTuple):
     @property
     def usable(self) -> BoolArray:
         """(n_gpus): whether a gang may be put there. A copy."""
-        return self.gpus[:, USABLE] != 0
+        usable: BoolArray = self.gpus[:, USABLE] != 0
+        return usable
 
     @property
     def free(self) -> BoolArray:
         """(n_gpus): usable, nobody's and nobody there. A copy."""
-        return self.gpus[:, IS_FREE] != 0
+        free: BoolArray = self.gpus[:, IS_FREE] != 0
+        return free
 
     @property
     def first_gpu(self) -> IntArray:
-        """(n_nodes + 1)"""
+        """(n_nodes + 1): its first GPU."""
         return self.nodes[:, FIRST_GPU]
 
     @property
     def pool_of_node(self) -> IntArray:
-        """(n_nodes)"""
+        """(n_nodes): its pool."""
         return self.nodes[:-1, POOL]
 
     @property
@@ -178,8 +180,8 @@ def touch(floor: Floor, node: int) -> None:
 
 
 @kernel
-def hold(floor: Floor, gpus: IntArray, row: int, firm: bool) -> int:
-    """The row gets these GPUs, ascending by node, none of which has a holder. How many of them somebody still leaves."""
+def hold(floor: Floor, gpus: IntArray, row: int, firm: int) -> int:
+    """The row gets these GPUs, ascending by node, none of which has a holder. On how many somebody else still is."""
     last, left = NOBODY, 0
     for gpu in gpus:
         node = floor.gpus[gpu, AT_NODE]
@@ -204,8 +206,10 @@ def hold(floor: Floor, gpus: IntArray, row: int, firm: bool) -> int:
 
 
 @kernel
-def let_go(floor: Floor, gpus: IntArray, row: int, firm: bool, occupied: npt.NDArray[np.bool_], leaves: bool) -> int:
-    """The row loses the GPUs that it holds of these; where it occupies one and leaves, it is still there. How many."""
+def let_go(floor: Floor, gpus: IntArray, row: int, firm: int, occupied: BoolArray) -> int:
+    """The row loses the GPUs that it holds of these; on those that it occupies (none given: nowhere) it still is. How
+    many.
+    """
     held = 0
     for i in range(len(gpus)):
         gpu = gpus[i]
@@ -215,7 +219,7 @@ def let_go(floor: Floor, gpus: IntArray, row: int, firm: bool, occupied: npt.NDA
         node = floor.gpus[gpu, AT_NODE]
         unit = floor.gpus[gpu, UNIT]
         floor.gpus[gpu, HOLDER] = NOBODY
-        if leaves and occupied[i]:
+        if len(occupied) and occupied[i]:
             floor.gpus[gpu, LEAVER] = row
         if floor.gpus[gpu, LEAVER] < 0 and floor.gpus[gpu, USABLE]:
             floor.gpus[gpu, IS_FREE] = 1

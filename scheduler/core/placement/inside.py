@@ -3,7 +3,8 @@
 A gang of k GPUs of account `a` is inside in a pool when
 
 1. *count*: what `a` uses there on any basis, plus k, is at most its usable owned GPUs there. Used are the GPUs of its
-   BINDING and RUNNING gangs, and of those being moved (STOPPING as CONSOLIDATED): a move never costs a gang its turn;
+   BINDING and RUNNING gangs, and of those being moved (STOPPING as CONSOLIDATED or RESIZED): a move never costs a gang
+   its turn;
 2. *cells*: the gangs that (1) counts and that can be preempted, plus this one, repack into `a`'s own usable GPUs
    that hold nothing non-preemptible, by `packs` below;
 3. if it cannot be preempted: see `scheduler.core.placement.firm`.
@@ -11,8 +12,11 @@ A gang of k GPUs of account `a` is inside in a pool when
 `packs` is a fixed rule, so that everybody can recompute it: gangs bound to a cell first, by level from below, largest
 first, each into the first cell with enough slots; then those whose parts must be apart, largest first, each part onto
 the first node with room of every first cell; then all other parts, largest first, each into the first node with room. A
-gang that is bound to a cell and apart in it takes the first cell that has enough distinct ones. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing
-does.
+gang that is bound to a cell and apart in it takes the first cell that has enough distinct ones. For sizes of which each
+divides the next larger (1, 2, 4, 8; whole nodes), and nothing apart, it succeeds exactly when any packing does.
+
+An elastic gang is inside when its least workers are; then k are the GPUs that it gets. A device that gangs of `a` share
+is one GPU and one gang of one GPU, however many are on it; a share that joins one adds nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from scheduler.core.placement.wants import Want
 
 
 def packing_order(want: Want) -> tuple[int, int, int, int, int]:
-    """The order in which `packs` serves wants: bound to a cell first, then apart, low levels first, then the largest."""
+    """The order in which `packs` serves wants: bound to a cell, then apart, low levels first; then the largest."""
     if want.level is not None:
         return (0, int(want.level), -want.gpus, -want.size, int(want.apart or 0))
     if want.apart is not None:

@@ -73,7 +73,7 @@ class Reasons(Mapping[Key, Waiting]):
         return ((account, shape) for account, shapes in self._waiting.items() for shape in shapes)
 
     def __contains__(self, line: object) -> bool:
-        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._waiting.get(line[0], ())  # noqa: PLR2004
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._waiting.get(line[0], ())
 
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self._known:

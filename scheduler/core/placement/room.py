@@ -11,7 +11,7 @@ from scheduler.core.workloads import Gang
 
 
 def free_fit(books: Books, wished: tuple[Want, ...], where: Tiers) -> IntArray | None:
-    """GPUs for the best wish that fits, in the earliest tier; on a node the account's own go first, then unsold ones."""
+    """GPUs for the best wish that fits, in the earliest tier; on a node the account's own first, then unsold ones."""
     for want in wished:
         gpus = books.fit(want, where)
         if gpus is not None:

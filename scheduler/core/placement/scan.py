@@ -1,4 +1,4 @@
-"""Where a want fits among free GPUs, by looking at all of them: for the few wants that the orders of `tight` do not know.
+"""Where a want fits among free GPUs, by looking at all of them: for the few wants that `tight` knows no orders for.
 
 Those are gangs whose workers must be apart, and such as may use only so much of each node. The answers follow the same
 rule: the first tier with room; with a level, the smallest cell that suffices; then the tightest nodes; on a node the

@@ -42,8 +42,8 @@ NO_CELLS = Cells(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
 
 class Tiers(NamedTuple):
-    """Which free GPUs of a pool may be used, by kinds that are tried in order; whose own they are, and owned as now until
-    when, where the kind asks for it.
+    """Which free GPUs of a pool may be used, by kinds that are tried in order; whose own they are, and owned as now
+    until when, where the kind asks for it.
     """
 
     kinds: int
@@ -76,8 +76,8 @@ class Search:
         self._desk = Desk(*(np.zeros(size, dtype=np.int64) for size in sizes))
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
-        """GPUs for the want in the first tier that has room, ascending by node, or None: tightest nodes first; on a node
-        the account's own first, then unsold ones, then others'.
+        """GPUs for the want in the first tier that has room, ascending by node, or None: tightest nodes first; on a
+        node the account's own first, then unsold ones, then others'.
         """
         chosen = self._asked(want, where, only_whether=False)
         return self._desk.gpus[:chosen].copy() if chosen else None
@@ -97,25 +97,29 @@ class Search:
         unsold, free = self._order(pool, UNSOLD, 0), self._order(pool, ANY, 0)
         lasting = unsold
         if end_ms:
-            end_ms = self._turn_ms(end_ms)
+            end_ms, some, other = self._turn_ms(end_ms)
             if kinds & FIRM:
                 lasting = self._order(pool, LASTING_UNSOLD, end_ms)
-            elif end_ms == self._changes_ms[0] or end_ms > self._changes_ms[-1]:
-                kinds &= ~BORROWED  # all lasts, as in the next tier; or nothing does, as in the one before
-            else:
+            elif some and other:
                 lasting = self._order(pool, UNSOLD_OR_LASTING, end_ms)
-        orders = (unsold, lasting, free)
-        cells = self._cells_at(want.level)
-        limits = (kinds, want.parts, want.size, account, end_ms, low, high, only_whether)
-        return self._fit(self._floor, *orders, self._desk, cells, *limits)
+            elif kinds & BORROWED:  # all ownership lasts, or none does
+                kinds = kinds & ~BORROWED | 1 << (ANY if some else UNSOLD)
+        desk, cells, whether = self._desk, self._cells_at(want.level), int(only_whether)
+        parts, size = want.parts, want.size
+        return self._fit(
+            self._floor, unsold, lasting, free, desk, cells, kinds, parts, size, account, end_ms, low, high, whether
+        )
 
-    def _turn_ms(self, end_ms: int) -> int:
-        """The first instant from then on at which ownership changes: few of them, so that orders are shared."""
+    def _turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
+        """The first instant from then on at which ownership changes (few of them, so that orders are shared), and
+        whether some ownership lasts until then, and some other does not.
+        """
         if self._changes_ms is None:
             until_ms = self._floor.until_ms
             self._changes_ms = np.unique(until_ms[np.flatnonzero(np.diff(until_ms, prepend=-1))]).tolist()
-        at = bisect_left(self._changes_ms, end_ms)
-        return self._changes_ms[at] if at < len(self._changes_ms) else self._changes_ms[-1] + 1
+        changes_ms = self._changes_ms
+        at = bisect_left(changes_ms, end_ms)
+        return (changes_ms[at] if at < len(changes_ms) else changes_ms[-1] + 1), at < len(changes_ms), at > 0
 
     def _order(self, pool: int, kind: int, end_ms: int) -> Order:
         key = (pool, kind, end_ms)

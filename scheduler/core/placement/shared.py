@@ -1,8 +1,8 @@
 """Shared devices: which gangs share them, and which have room for one more of their account.
 
-In the books a shared device is one row, its carrier's, of one GPU; the other gangs on it *ride along*: what ends the row
-ends them. A share joins the fullest device of its account that has room for it, which costs the account nothing; only a
-share for which there is none needs a GPU of its own. Devices that somebody still leaves are not joined.
+In the books a shared device is one row, its carrier's, of one GPU; the other gangs on it *ride along*: what ends the
+row ends them. A share joins the fullest device of its account that has room for it, which costs the account nothing;
+only a share for which there is none needs a GPU of its own. Devices that somebody still leaves are not joined.
 """
 
 from __future__ import annotations

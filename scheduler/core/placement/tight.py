@@ -116,9 +116,9 @@ FACTOR = 128
 def counted(floor: Floor, node: int, kind: int, account: int, end_ms: int) -> int:
     """How many GPUs of the node the tier allows."""
     if kind == ANY:
-        return floor.nodes[node, N_FREE]
+        return int(floor.nodes[node, N_FREE])
     if kind == UNSOLD:
-        return floor.nodes[node, N_UNSOLD]
+        return int(floor.nodes[node, N_UNSOLD])
     number = 0
     for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
         if floor.gpus[gpu, IS_FREE] and allows(floor, gpu, kind, account, end_ms):
@@ -133,12 +133,12 @@ def allows(floor: Floor, gpu: int, kind: int, account: int, end_ms: int) -> bool
         return True
     owner = floor.gpus[gpu, OWNER]
     if kind == UNSOLD_OR_LASTING:
-        return owner < 0 or floor.gpus[gpu, UNTIL_MS] >= end_ms
+        return bool(owner < 0 or floor.gpus[gpu, UNTIL_MS] >= end_ms)
     if kind > ANY and floor.gpus[gpu, UNTIL_MS] < end_ms:
         return False
-    if kind == OWN or kind == LASTING_OWN:
-        return owner == account
-    return owner < 0 or (owner == account and kind != UNSOLD and kind != LASTING_UNSOLD)
+    if kind in (OWN, LASTING_OWN):
+        return bool(owner == account)
+    return bool(owner < 0 or (owner == account and kind not in (UNSOLD, LASTING_UNSOLD)))
 
 
 @kernel
@@ -268,7 +268,7 @@ def anywhere(floor: Floor, order: Order, ask: Ask) -> int:
 
 
 @kernel
-def spread(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells, only_whether: bool) -> int:
+def spread(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells, only_whether: int) -> int:
     """Nodes for all parts, tightest first, or 0 where they do not fit: how many nodes, and `desk.keys`.
 
     The order is that of the tier, or of what is not own in it. With cells, all parts go to the smallest one that
@@ -292,34 +292,49 @@ def filled(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
     """Take the tightest node until all parts have room; there is enough. How many nodes."""
     n_nodes, parts, taken = len(floor.nodes) - 1, ask.parts, 0
     while parts > 0:
-        best, chosen = NONE * n_nodes, -1
-        leaf = -1 if not ask.listed else tightest(order, ask.size)
-        if leaf >= 0:
-            best = order.leaves[leaf, TIGHT] * n_nodes + order.leaves[leaf, NODE]
-        for unit in range(ask.low, ask.high):
-            if floor.units[unit, MARK_HERE] >= ask.size:
-                node = floor.units[unit, ON_NODE]
-                key = floor.nodes[node, N_FREE] * n_nodes + node
-                if key <= best:
-                    best, chosen = key, unit
-        node = best % n_nodes
-        count = order.leaves[leaf, COUNT] if chosen < 0 else floor.units[chosen, MARK_HERE]
+        leaf = tightest(order, ask.size) if ask.listed else -1
+        unit = tightest_own(
+            floor, ask, leaf if leaf < 0 else order.leaves[leaf, TIGHT] * n_nodes + order.leaves[leaf, NODE]
+        )
+        node = order.leaves[leaf, NODE] if unit < 0 else floor.units[unit, ON_NODE]
+        count = order.leaves[leaf, COUNT] if unit < 0 else floor.units[unit, MARK_HERE]
         here = min(count // ask.size, parts)
         parts -= here
         desk.keys[taken] = node * FACTOR + here
         taken += 1
         if parts > 0:
-            if chosen >= 0:
-                floor.units[chosen, MARK_HERE] = 0
-            if ask.listed:
-                leaf = floor.nodes[node, PLACE]
-                order.leaves[leaf, TIGHT] += NONE
-                refresh(order, leaf)
+            set_aside(floor, order, ask, node, unit)
     if taken > 1:
         if ask.listed:
             put_back(floor, order, desk, taken)
         desk.keys[:taken].sort()
     return taken
+
+
+@kernel
+def tightest_own(floor: Floor, ask: Ask, other: int) -> int:
+    """The own unit on the tightest node with a part, ties by number; -1 where the other node (tightness × n_nodes +
+    node, -1: none) comes before it.
+    """
+    n_nodes, best, chosen = len(floor.nodes) - 1, other, -1
+    for unit in range(ask.low, ask.high):
+        if floor.units[unit, MARK_HERE] >= ask.size:
+            node = floor.units[unit, ON_NODE]
+            key = floor.nodes[node, N_FREE] * n_nodes + node
+            if best < 0 or key <= best:
+                best, chosen = key, unit
+    return chosen
+
+
+@kernel
+def set_aside(floor: Floor, order: Order, ask: Ask, node: int, unit: int) -> None:
+    """Look at the node no more in this search."""
+    if unit >= 0:
+        floor.units[unit, MARK_HERE] = 0
+    if ask.listed:
+        leaf = floor.nodes[node, PLACE]
+        order.leaves[leaf, TIGHT] += NONE
+        refresh(order, leaf)
 
 
 @kernel
@@ -414,7 +429,7 @@ def fit(
     end_ms: int,
     low: int,
     high: int,
-    only_whether: bool,
+    only_whether: int,
 ) -> int:
     """GPUs for all parts (see `spread`) of the first tier that has room, at the desk; how many, 0 where none has.
 
@@ -425,8 +440,8 @@ def fit(
         if not kinds >> kind & 1:
             continue
         order = free if kind == ANY else unsold if kind <= UNSOLD else lasting
-        owns = kind <= OWN_OR_UNSOLD or kind == LASTING_OWN or kind == LASTING_OWN_OR_UNSOLD
-        listed = kind != OWN and kind != LASTING_OWN
+        owns = kind <= OWN_OR_UNSOLD or kind in (LASTING_OWN, LASTING_OWN_OR_UNSOLD)
+        listed = kind not in (OWN, LASTING_OWN)
         ask = Ask(parts, size, kind, account, end_ms, low, high if owns else low, listed)
         nodes = spread(floor, order, desk, ask, cells, only_whether)
         if nodes > 0:

@@ -34,6 +34,7 @@ class NaiveBooks(Books):
     """See the module."""
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        """As in the books, by scanning."""
         for kind in Kind:
             if where.kinds >> kind & 1:
                 gpus = self._fit(want, where, kind)
@@ -44,7 +45,8 @@ class NaiveBooks(Books):
     def _fit(self, want: Want, where: Tiers, kind: Kind) -> IntArray | None:
         allowed, owner = self._allowed(where, kind), self.snapshot.owner
         cells = cells_of_nodes(self.fleet, want.level)
-        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells)
+        apart = cells_of_nodes(self.fleet, want.apart)
+        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells, apart)
         if found is None:
             return None
         rank = np.where(owner == where.account, 0, np.where(owner < 0, 1, 2))
@@ -57,10 +59,12 @@ class NaiveBooks(Books):
         return np.array(gpus, dtype=np.int64)
 
     def has_room(self, want: Want, where: Tiers) -> bool:
+        """As in the books, by scanning."""
         kinds = [kind for kind in Kind if where.kinds >> kind & 1]
         return any(has_slots(self.fleet, self._by_node(self._allowed(where, kind)), want) for kind in kinds)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
+        """As in the books, by scanning."""
         wanted: Counter[Want] = Counter()
         for row, gang in enumerate(self.rows):
             mine = self.account_of_row[row] == account and self.pool_of_row[row] == pool and self.counts_of_row[row]
@@ -75,27 +79,34 @@ class NaiveBooks(Books):
         return packs(self._by_node(room), wanted, self.fleet)
 
     def free_gpus(self, pool: int) -> int:
+        """As in the books, by scanning."""
         return int(np.count_nonzero(self._free() & self._of_pool(pool)))
 
     def usable_gpus(self, pool: int) -> int:
+        """As in the books, by scanning."""
         return int(np.count_nonzero(self._of_pool(pool)))
 
     def own_gpus(self, account: int, pool: int) -> IntArray:
+        """As in the books, by scanning."""
         return np.flatnonzero(self._own(account, pool))
 
     def rows_of(self, account: int, pool: int) -> list[int]:
+        """As in the books, by scanning."""
         return [row for row, its in enumerate(self.account_of_row) if its == account and self.pool_of_row[row] == pool]
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
+        """As in the books, by scanning."""
         return int(np.count_nonzero(self._own(account, pool) & (self.snapshot.until_ms >= until_ms)))
 
     # ---- arrays of everything ----
 
     def _free(self) -> BoolArray:
-        return self.snapshot.usable & (self.floor.holder < 0) & (self.floor.leaver < 0)
+        free: BoolArray = self.snapshot.usable & (self.floor.holder < 0) & (self.floor.leaver < 0)
+        return free
 
     def _of_pool(self, pool: int) -> BoolArray:
-        return self.snapshot.usable & (self.fleet.pool_of_node[self.fleet.node_of_gpu] == pool)
+        usable: BoolArray = self.snapshot.usable & (self.fleet.pool_of_node[self.fleet.node_of_gpu] == pool)
+        return usable
 
     def _own(self, account: int, pool: int) -> BoolArray:
         own: BoolArray = self._of_pool(pool) & (self.snapshot.owner == account)
@@ -118,16 +129,30 @@ class NaiveBooks(Books):
             Kind.LASTING_UNSOLD: unsold & lasting,
             Kind.LASTING_OWN_OR_UNSOLD: (own | unsold) & lasting,
         }
-        return free & allowed[kind]
+        chosen: BoolArray = free & allowed[kind]
+        return chosen
 
 
-def spread(counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None) -> Spread | None:
+def firsts(slots: IntArray, tightness: IntArray, cells: IntArray | None) -> list[int]:
+    """The tightest node with a slot of each cell, ties by number; without cells of each node."""
+    best: dict[int, tuple[int, int]] = {}
+    for node in np.flatnonzero(slots).tolist():
+        cell = node if cells is None else int(cells[node])
+        best[cell] = min(best.get(cell, (1 << 60, 0)), (int(tightness[node]), node))
+    return [node for _, node in best.values()]
+
+
+def spread(
+    counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None, apart: IntArray | None = None
+) -> Spread | None:
     """Nodes for all parts, or None where they do not fit.
 
     `counts` (n_nodes): GPUs that may be used; `tightness` (n_nodes): nodes with less go first, ties by number; `cells`:
     `cells_of_nodes` of the want's level. The smallest cell that suffices is taken.
     """
     slots = counts // want.size
+    if want.apart is not None:
+        slots = np.where(np.isin(np.arange(len(slots)), list(firsts(slots, tightness, apart))), 1, 0)
     if cells is not None:
         in_cell = slots_by_cell(cells, slots)
         enough = np.flatnonzero(in_cell >= want.parts)

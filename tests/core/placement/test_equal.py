@@ -1,4 +1,4 @@
-"""The same plans as by scanning, byte for byte: actions in order, reasons with their numbers; plain and compiled alike."""
+"""The same plans as by scanning, byte for byte: actions in order, reasons with their numbers; plain and compiled."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import GangSpec
 from tests.benchmarks.crowd import crowd_of
 from tests.core.placement.naive import NaiveBooks, naive_plan
-from tests.core.placement.test_rounds import MANY, happen, policies, specs, worlds
-from tests.core.placement.test_rounds import HAPPENINGS
+from tests.core.placement.test_rounds import HAPPENINGS, MANY, happen, policies, specs, worlds
 from tests.core.placement.test_simulation import Run
 from tests.core.placement.world import World
 
@@ -76,7 +75,8 @@ def test_machine_code_plans_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- one question at a time ----
 
-wanted = st.builds(Want, st.integers(1, 12), st.integers(1, 9), st.sampled_from((None, 2, 3)))
+levels = st.sampled_from(((None, None), (None, 1), (None, 2), (None, 3), (2, None), (2, 1), (3, None), (3, 1), (3, 2)))
+wanted = st.builds(lambda parts, size, both: Want(parts, size, *both), st.integers(1, 12), st.integers(1, 9), levels)
 sequences = (
     *({kind} for kind in Kind),
     {Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY},
@@ -103,7 +103,7 @@ def test_every_search_equals_scanning(
         assert (None if found is None else found.tolist()) == (None if scanned is None else scanned.tolist())
         if found is not None:
             for books in (fast, naive):
-                books._hold(books.floor, found, 0, False)  # noqa: SLF001, FBT003 - the floor alone, whatever its shape
+                books._hold(books.floor, found, 0, 0)  # the floor alone, whatever the gang
 
 
 def uneven(seed: int) -> Snapshot:
