@@ -1,7 +1,7 @@
 """Tenor itself: the production loop (journal, fold, planner, coverage, metering) on the case, heard by the same tally.
 
 After each round that stopped somebody the plan is asked again with the same facts. Whom it would stop then for an owner
-are `further_stops`, the beginning of a cycle; whom it would move are `further_moves`: a round empties nodes for one gang.
+are `further_stops`, the beginning of a cycle; whom it would move, `further_moves`: a round empties nodes for one gang.
 """
 
 from __future__ import annotations
