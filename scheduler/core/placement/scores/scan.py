@@ -58,6 +58,7 @@ def wasted(row: IntArray, cpu: int, memory: int, model: int, known: Known) -> in
     total = 0
     if idle == 0:
         return total
+    small, fitting, counted = 0, 0, -1
     for m in range(len(known.weights)):
         devices, milli = known.shapes[m, 0], known.shapes[m, 1]
         lost = idle
@@ -67,12 +68,13 @@ def wasted(row: IntArray, cpu: int, memory: int, model: int, known: Known) -> in
             and known.shapes[m, 3] <= memory
             and (known.shapes[m, 4] >> model) & 1 == 1
         ):
-            small, fitting = 0, 0
-            for d in range(len(row)):
-                if row[d] >= milli:
-                    fitting += 1
-                else:
-                    small += row[d]
+            if milli != counted:  # shapes are in order, so equal sizes follow one another
+                small, fitting, counted = 0, 0, milli
+                for d in range(len(row)):
+                    if row[d] >= milli:
+                        fitting += 1
+                    else:
+                        small += row[d]
             if fitting >= devices:
                 lost = small
         total += known.weights[m] * lost
