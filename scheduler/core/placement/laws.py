@@ -7,8 +7,8 @@ well be inside its entitlement and wait. The laws:
 - *no overfill*: a GPU's occupant and claimant are placed gangs that were given it; a claimant waits behind a leaver;
 - *gangs whole*: a placed gang has all its workers, each inside one node, all of one pool, of its grade;
 - *topology*: where it is required, all workers are inside one cell of that level;
-- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it is
-  placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
+  is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
 """
 
