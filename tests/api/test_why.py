@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,34 @@ def lost_its_node(world: World) -> list[str]:
     return [world.why(gang)]
 
 
+def shares_a_gpu(world: World) -> list[str]:
+    first = world.submit("acme", "notebook", gpus=1, gpu_milli=300, min_runtime_ms=HOUR_MS)
+    world.pass_ms(MINUTE_MS)
+    return [world.why(first)]
+
+
+def has_a_deadline(world: World) -> list[str]:
+    """In time, too late, unknown, waiting, hopeless, and over."""
+    asked: dict[str, Any] = {"gpus": 8, "max_runtime_ms": HOUR_MS}
+    runs = [
+        world.submit("acme", "intime", deadline_ms=START_MS + 2 * HOUR_MS, **asked),
+        world.submit("acme", "late", deadline_ms=START_MS + 30 * MINUTE_MS, **asked),
+        world.submit("borealis", "open", deadline_ms=START_MS + DAY_MS, **asked | {"max_runtime_ms": None}),
+    ]
+    world.submit("cobalt", "filler", **asked)
+    waits = [
+        world.submit("dune", "urgent", deadline_ms=START_MS + 2 * HOUR_MS, **asked),
+        world.submit("dune", "hopeless", deadline_ms=START_MS + 30 * MINUTE_MS, **asked),
+        world.submit("dune", "vague", deadline_ms=START_MS + DAY_MS, **asked | {"max_runtime_ms": None}),
+    ]
+    world.pass_ms(10 * MINUTE_MS)
+    told = [world.why(gang) for gang in (*runs, *waits)]
+    world.pass_ms(40 * MINUTE_MS)
+    told += [world.why(runs[1]), world.why(waits[1])]
+    world.pass_ms(20 * MINUTE_MS)
+    return [*told, world.why(runs[1])]
+
+
 def was_never_looked_at(world: World) -> list[str]:
     gang = world.submit("acme", "first")
     spec = world.scheduler.state.gangs.get(gang.id).spec
@@ -165,6 +194,8 @@ SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
     is_paused,
     ended,
     lost_its_node,
+    shares_a_gpu,
+    has_a_deadline,
     was_never_looked_at,
 )
 

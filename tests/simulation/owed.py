@@ -167,7 +167,7 @@ def unaccounted(state: State, now_ms: int) -> list[str]:
 
 
 def out_of_turn(state: State, now_ms: int) -> list[str]:
-    """Pairs of one level: a lot on an ill cell, and one of a lower firmness class on a healthy one."""
+    """Where a lower firmness class holds a healthy cell while a higher one's lot of its level is on an ill one."""
     force = [held for held in state.calendar.holdings if held.start_ms <= now_ms < held.end_ms]
     well = {
         (held.level, held.cell): bool(state.health.usable[state.fleet.gpus_of_cell(held.level, held.cell)].all())

@@ -38,15 +38,20 @@ def packs(room: IntArray, wanted: Mapping[Want, int], fleet: Fleet) -> bool:
     return packed(room, ((want, number) for want, number in wanted.items() if number), fleet) is not None
 
 
-def packed(room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet) -> list[tuple[Want, IntArray]] | None:
+def packed(
+    room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet, nodes: IntArray | None = None
+) -> list[tuple[Want, IntArray]] | None:
     """The rule's packing: for each want, in packing order, its parts on each node; None where one is left out.
 
-    The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one.
+    The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one. `room` is by node, or by
+    these nodes, ascending, alone.
     """
     left = room.copy()
     steps: list[tuple[Want, IntArray]] = []
     for want, number in sorted(wanted, key=lambda pair: packing_order(pair[0])):
         cells = cells_of_nodes(fleet, want.level)
+        if cells is not None and nodes is not None:
+            cells = cells[nodes]
         if cells is None:
             taken = _first_fit(left, want.size, want.parts * number)
             if taken is None:

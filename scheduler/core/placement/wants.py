@@ -29,6 +29,8 @@ class Want(NamedTuple):
 @lru_cache(maxsize=4_096)
 def demand(shape: Shape) -> Want | None:
     """What the shape cannot do without. None: nothing can satisfy it."""
+    if shape.spread_required and shape.workers > 1 and shape.spread:
+        return None  # only distinct GPUs are known to be kept
     if not shape.topology_required:
         return Want(shape.workers, shape.gpus_per_worker, None)
     return _within(shape)

@@ -1,8 +1,8 @@
 """Nothing oversold in silence, against an exact solver: what is promised exists, and what cannot be is refused.
 
 The solver (HiGHS) knows only the law: each lot one whole cell for its whole window, no GPU twice at an instant. Where
-it proves that no such cells exist, something must have been refused; where nothing was, it must agree that cells
-exist. That it finds some where ours refuses is about how good the assignment is, not about law.
+it proves that no such cells exist, something must have been refused; where nothing was refused, it must agree that
+cells exist. That it finds some where ours refuses is about how good the assignment is, not about law.
 """
 
 from __future__ import annotations
