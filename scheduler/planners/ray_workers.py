@@ -20,7 +20,8 @@ from scheduler.planners.frames import Frame, encode, read
 from scheduler.planners.posts import Failed
 
 RESTART_PAUSE_S = 1.0
-ANSWER_WITHIN_S = 5.0
+ANSWER_WITHIN_S = 10.0
+"""A third of the default bind limit: a hung actor costs one round so much, once."""
 CLOSE_WAIT_S = 5.0
 
 

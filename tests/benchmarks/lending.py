@@ -2,7 +2,7 @@
 
 The calendar of one cluster, the jobs of another, and what teams declare: `tests/benchmarks/sharing/cases.py`. Rows are
 told apart by load, policy, window and seed; `useful_of_pool_pct` is of the pool's useful work in the same case, the
-first-come pool with backfill and no contract. Two windows, one seed and four loads by default; five windows, more seeds
+first-come pool with backfill and no contract. One window, one seed and four loads by default; five windows, more seeds
 and failing nodes with `python -m tests.benchmarks.lending --traces FOLDER --out FILE --windows 5 --seeds 2`.
 """
 
@@ -55,7 +55,7 @@ def run(settings: Settings) -> Result:
     else:
         for name in ("helios", "philly"):
             settings.traces_folder(name)
-        rows = rows_of(grid(settings.traces, windows=2, seeds=1), processes=os.cpu_count() or 1)
+        rows = rows_of(grid(settings.traces, windows=1, seeds=1), processes=os.cpu_count() or 1)
     return Result(rows, line_of(rows), {"svg": drawn(means(rows), POLICIES)})
 
 

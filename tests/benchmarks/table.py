@@ -15,6 +15,10 @@ BENCHMARKS = MappingProxyType(
             "tests.benchmarks.coverage",
             "lots unplaced on generated calendars; seconds for a plan and a change",
         ),
+        "deliverable": (
+            "tests.benchmarks.deliverable",
+            "what more may be sold over a year, and sold against accredited, by fleet size",
+        ),
         "delivery": (
             "tests.benchmarks.delivery",
             "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
@@ -29,6 +33,7 @@ BENCHMARKS = MappingProxyType(
             "tests.benchmarks.openb",
             "a heterogeneous fleet while it fills, published protocol: unallocated by score",
         ),
+        "planners": ("tests.benchmarks.planners", "a round over two pools: whole, by pools, and by two actors on Ray"),
         "replay": ("tests.benchmarks.replay", "traces through the production code, with and without checks"),
         "round": ("tests.benchmarks.round", "one placement round by fleet size: seconds, memory, placements a second"),
         "startup": ("tests.benchmarks.startup", "whole-process time of the command's help and of importing the core"),

@@ -27,7 +27,7 @@ from scheduler.core.workloads import GangSpec
 
 KINDS: tuple[type[EventModel], ...] = get_args(get_args(Event)[0])
 VERSION_1 = Path(__file__).with_name("events_of_version_1.txt")
-"""A line of each kind as the first version wrote it."""
+"""A line of each kind as the first version that had it wrote it."""
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -8,6 +8,7 @@ instant of the window; envelope lots never overlap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -63,7 +64,9 @@ class Standing:
     lots: tuple[Mask, ...]
     """Cells that an envelope lot stands on."""
     pure: tuple[Mask, ...]
-    """Of those, the ones that hold lots of this very level alone: if the cell is left, all of it is left."""
+    """Of those, the ones that hold lots of this very level alone: if the cell is left, all of it is left. Told above
+    NODE only, since no failure domain is smaller than a node.
+    """
 
     def sold(self, level: Level) -> int:
         """Envelope lots of a level."""
@@ -102,28 +105,52 @@ def standing(fleet: Fleet, pool: int, held: Columns, start_ms: int, end_ms: int,
     topology, cells = topology_of(fleet), pool_cells(fleet, pool)
     here = (held.start_ms < end_ms) & (held.end_ms > start_ms)
     on_cell: list[Mask] = []
-    touched: list[Mask] = []
+    touched: list[Mask | None] = []
     for level in LEVELS:
         numbers = held.cell[here & (held.level == level)]
         mark = np.zeros(topology.n_cells(level), dtype=np.bool_)
         mark[numbers] = True
         on_cell.append(mark[cells.cells[level]])
-        touched.append(_over(cells, level, on_cell[-1], fleet.n_gpus))
-    lots: list[Mask] = [np.zeros(0, dtype=np.bool_)] * len(LEVELS)
-    pure = list(lots)
-    above = np.zeros(fleet.n_gpus, dtype=np.bool_)
+        touched.append(_over(cells, level, on_cell[-1], fleet.n_gpus) if len(numbers) else None)
+    lots, taken = _envelope(cells, on_cell, touched, fleet.n_gpus)
+    pure = _pure(cells, lots, touched, fleet.n_gpus)
+    if usable.all():
+        healthy = tuple(np.ones(len(numbers), dtype=np.bool_) for numbers in cells.cells)
+    else:
+        sick = ~usable[topology.gpu_at]
+        counts = counted(sick)
+        healthy = tuple(none_of(cells, level, counts) for level in LEVELS)
+        taken |= sick
+    counts = counted(taken)
+    free = tuple(none_of(cells, level, counts) for level in LEVELS)
+    return Standing(cells, healthy, free, lots, pure)
+
+
+def _envelope(
+    cells: PoolCells, on_cell: Sequence[Mask], touched: Sequence[Mask | None], n_gpus: int
+) -> tuple[tuple[Mask, ...], Mask]:
+    """(by level the largest cells that hold anything, (n_gpus) bool by rank whether anything holds the GPU)."""
+    lots = list(on_cell)
+    above = np.zeros(n_gpus, dtype=np.bool_)
     for level in reversed(LEVELS):
-        lots[level] = on_cell[level] & ~above[cells.first[level]]
-        above |= touched[level]
-    below = np.zeros(fleet.n_gpus, dtype=np.bool_)
+        over = touched[level]
+        if over is not None:
+            lots[level] = on_cell[level] & ~above[cells.first[level]]
+            above |= over
+    return tuple(lots), above
+
+
+def _pure(cells: PoolCells, lots: Sequence[Mask], touched: Sequence[Mask | None], n_gpus: int) -> tuple[Mask, ...]:
+    """`Standing.pure`; at GPU and NODE all lots, since no failure domain is smaller."""
+    pure = list(lots)
+    below = np.zeros(n_gpus, dtype=np.bool_)
     for level in LEVELS:
-        pure[level] = lots[level] & none_of(cells, level, counted(below)) if lots[level].any() else lots[level]
-        below |= touched[level]
-    sick = ~usable[topology.gpu_at]
-    ill, taken = counted(sick), counted(sick | above)
-    healthy = tuple(none_of(cells, level, ill) for level in LEVELS)
-    free = tuple(none_of(cells, level, taken) for level in LEVELS)
-    return Standing(cells, healthy, free, tuple(lots), tuple(pure))
+        if level > Level.NODE and touched[level] is not None:
+            pure[level] = lots[level] & none_of(cells, level, counted(below))
+        over = touched[level]
+        if over is not None:
+            below |= over
+    return tuple(pure)
 
 
 def counted(marked: Mask) -> Counts | None:
@@ -139,6 +166,8 @@ def none_of(cells: PoolCells, level: Level, counts: Counts | None) -> Mask:
     """(cells of the level) bool: whether no GPU of the cell is among the counted."""
     if counts is None:
         return np.ones(len(cells.cells[level]), dtype=np.bool_)
+    if level == Level.GPU:
+        return np.asarray((counts[1:] == counts[:-1])[cells.first[level]])
     return np.asarray(counts[cells.end[level]] == counts[cells.first[level]])
 
 
