@@ -89,6 +89,7 @@ def replace_failed(
     position_rank: Mapping[str, Rank] | None = None,
     *,
     loss_by_gpu: IntArray | None = None,
+    cell_gpus: Mapping[str, int] | None = None,
     waiting: Sequence[Demand] = (),
     oversold: Sequence[Demand] = (),
 ) -> Covering:
@@ -99,7 +100,8 @@ def replace_failed(
     were never covered as sold, each position whole or not at all, not from spares. A cell that is free for a while
     serves for that while. Later windows are looked at when they begin: call this at every turn of the calendar too.
     `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first.
-    Positions without a rank count as FIRM, acquired at 0.
+    Positions without a rank count as FIRM, acquired at 0. `cell_gpus`: GPUs of a cell of each position's lots, by
+    position; missing: as many as the cell that was hit.
     """
     if not (waiting or oversold or _is_hit(fleet, holdings, usable, now_ms)):
         return Covering((), ())
@@ -111,6 +113,7 @@ def replace_failed(
         spare_nodes=spare_nodes,
         ranks=position_rank,
         loss_by_gpu=loss_by_gpu,
+        cell_gpus=cell_gpus,
         waiting=waiting,
         oversold=oversold,
     )
