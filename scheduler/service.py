@@ -95,7 +95,8 @@ class Scheduler:
         self._unsaved: list[Entry] = []
         self._unsaved_leaves: list[bytes] = []
         self._launched: set[tuple[str, int]] = set()
-        self._stop_sent: set[tuple[str, int]] = set()
+        self._stop_sent: dict[tuple[str, int], int | None] = {}
+        """Attempts that were told to stop, with the deadline that they know of."""
         self._blind_since_ms: int | None = None
         self._checkpoint_due = True
         self._next_close_ms: int | None = None
@@ -355,8 +356,8 @@ class Scheduler:
         for number in sorted(self.state.gangs.in_motion):
             gang = self.state.gangs.by_number(number)
             key = (gang.id, gang.attempt)
-            if gang.status is GangStatus.STOPPING and key not in self._stop_sent:
-                self._stop_sent.add(key)
+            if gang.status is GangStatus.STOPPING and self._stop_sent.get(key, -1) != gang.stop_deadline_ms:
+                self._stop_sent[key] = gang.stop_deadline_ms
                 grace_ms = max(0, (gang.stop_deadline_ms or now_ms) - now_ms)
                 self._executor.stop(gang.id, gang.attempt, grace_ms)
             elif gang.status is GangStatus.BINDING and not gang.waits_for and key not in self._launched:
@@ -374,7 +375,7 @@ class Scheduler:
                 self._positions_changed = True
             case GangEnded():
                 self._launched.discard((event.gang, event.attempt))
-                self._stop_sent.discard((event.gang, event.attempt))
+                self._stop_sent.pop((event.gang, event.attempt), None)
             case ShortageDecided():
                 self._unsaved_leaves.append(self._log.shortage_leaf(event.certificate, event.at_ms))
             case _:
@@ -462,4 +463,5 @@ def launch_of(gang: Gang) -> Launch:
         env=tuple(sorted(gang.spec.env.items())),
         working_dir=gang.spec.working_dir,
         grace_ms=gang.spec.grace_ms,
+        gpu_milli=gang.spec.gpu_milli,
     )

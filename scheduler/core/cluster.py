@@ -89,6 +89,12 @@ class Fleet:
         return np.repeat(np.arange(len(self.nodes)), np.diff(self.first_gpu)).astype(np.int64)
 
     @cached_property
+    def host_of_gpu(self) -> list[tuple[str, int]]:
+        """By GPU: its node's name, and the number of that node's first GPU."""
+        firsts = zip(self.nodes, self.first_gpu.tolist(), strict=False)
+        return [host for node, first in firsts for host in ((node.name, first),) * node.gpus]
+
+    @cached_property
     def pools(self) -> tuple[tuple[str, str], ...]:
         """(grade, site) of each pool, in order of first appearance."""
         return tuple(dict.fromkeys((node.grade, node.site) for node in self.nodes))

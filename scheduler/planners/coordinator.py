@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from scheduler.core.placement.afterwards import ReasonsAfter
-from scheduler.core.placement.lines import Line
+from scheduler.core.placement.lines import Key
 from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
 from scheduler.core.placement.pools import Division, merged
 from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot, Stop
@@ -133,7 +133,7 @@ class Coordinator:
 
     # -- 2. offer ------------------------------------------------------------------------------------------------------
 
-    def _deal(self, lines: Mapping[Line, Sequence[Gang]], snapshot: Snapshot, division: Division) -> Offers:
+    def _deal(self, lines: Mapping[Key, Sequence[Gang]], snapshot: Snapshot, division: Division) -> Offers:
         if not lines and not self._offered:
             return {}
         rooms = [track.room() for track in self._tracks]
@@ -149,7 +149,7 @@ class Coordinator:
         self._offered = new
         return dealt
 
-    def _note_refused(self, lines: Mapping[Line, Sequence[Gang]], dealt: Offers, placed: set[int]) -> bool:
+    def _note_refused(self, lines: Mapping[Key, Sequence[Gang]], dealt: Offers, placed: set[int]) -> bool:
         """Which pools refused which lines; whether any gang that may use several pools still waits."""
         for pool, gangs in dealt.items():
             for gang in gangs:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from scheduler.core.cluster import Level
+from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, StopCause, shape_of
 
 SPEC_LEFT_OUT = frozenset({"name", "command", "env", "working_dir", "max_failures"})
@@ -33,6 +34,12 @@ class GangRow(NamedTuple):
     grace_ms: int
     checkpoint_ms: int
     restart_ms: int
+    min_workers: int | None
+    gpu_milli: int
+    min_runtime_ms: int
+    deadline_ms: int | None
+    spread: Level | None
+    spread_required: bool
     # of the gang
     id: str
     number: int
@@ -59,7 +66,10 @@ class GangRow(NamedTuple):
         of_spec: dict[str, Any] = dict(zip(_OF_SPEC, self, strict=False))
         of_gang: dict[str, Any] = dict(zip(_OF_GANG, self[len(_OF_SPEC) :], strict=True))
         spec = GangSpec(name=_UNSAID, command=(_UNSAID,), **of_spec)
-        return Gang(spec=spec, shape=shape_of(spec), **of_gang)
+        shape = shape_of(spec)
+        if self.gpu_numbers:
+            shape = shape.sized(floor_div(len(self.gpu_numbers), spec.gpus_per_worker))
+        return Gang(spec=spec, shape=shape, **of_gang)
 
 
 _OF_SPEC = tuple(name for name in GangRow._fields if name in GangSpec.model_fields)

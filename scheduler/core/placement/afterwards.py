@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
 from scheduler.core.workloads import Gang, Shape, Waiting
 
 
-class ReasonsAfter(Mapping[Line, Waiting]):
+class ReasonsAfter(Mapping[Key, Waiting]):
     """A reason for every line that still waits once the actions are done. Keeps what it needs of the snapshot."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action]) -> None:
@@ -31,13 +33,13 @@ class ReasonsAfter(Mapping[Line, Waiting]):
     def __len__(self) -> int:
         return sum(len(shapes) for shapes in self._rest.values())
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[Key]:
         return ((account, shape) for account in sorted(self._rest) for shape in self._rest[account])
 
     def __contains__(self, line: object) -> bool:
         return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], {})
 
-    def __getitem__(self, line: Line) -> Waiting:
+    def __getitem__(self, line: Key) -> Waiting:
         if line not in self:
             raise KeyError(line)
         if self._reasons is None:
@@ -53,7 +55,7 @@ class ReasonsAfter(Mapping[Line, Waiting]):
                 case Stop():
                     books.stop(rows[action.gang.number], gangs.get(action.for_gang or "", action.gang), action.cause)
                 case Place():
-                    books.place(action.gang, action.gpu_numbers, inside=action.inside)
+                    books.place(action.gang, np.array(action.gpu_numbers, dtype=np.int64), inside=action.inside)
                 case _:
                     pass
         return Reasons(books, Lines(self._rest))
@@ -74,7 +76,7 @@ def _kept(snapshot: Snapshot) -> Snapshot:
     )
 
 
-def _without(queue: Queue, placed: set[int], lines: set[Line]) -> dict[str, dict[Shape, tuple[Gang, ...]]]:
+def _without(queue: Queue, placed: set[int], lines: set[Key]) -> dict[str, dict[Shape, tuple[Gang, ...]]]:
     rest: dict[str, dict[Shape, tuple[Gang, ...]]] = {}
     for account, shapes in queue.items():
         for shape, gangs in shapes.items():

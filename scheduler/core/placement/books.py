@@ -1,28 +1,39 @@
 """The round's own books: who holds which GPU, who uses how much, and what has been decided so far.
 
-Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone; the snapshot's
-arrays are never written to. A *row* is a gang that is or was placed, in order of number; gangs placed in this round
-come after. A GPU's *holder* is the row that has it or has claimed it (-1 none); a *leaver* is a stopping row that is
-still on it. A GPU is free without either, and open (for a gang inside its entitlement) without a holder.
+Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone, each in time
+that depends on the gang and not on the fleet; the snapshot's arrays are never written to. A *row* is a gang that is or
+was placed, in order of number; gangs placed in this round come after. A GPU's *holder* is the row that has it or has
+claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is free without either, and open (for a
+gang inside its entitlement) without a holder.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import IntArray
-from scheduler.core.placement.fits import has_slots
+from scheduler.core.kernels import worth_compiling
+from scheduler.core.placement import floor as floors
+from scheduler.core.placement.floor import AT_NODE, POOL, RING, floor_of
+from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.repack import Counts, repacks
+from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
-from scheduler.core.workloads import Gang, GangStatus, Piece, StopCause, lost_work_ms
+from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms
 
 BoolArray = npt.NDArray[np.bool_]
+
+NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
+NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
+STEPS_A_GANG = 1_000
+"""About how many steps it takes to look at a waiting gang."""
 
 
 class Books:
@@ -33,17 +44,13 @@ class Books:
         self.policy = policy
         self.now_ms = snapshot.now_ms
         self.fleet = snapshot.fleet
-        self.node_of_gpu = self.fleet.node_of_gpu
-        self.pool_of_gpu = self.fleet.pool_of_node[self.node_of_gpu] if self.fleet.nodes else self.node_of_gpu
         self.n_nodes = len(self.fleet.nodes)
         self.n_pools = len(self.fleet.pools)
-        self.first_gpu: list[int] = self.fleet.first_gpu.tolist()
-        self.usable = snapshot.usable
         self.owner = snapshot.owner
-        self.until_ms = snapshot.until_ms
         self.opens = snapshot.opens
         self._pools_for: dict[str | None, tuple[int, ...]] = {}
-        self._counted: dict[tuple[int, int], Counter[Want]] = {}
+        self._counted: dict[tuple[int, int], Counts] = {}
+        self._own_until_ms: dict[tuple[int, int], list[int]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
         self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed)]
@@ -51,36 +58,53 @@ class Books:
         for name in sorted({*names, *snapshot.queue} - self.account_index.keys()):
             self.account_index[name] = len(self.account_index)
         # 2. rows
-        self.account_of_row = [self.account_index[name] for name in names]
+        self.account_of_row = list(map(self.account_index.__getitem__, names))
         self.pool_of_row = self._pools_of(self.rows)
+        self.gpus_of_row = [gang.gpu_numbers for gang in self.rows]
         self.firm_of_row = [not gang.shape.preemptible for gang in self.rows]
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
         self.counts_of_row = [True] * len(self.rows)
         for row in self.stopped:
             self.counts_of_row[row] = self.rows[row].stop_cause is StopCause.CONSOLIDATED
-        self.holder, self.leaver = _held(snapshot, self.rows, stopping)
-        # 3. what each account owns and uses, by pool
+        self._first_rows: list[int] | None = None
+        self._rows_by_part: list[int] = []
+        self._more_rows: dict[tuple[int, int], list[int]] = {}
+        # 3. the floor, and what each account owns and uses, by pool
+        holder, leaver = _held(snapshot, self.rows, stopping)
+        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
+        self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
         self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
-        self.entitled = self._by_account(self.owner, (self.owner >= 0) & self.usable)
+        self.entitled = self._by_account(self.owner, (self.owner >= 0) & snapshot.usable)
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
-        self.used = self._by_account(account_of_row[self.holder], self.holder >= 0)
-        firm = self.firm_ground()
-        self.firm_used = self._by_account(account_of_row[self.holder], firm)
+        self.used = self._by_account(account_of_row[holder], holder >= 0)
+        self.firm_used = self._by_account(account_of_row[holder], firm)
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
-        # 4. what the round decides
+        self._usable_by_pool: list[int] = np.bincount(
+            self.pool_of_gpu[snapshot.usable], minlength=self.n_pools
+        ).tolist()
+        # 4. how to look
+        waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
+        compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
+        self._search = Search(self.fleet, self.floor, self.units, compiled=compiled)
+        self._hold = floors.hold.compiled if compiled else floors.hold
+        self._let_go = floors.let_go.compiled if compiled else floors.let_go
+        self._repacks = repacks.compiled if compiled else repacks
+        self._left = np.zeros(len(self.floor.units), dtype=np.int64)
+        self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        # 5. what the round decides
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
         self.lowered: set[int] = set()
-        self._free: BoolArray | None = None
-        self._free_by_node: IntArray | None = None
-        self._free_fits: dict[tuple[int, Want], bool] = {}
-        self._unsold_until_ms: dict[int, list[int]] = {}
-        self._own_until_ms: dict[tuple[int, int], list[int]] = {}
+
+    @property
+    def pool_of_gpu(self) -> IntArray:
+        """(n_gpus): the pool of each GPU."""
+        return self.fleet.pool_of_node[self.floor.node_of_gpu] if self.fleet.nodes else self.floor.node_of_gpu
 
     def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> list[list[int]]:
         """How many chosen GPUs each account ((n_gpus), by GPU) has, by account and pool."""
@@ -93,41 +117,72 @@ class Books:
     def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
         if self.n_pools <= 1:
             return [0] * len(rows)
-        return [int(self.pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in rows]
+        pool_of_gpu = self.fleet.pool_of_node[self.fleet.node_of_gpu]
+        return [int(pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in rows]
 
     # ---- what is so ----
 
-    @property
-    def free(self) -> BoolArray:
-        """(n_gpus): usable, nobody's and nobody there."""
-        if self._free is None:
-            self._free = self.usable & (self.holder < 0) & (self.leaver < 0)
-        return self._free
+    def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
+        return self._search.fit(want, where)
 
-    @property
-    def free_by_node(self) -> IntArray:
-        """(n_nodes) int64: free GPUs of each node."""
-        if self._free_by_node is None:
-            self._free_by_node = self.by_node(self.free)
-        return self._free_by_node
+    def has_room(self, want: Want, where: Tiers) -> bool:
+        """Whether the want fits in one of the tiers."""
+        return self._search.has_room(want, where)
 
-    def by_node(self, chosen: BoolArray) -> IntArray:
-        """(n_nodes) int64: how many GPUs of each node are chosen."""
-        return np.bincount(self.node_of_gpu[chosen], minlength=self.n_nodes)
+    def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
+        """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
+        (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
+        """
+        counts = self.counted(account, pool)
+        at = account * self.n_pools + pool
+        low, high = self.units.first_unit[at], self.units.first_unit[at + 1]
+        if want is not None:
+            counts.add(want, 1)
+        cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
+        fits = self._repacks(self.floor, low, high, counts.table, taken, *cells)
+        if want is not None:
+            counts.add(want, -1)
+        return bool(fits)
 
-    def of_pool(self, pool: int) -> BoolArray:
-        """(n_gpus): the pool's usable GPUs."""
-        return self.usable if self.n_pools == 1 else self.usable & (self.pool_of_gpu == pool)
+    def free_gpus(self, pool: int) -> int:
+        """How many GPUs of the pool are free."""
+        return int(self.floor.ring[RING + 1 + pool])
 
-    def own(self, account: int, pool: int) -> BoolArray:
-        """(n_gpus): the account's usable owned GPUs of the pool."""
-        own: BoolArray = self.of_pool(pool) & (self.owner == account)
-        return own
+    def usable_gpus(self, pool: int) -> int:
+        """How many GPUs of the pool may be used."""
+        return self._usable_by_pool[pool]
+
+    def own_gpus(self, account: int, pool: int) -> IntArray:
+        """Numbers of the account's usable owned GPUs of the pool, ascending."""
+        at = account * self.n_pools + pool
+        return self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
+
+    def gpus_of_pool(self, pool: int) -> IntArray:
+        """Numbers of the pool's usable GPUs, ascending."""
+        return np.flatnonzero(self.floor.usable & (self.pool_of_gpu == pool))
+
+    def holders(self, gpus: IntArray) -> list[int]:
+        """The rows that hold any of these GPUs, ascending."""
+        rows: list[int] = np.unique(self.floor.holder[gpus]).tolist()
+        return [row for row in rows if row >= 0]
+
+    def rows_of(self, account: int, pool: int) -> list[int]:
+        """All rows of the account in the pool, ascending, also those that ended in this round."""
+        if self._first_rows is None:
+            parts = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
+            known = parts[: len(self.snapshot.placed)]
+            order = known.argsort(kind="stable")
+            self._first_rows = known[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1)).tolist()
+            self._rows_by_part = order.tolist()
+        at = account * self.n_pools + pool
+        known_rows = self._rows_by_part[self._first_rows[at] : self._first_rows[at + 1]]
+        return known_rows + self._more_rows.get((account, pool), [])
 
     def held_by(self, row: int) -> IntArray:
         """Numbers of the GPUs that the row holds now, ascending; none once it was stopped or withdrawn."""
-        gpus = np.array(sorted(self.rows[row].gpu_numbers), dtype=np.int64)
-        held: IntArray = gpus[self.holder[gpus] == row]
+        gpus = np.array(sorted(self.gpus_of_row[row]), dtype=np.int64)
+        held: IntArray = gpus[self.floor.holder[gpus] == row]
         return held
 
     def is_placed(self, row: int) -> bool:
@@ -151,51 +206,28 @@ class Books:
         """GPU-ms lost by ending the row now; nothing where it was only decided in this round."""
         return 0 if row in self.action_of_row else lost_work_ms(self.rows[row], self.now_ms)
 
-    def firm_ground(self) -> BoolArray:
-        """(n_gpus): held by a gang that cannot be preempted."""
-        return np.array([*self.firm_of_row, False], dtype=np.bool_)[self.holder]
-
-    def free_fits(self, want: Want, pool: int) -> bool:
-        """Whether the pool's free GPUs have room for the want."""
-        key = (pool, want)
-        if key not in self._free_fits:
-            self._free_fits[key] = has_slots(self.fleet, self.by_node(self.free & self.of_pool(pool)), want)
-        return self._free_fits[key]
-
-    def unsold_lasting(self, pool: int, until_ms: int) -> int:
-        """How many of the pool's free unsold GPUs stay unsold until then."""
-        if pool not in self._unsold_until_ms:
-            unsold = self.free & self.of_pool(pool) & (self.owner < 0)
-            self._unsold_until_ms[pool] = np.sort(self.until_ms[unsold]).tolist()
-        ends_ms = self._unsold_until_ms[pool]
-        return len(ends_ms) - bisect_left(ends_ms, until_ms)
-
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
         key = (account, pool)
         if key not in self._own_until_ms:
-            self._own_until_ms[key] = np.sort(self.until_ms[self.own(account, pool)]).tolist()
+            self._own_until_ms[key] = np.sort(self.floor.until_ms[self.own_gpus(account, pool)]).tolist()
         ends_ms = self._own_until_ms[key]
         return len(ends_ms) - bisect_left(ends_ms, until_ms)
 
-    def repack_room(self, account: int, pool: int) -> IntArray:
-        """(n_nodes) int64: own usable GPUs that hold nothing non-preemptible."""
-        return self.by_node(self.own(account, pool) & ~self.firm_ground())
-
-    def counted(self, account: int, pool: int) -> Counter[Want]:
+    def counted(self, account: int, pool: int) -> Counts:
         """How many preemptible gangs of each want the account's count holds in the pool."""
-        key = (account, pool)
-        if key not in self._counted:
-            self._counted[key] = Counter(
+        counts = self._counted.get((account, pool))
+        if counts is None:
+            numbers = Counter(
                 want
-                for row, gang in enumerate(self.rows)
-                if self.account_of_row[row] == account
-                and self.pool_of_row[row] == pool
-                and self.counts_of_row[row]
-                and gang.shape.preemptible
-                and (want := demand(gang.shape)) is not None
+                for row in self.rows_of(account, pool)
+                if self.counts_of_row[row]
+                and not self.firm_of_row[row]
+                and (want := demand(self.rows[row].shape)) is not None
             )
-        return self._counted[key]
+            wants = sorted(numbers, key=packing_order)
+            counts = self._counted[account, pool] = Counts(wants, [numbers[want] for want in wants])
+        return counts
 
     def accounts_moving(self) -> set[int]:
         """Accounts within their count some of whose work is being moved."""
@@ -205,45 +237,39 @@ class Books:
             if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
 
-    def freeze(self) -> None:
-        """Keep what the books share with the state as it is now: the round is over, the state goes on."""
-        self.usable, self.owner, self.until_ms = self.usable.copy(), self.owner.copy(), self.until_ms.copy()
-        self.opens = dict(self.opens)
-
     # ---- what is decided ----
 
-    def place(self, gang: Gang, gpus: Sequence[int], *, inside: bool) -> int:
-        """Give the waiting gang these GPUs, ascending by node. Returns its row."""
-        row = len(self.rows)
-        size = gang.shape.gpus_per_worker
-        workers = [tuple(sorted(gpus[i : i + size])) for i in range(0, len(gpus), size)]
-        numbers = tuple(gpu for worker in workers for gpu in worker)
-        leavers = sorted({int(leaver) for leaver in self.leaver[list(numbers)] if leaver >= 0})
+    def place(self, gang: Gang, gpus: IntArray, *, inside: bool) -> int:
+        """Give the waiting gang these GPUs, worker by worker and ascending by node. Returns its row."""
+        row, firm, size = len(self.rows), not gang.shape.preemptible, gang.shape.gpus_per_worker
+        left = self._hold(self.floor, gpus, row, int(firm))
+        numbers = tuple(gpus.tolist())
+        hosts = self.fleet.host_of_gpu
         action = Place(
             gang=gang,
-            pieces=tuple(self._piece(worker) for worker in workers),
             gpu_numbers=numbers,
+            hosts=tuple([hosts[gpu] for gpu in numbers[::size]]),
             inside=inside,
-            waits_for=tuple(self.rows[leaver].id for leaver in leavers),
+            waits_for=self._leaving(gpus) if left else (),
         )
-        account, pool = self.account_index[gang.spec.account], int(self.pool_of_gpu[numbers[0]])
-        self.rows.append(_standing(gang, numbers))
+        account = self.account_index[gang.spec.account]
+        pool = int(self.floor.nodes[self.floor.gpus[numbers[0], AT_NODE], POOL]) if self.n_pools > 1 else 0
+        self.rows.append(gang)
+        self.gpus_of_row.append(numbers)
         self.account_of_row.append(account)
         self.pool_of_row.append(pool)
         self.counts_of_row.append(True)
-        self.firm_of_row.append(not gang.shape.preemptible)
+        self.firm_of_row.append(firm)
+        self._more_rows.setdefault((account, pool), []).append(row)
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)
         self.actions.append(action)
-        self.holder[list(numbers)] = row
         self._count(row, 1)
-        self._moved()
         return row
 
-    def _piece(self, worker: tuple[int, ...]) -> Piece:
-        node = int(self.node_of_gpu[worker[0]])
-        first = self.first_gpu[node]
-        return Piece(node=self.fleet.nodes[node].name, gpus=tuple(gpu - first for gpu in worker))
+    def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
+        leavers = np.unique(self.floor.leaver[gpus]).tolist()
+        return tuple(self.rows[leaver].id for leaver in leavers if leaver >= 0)
 
     def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
@@ -258,28 +284,27 @@ class Books:
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
         self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
-        gpus = self.held_by(row)
-        self.holder[gpus] = -1
-        self.leaver[gpus[self.snapshot.occupant[gpus] == gang.number]] = row
+        gpus = np.array(gang.gpu_numbers, dtype=np.int64)
+        occupied = self.snapshot.occupant[gpus] == gang.number
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), occupied)
         self.stopped.add(row)
         if cause is not StopCause.CONSOLIDATED:
             self._count(row, -1)
             self.counts_of_row[row] = False
             self.lowered.add(account)
-        self._moved()
 
     def withdraw(self, row: int) -> None:
         """Undo a placement of this round; the gang is found in `withdrawn`."""
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
         self.actions[at] = None
-        self.holder[self.held_by(row)] = -1
+        gpus = np.array(self.gpus_of_row[row], dtype=np.int64)
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self.stopped.add(row)
         self._count(row, -1)
         self.counts_of_row[row] = False
         self.lowered.add(self.account_of_row[row])
         self.withdrawn.append((gang, inside))
-        self._moved()
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
@@ -287,14 +312,10 @@ class Books:
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return
-        want = demand(shape)
-        if want is not None and (account, pool) in self._counted:
-            self._counted[account, pool][want] += sign
-
-    def _moved(self) -> None:
-        self._free = self._free_by_node = None
-        self._free_fits.clear()
-        self._unsold_until_ms.clear()
+        counts = self._counted.get((account, pool))
+        want = None if counts is None else demand(shape)
+        if counts is not None and want is not None:
+            counts.add(want, sign)
 
 
 def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
@@ -310,27 +331,3 @@ def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> 
     claimed = (claimant >= 0) & ~stopping[claimant]
     holder = np.where(claimed, claimant, np.where(leaves, -1, occupant))
     return holder, np.where(leaves, occupant, -1)
-
-
-def _standing(gang: Gang, numbers: tuple[int, ...]) -> Gang:
-    """The gang with the places that this round gave it, for the round's own use."""
-    return Gang(
-        id=gang.id,
-        number=gang.number,
-        spec=gang.spec,
-        shape=gang.shape,
-        submitted_ms=gang.submitted_ms,
-        status=GangStatus.BINDING,
-        gpu_numbers=numbers,
-    )
-
-
-def picked(books: Books, spread: Iterable[tuple[int, int]], size: int, ground: BoolArray, rank: IntArray) -> list[int]:
-    """GPU numbers for the parts on each node of the spread: of `ground`, lowest `rank` first, then by number."""
-    gpus: list[int] = []
-    for node, parts in spread:
-        low = books.first_gpu[node]
-        there = np.flatnonzero(ground[low : books.first_gpu[node + 1]]) + low
-        best = there[rank[there].argsort(kind="stable")][: parts * size]
-        gpus.extend(sorted(best.tolist()))
-    return gpus

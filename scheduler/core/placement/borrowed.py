@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-import numpy as np
-
-from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.firm import lasting
-from scheduler.core.placement.fits import has_slots
+from scheduler.core.placement.books import Books
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit
-from scheduler.core.placement.wants import demand, wants
+from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.wants import demand
 from scheduler.core.quantities import ONE_PPM
 from scheduler.core.workloads import Gang, Shape
+
+FREE = tiers(Kind.ANY)
+FIRM = tiers(Kind.LASTING_UNSOLD)
+ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
+ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
 
 Turn = tuple[bool, int, int, tuple[int, int, int]]
 
@@ -36,30 +39,32 @@ class Borrowed:
 
     def run(self) -> None:
         """Place every borrower that fits, in order."""
-        if not self._books.free.any():
+        books = self._books
+        if not any(books.free_gpus(pool) for pool in range(books.n_pools)):
             return
         turns: list[tuple[Turn, Line]] = []
-        moving = self._books.accounts_moving()
+        moving = books.accounts_moving()
         for account in self._lines.accounts():
-            if self._books.account_index[account] not in moving:
-                for line in self._lines.of(account):
+            if books.account_index[account] not in moving:
+                for line in self._lines.of(account).values():
                     self._line_up(turns, line)
         heapify(turns)
         while turns:
             _, line = heappop(turns)
-            gang = self._lines.head(line)
-            if gang is None or gang.shape in self._refused:
+            gang = line.head()
+            if gang is None or line.shape in self._refused:
                 continue
-            if self._placed(gang):
-                self._lines.take(line)
+            if self._placed(gang, line):
+                line.take()
                 self._line_up(turns, line)
             else:
-                self._refused.add(gang.shape)
+                self._refused.add(line.shape)
 
     def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
-        gang = self._lines.head(line)
-        if gang is not None and self._may_fit(gang.shape):
-            heappush(turns, (self._turn(gang), line))
+        if self._may_fit(line.shape):
+            gang = line.head()
+            if gang is not None:
+                heappush(turns, (self._turn(gang), line))
 
     def _turn(self, gang: Gang) -> Turn:
         snapshot = self._books.snapshot
@@ -68,55 +73,48 @@ class Borrowed:
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
+        if shape in self._fitting:
+            return True
         if shape in self._refused:
             return False
-        if shape not in self._fitting:
-            fits = any(fits_free(self._books, shape, pool) for pool in self._books.pools_for(shape.grade))
-            (self._fitting if fits else self._refused).add(shape)
-            return fits
-        return True
+        fits = any(fits_free(self._books, shape, pool) for pool in self._books.pools_for(shape.grade))
+        (self._fitting if fits else self._refused).add(shape)
+        return fits
 
-    def _placed(self, gang: Gang) -> bool:
+    def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
-        for pool in books.pools_for(gang.shape.grade):
-            if not roomy(books, gang.shape, pool):
+        for pool in books.pools_for(line.shape.grade):
+            if not roomy(books, line.shape, pool):
                 continue
-            gpus = free_fit(books, wants(gang.shape), _tiers(books, gang, pool), books.free & (books.owner < 0))
+            gpus = free_fit(books, line.wants, _tiers(books, gang, pool))
             if gpus is not None:
                 books.place(gang, gpus, inside=False)
                 return True
         return False
 
 
-def _tiers(books: Books, gang: Gang, pool: int) -> tuple[BoolArray, ...]:
-    free = books.free & books.of_pool(pool)
-    unsold = free & (books.owner < 0)
+def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
     if not gang.shape.preemptible:
-        return (unsold & lasting(books, gang),)
+        return Tiers(FIRM, pool, end_ms=books.now_ms + gang.shape.runtime_ms)
     runtime_ms = gang.spec.max_runtime_ms
     if runtime_ms is None:
-        return (unsold, free)
-    return (unsold, unsold | (free & (books.until_ms >= books.now_ms + runtime_ms)), free)
+        return Tiers(ENDLESS, pool)
+    return Tiers(ENDING, pool, end_ms=books.now_ms + runtime_ms)
 
 
 def roomy(books: Books, shape: Shape, pool: int) -> bool:
     """Whether the pool keeps its idle share when a gang of this shape borrows; asked only of reckless shapes."""
     if not (shape.reckless and shape.preemptible):
         return True
-    in_pool = books.of_pool(pool)
-    idle = int(np.count_nonzero(books.free & in_pool)) - shape.gpus
-    return idle * ONE_PPM >= books.policy.reckless_idle_ppm * int(np.count_nonzero(in_pool))
+    idle = books.free_gpus(pool) - shape.gpus
+    return idle * ONE_PPM >= books.policy.reckless_idle_ppm * books.usable_gpus(pool)
 
 
 def fits_free(books: Books, shape: Shape, pool: int) -> bool:
     """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
     want = demand(shape)
-    if want is None or not books.free_fits(want, pool):
+    if want is None or not books.has_room(want, Tiers(FREE, pool)):
         return False
     if shape.preemptible:
         return roomy(books, shape, pool)
-    end_ms = books.now_ms + shape.runtime_ms
-    if books.unsold_lasting(pool, end_ms) < want.gpus:
-        return False
-    unsold = books.free & books.of_pool(pool) & (books.owner < 0) & (books.until_ms >= end_ms)
-    return has_slots(books.fleet, books.by_node(unsold), want)
+    return books.has_room(want, Tiers(FIRM, pool, end_ms=books.now_ms + shape.runtime_ms))

@@ -6,13 +6,15 @@ free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from scheduler.core.cluster import IntArray
-from scheduler.core.placement.books import Books, BoolArray
+from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import roomy
 from scheduler.core.placement.inside import packs
-from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM
 from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
@@ -20,70 +22,85 @@ from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
 
 def consolidate(books: Books, lines: Lines) -> None:
     """Empty the cheapest nodes for the first whole-node gang for which that is worth it."""
-    free_gpus = int(np.count_nonzero(books.free))
+    free_gpus = sum(books.free_gpus(pool) for pool in range(books.n_pools))
     if not free_gpus:
         return
-    sizes = {node.gpus for node in books.fleet.nodes}
+    sizes = set(np.diff(books.fleet.first_gpu).tolist())
     heads = [
-        head
+        (head.queued_ms, head.order, line)
         for line in lines.all()
-        if _asks_whole_nodes(line[1], sizes, free_gpus) and (head := lines.head(line)) is not None
+        if line.gpus <= free_gpus and _asks_whole_nodes(line, sizes) and (head := line.head()) is not None
     ]
     refused: set[Shape] = set()
-    for gang in sorted(heads, key=lambda head: (head.queued_ms, head.order)):
-        if gang.shape in refused:
+    yards: dict[tuple[int, int], Yard] = {}
+    for _, _, line in sorted(heads):
+        gang = line.head()
+        if gang is None or line.shape in refused:
             continue
-        if any(_emptied(books, gang, pool) for pool in books.pools_for(gang.shape.grade)):
-            lines.take((gang.spec.account, gang.shape))
+        if any(_emptied(books, gang, pool, yards) for pool in books.pools_for(line.shape.grade)):
+            line.take()
             return
-        refused.add(gang.shape)
+        refused.add(line.shape)
 
 
-def _asks_whole_nodes(shape: Shape, sizes: set[int], free_gpus: int) -> bool:
-    want = demand(shape)
-    return shape.preemptible and shape.gpus <= free_gpus and want is not None and want.size in sizes
+def _asks_whole_nodes(line: Line, sizes: set[int]) -> bool:
+    want = line.least
+    return line.shape.preemptible and want is not None and want.size in sizes
 
 
-def _emptied(books: Books, gang: Gang, pool: int) -> bool:
+@dataclass(frozen=True, slots=True)
+class Yard:
+    """The whole nodes of one size in a pool: those that are empty, and those that can be emptied."""
+
+    empty: list[int]
+    offers: list[tuple[int, int, list[int]]]
+    """(price, node, rows to move), the cheapest first."""
+
+    @classmethod
+    def of(cls, books: Books, pool: int, size: int) -> Yard:
+        """Partly used nodes without leavers whose gangs can all be moved."""
+        floor = books.floor
+        nodes = np.flatnonzero((np.diff(floor.first_gpu) == size) & (floor.pool_of_node == pool))
+        nodes = nodes[floor.free_by_node[nodes] > 0]
+        usable = np.array([floor.usable[range(*floor.first_gpu[node : node + 2])].all() for node in nodes.tolist()])
+        nodes = nodes[usable.astype(np.bool_)]
+        free = floor.free_by_node[nodes] == size
+        offers = []
+        for node in nodes[~free].tolist():
+            gpus = slice(*floor.first_gpu[node : node + 2].tolist())
+            rows = sorted(set(floor.holder[gpus].tolist()) - {-1})
+            if (floor.leaver[gpus] < 0).all() and all(_moves(books, row) for row in rows):
+                offers.append((sum(books.price(row) for row in rows), node, rows))
+        return cls(nodes[free].tolist(), sorted(offers))
+
+
+def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Yard]) -> bool:
     want = demand(gang.shape)
-    in_pool = books.of_pool(pool)
-    free = books.free & in_pool
-    if want is None or want.level is not None or int(np.count_nonzero(free)) < want.gpus:
+    if (
+        want is None
+        or want.level is not None
+        or books.free_gpus(pool) < want.gpus
+        or not roomy(books, gang.shape, pool)
+    ):
         return False
-    nodes = np.diff(books.fleet.first_gpu)
-    whole = (nodes == want.size) & (books.by_node(in_pool) == want.size)
-    if not whole.any() or not roomy(books, gang.shape, pool):
+    yard = yards.get((pool, want.size))
+    if yard is None:
+        yard = yards[pool, want.size] = Yard.of(books, pool, want.size)
+    missing = want.parts - len(yard.empty)
+    if missing <= 0 or len(yard.offers) < missing:
         return False
-    empty = np.flatnonzero(whole & (books.by_node(free) == want.size))
-    missing = want.parts - len(empty)
-    offers = _offers(books, whole)
-    if missing <= 0 or len(offers) < missing:
-        return False
-    chosen = offers[:missing]
-    emptied = [*empty.tolist(), *(node for _, node, _ in chosen)]
+    chosen = yard.offers[:missing]
+    emptied = [*yard.empty, *(node for _, node, _ in chosen)]
     movers = [row for _, _, rows in chosen for row in rows]
     if not _is_worth_it(books, gang, sum(price for price, _, _ in chosen)):
         return False
-    if not _fit_elsewhere(books, movers, emptied, free):
+    if not _fit_elsewhere(books, movers, emptied, pool):
         return False
     for row in movers:
         books.stop(row, gang, StopCause.CONSOLIDATED)
     gpus = [gpu for node in sorted(emptied) for gpu in books.fleet.gpus_of_node(node)]
-    books.place(gang, gpus, inside=False)
+    books.place(gang, np.array(gpus, dtype=np.int64), inside=False)
     return True
-
-
-def _offers(books: Books, whole: BoolArray) -> list[tuple[int, int, list[int]]]:
-    """(price, node, rows to move) of every partly used node that can be emptied, the cheapest first."""
-    rows_of_node: dict[int, set[int]] = {}
-    for gpu in np.flatnonzero(whole[books.node_of_gpu] & (books.holder >= 0)).tolist():
-        rows_of_node.setdefault(int(books.node_of_gpu[gpu]), set()).add(int(books.holder[gpu]))
-    left_by_node = books.by_node(books.leaver >= 0)
-    offers = []
-    for node, rows in rows_of_node.items():
-        if books.free_by_node[node] and not left_by_node[node] and all(_moves(books, row) for row in rows):
-            offers.append((sum(books.price(row) for row in rows), node, sorted(rows)))
-    return sorted(offers)
 
 
 def _moves(books: Books, row: int) -> bool:
@@ -92,7 +109,7 @@ def _moves(books: Books, row: int) -> bool:
         gang.status is GangStatus.RUNNING
         and gang.shape.preemptible
         and not gang.shape.reckless
-        and len({int(books.node_of_gpu[gpu]) for gpu in gang.gpu_numbers}) == 1
+        and len({int(books.floor.node_of_gpu[gpu]) for gpu in gang.gpu_numbers}) == 1
     )
 
 
@@ -101,8 +118,8 @@ def _is_worth_it(books: Books, gang: Gang, lost_gpu_ms: int) -> bool:
     return lost_gpu_ms * ONE_PPM < books.policy.consolidate_gain_ppm * gang.shape.gpus * remaining_ms
 
 
-def _fit_elsewhere(books: Books, movers: list[int], emptied: list[int], free: BoolArray) -> bool:
-    room: IntArray = books.by_node(free)
+def _fit_elsewhere(books: Books, movers: list[int], emptied: list[int], pool: int) -> bool:
+    room: IntArray = np.where(books.floor.pool_of_node == pool, books.floor.free_by_node, 0)
     room[emptied] = 0
     wanted: dict[Want, int] = {}
     for row in movers:

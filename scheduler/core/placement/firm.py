@@ -7,19 +7,12 @@ its kind plus k are at most the owned GPUs that last to its declared end, it fit
 
 from __future__ import annotations
 
-import numpy as np
-
-from scheduler.core.placement.books import Books, BoolArray, picked
-from scheduler.core.placement.fits import cells_of_nodes, has_slots, spread
-from scheduler.core.placement.inside import packs
+from scheduler.core.placement.books import Books
 from scheduler.core.placement.room import room_from_others, take_room
+from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import wants
 from scheduler.core.workloads import Gang
-
-
-def lasting(books: Books, gang: Gang) -> BoolArray:
-    """(n_gpus): GPUs whose owner stays until the gang's declared end."""
-    return books.until_ms >= books.now_ms + gang.shape.runtime_ms
 
 
 def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
@@ -27,51 +20,25 @@ def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
     end_ms = books.now_ms + gang.shape.runtime_ms
     if books.firm_used[account][pool] + gang.shape.gpus > books.owned_lasting(account, pool, end_ms):
         return False
-    own = books.own(account, pool) & lasting(books, gang)
-    if not _may_fit(books, gang, account, pool, own):
+    if not books.repacks(account, pool):
         return False
-    if not packs(books.repack_room(account, pool), books.counted(account, pool), books.fleet):
-        return False
-    return _on_free(books, gang, account, pool, own) or _by_reclaim(books, gang, account, pool, own)
+    return _on_free(books, gang, account, pool, end_ms) or _by_reclaim(books, gang, account, pool, end_ms)
 
 
-def _may_fit(books: Books, gang: Gang, account: int, pool: int, own: BoolArray) -> bool:
-    """Whether own lasting GPUs without own or firm work, and free unsold ones, have room: no way out without it."""
-    stays = [
-        books.account_of_row[row] == account or not placed.shape.preemptible for row, placed in enumerate(books.rows)
-    ]
-    held = np.array([*stays, False], dtype=np.bool_)[books.holder]
-    unsold = books.free & books.of_pool(pool) & (books.owner < 0) & lasting(books, gang)
-    return has_slots(books.fleet, books.by_node((own & ~held) | unsold), wants(gang.shape)[-1])
-
-
-def _on_free(books: Books, gang: Gang, account: int, pool: int, own: BoolArray) -> bool:
-    unsold = books.of_pool(pool) & (books.owner < 0) & lasting(books, gang)
-    rank = np.where(own, 0, 1)
+def _on_free(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
     for want in wants(gang.shape):
-        cells = cells_of_nodes(books.fleet, want.level)
-        for tier in (books.free & own, books.free & unsold, books.free & (own | unsold)):
-            where = spread(books.by_node(tier), books.free_by_node, want, cells)
-            if where is None:
-                continue
-            gpus = picked(books, where, want.size, tier, rank)
-            if _rest_repacks(books, gpus, account, pool):
+        for kind in (Kind.LASTING_OWN, Kind.LASTING_UNSOLD, Kind.LASTING_OWN_OR_UNSOLD):
+            gpus = books.fit(want, Tiers(tiers(kind), pool, account, end_ms))
+            if gpus is not None and books.repacks(account, pool, taken=gpus):
                 books.place(gang, gpus, inside=True)
                 return True
     return False
 
 
-def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, own: BoolArray) -> bool:
+def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
     """End others' work on the account's own lasting cells; its own work stays where it is."""
-    room = room_from_others(books, wants(gang.shape)[-1], account, pool, own)
-    if room is None or not _rest_repacks(books, list(room.gpus), account, pool):
+    room = room_from_others(books, wants(gang.shape)[-1], account, pool, end_ms)
+    if room is None or not books.repacks(account, pool, taken=room.gpus):
         return False
     take_room(books, gang, room)
     return True
-
-
-def _rest_repacks(books: Books, gpus: list[int], account: int, pool: int) -> bool:
-    taken = np.zeros_like(books.usable)
-    taken[gpus] = True
-    room = books.repack_room(account, pool) - books.by_node(taken & books.own(account, pool))
-    return packs(room, books.counted(account, pool), books.fleet)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from scheduler.core.cluster import IntArray
-from scheduler.core.placement.books import Books, BoolArray, picked
-from scheduler.core.placement.inside import packed
+from scheduler.core.placement.books import Books, BoolArray
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import Gang, StopCause
 
@@ -26,7 +27,7 @@ def go_home(books: Books, gang: Gang, account: int, pool: int) -> bool:
 
     Always succeeds for a gang that is inside its entitlement.
     """
-    ground = books.own(account, pool) & ~books.firm_ground()
+    ground = _Ground.of(books, account, pool)
     found = _fewest_moves(books, gang, account, pool, ground)
     if found is None:
         return False
@@ -44,50 +45,74 @@ def go_home(books: Books, gang: Gang, account: int, pool: int) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """The account's usable own GPUs of the pool that hold nothing non-preemptible, and their nodes, both ascending."""
+
+    gpus: IntArray
+    nodes: IntArray
+    unit: IntArray
+    """By GPU: the index of its node."""
+
+    @classmethod
+    def of(cls, books: Books, account: int, pool: int) -> _Ground:
+        gpus = books.own_gpus(account, pool)
+        firm = np.array([books.firm_of_row[row] if row >= 0 else False for row in books.floor.holder[gpus].tolist()])
+        gpus = gpus[~firm.astype(np.bool_)]
+        nodes, unit = np.unique(books.floor.node_of_gpu[gpus], return_inverse=True)
+        return cls(gpus, nodes, unit)
+
+    def by_node(self, chosen: BoolArray) -> IntArray:
+        """(n_nodes of the ground): how many of the chosen GPUs of the ground each has."""
+        return np.bincount(self.unit[chosen], minlength=len(self.nodes))
+
+
 def _settle(
-    books: Books, gang: Gang, where: Sequence[tuple[int, int]], ground: BoolArray, account: int, *, inside: bool
+    books: Books, gang: Gang, where: Sequence[tuple[int, int]], ground: _Ground, account: int, *, inside: bool
 ) -> None:
     """Place the gang as arranged: on free GPUs, then those of leavers, then of other accounts' gangs, which end."""
-    of_account = np.array([*(i == account for i in books.account_of_row), False], dtype=np.bool_)
-    standing = ground & ~of_account[books.holder]
-    rank = np.where(books.holder >= 0, 2, np.where(books.leaver >= 0, 1, 0))
-    gpus = picked(books, where, _item(gang)[0].size, standing, rank)
-    victims = {int(row) for row in books.holder[gpus] if row >= 0}
-    for row in sorted(victims, key=lambda row: (books.rows[row].shape.gpus, row)):
+    floor, size = books.floor, _item(gang)[0].size
+    gpus: list[int] = []
+    for node, parts in where:
+        ranked: list[tuple[int, int]] = []
+        low, high = ground.gpus.searchsorted(floor.first_gpu[node : node + 2])
+        for gpu in ground.gpus[low:high].tolist():
+            row = int(floor.holder[gpu])
+            if row < 0 or books.account_of_row[row] != account:
+                ranked.append((2 if row >= 0 else 1 if floor.leaver[gpu] >= 0 else 0, gpu))
+        gpus += sorted(gpu for _, gpu in sorted(ranked)[: parts * size])
+    chosen = np.array(gpus, dtype=np.int64)
+    for row in sorted(books.holders(chosen), key=lambda row: (books.rows[row].shape.gpus, row)):
         books.stop(row, gang)
-    books.place(gang, gpus, inside=inside)
+    books.place(gang, chosen, inside=inside)
 
 
 def _fewest_moves(
-    books: Books, gang: Gang, account: int, pool: int, ground: BoolArray
+    books: Books, gang: Gang, account: int, pool: int, ground: _Ground
 ) -> tuple[list[int], Arrangement] | None:
     own = [
-        row
-        for row in range(len(books.rows))
-        if books.account_of_row[row] == account
-        and books.pool_of_row[row] == pool
-        and books.counts_of_row[row]
-        and books.rows[row].shape.preemptible
+        row for row in books.rows_of(account, pool) if books.counts_of_row[row] and books.rows[row].shape.preemptible
     ]
-    taken = {row: _taken(books, row, ground) for row in own}
+    holder = books.floor.holder[ground.gpus]
+    taken = {row: ground.by_node(holder == row) for row in own}
     home = sorted((row for row in own if taken[row].any()), key=lambda row: (books.price(row), row))
     coming = [row for row in own if row in books.stopped]
     new = _item(gang)
-    room = books.by_node(ground)
+    room = ground.by_node(ground.gpus >= 0)
 
     def arranged(movers: Sequence[int]) -> Arrangement | None:
         left = room.copy()
         for row in home:
             if row not in movers:
                 left -= taken[row]
-        return _arranged(books, left, [new, *(_item(books.rows[row]) for row in (*movers, *coming))])
+        return _arranged(books, left, ground, [new, *(_item(books.rows[row]) for row in (*movers, *coming))])
 
     for count in range(1, len(home) + 1):
         found = arranged(home[:count])
         if found is not None:
             return _without_needless(books, home[:count], found, arranged)
     # The rule itself: everything that counts, also what stands elsewhere, arranged anew.
-    found = _arranged(books, books.by_node(ground), [new, *(_item(books.rows[row]) for row in own)])
+    found = _arranged(books, room, ground, [new, *(_item(books.rows[row]) for row in own)])
     return None if found is None else (home, found)
 
 
@@ -102,27 +127,22 @@ def _without_needless(
     return movers, found
 
 
-def _taken(books: Books, row: int, ground: BoolArray) -> IntArray:
-    """(n_nodes) int64: how many GPUs of the ground the row holds."""
-    return books.by_node(ground & (books.holder == row))
-
-
 def _item(gang: Gang) -> tuple[Want, int]:
     want = demand(gang.shape)
     return (Want(gang.shape.workers, gang.shape.gpus_per_worker, None) if want is None else want, gang.number)
 
 
-def _arranged(books: Books, room: IntArray, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
+def _arranged(books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
     """The published packing of these gangs, told apart: gangs of one want take their parts in order of number."""
     numbers: dict[Want, list[int]] = {}
-    for want, number in sorted(items):
+    for want, number in sorted(items, key=lambda item: (packing_order(item[0]), item[1])):
         numbers.setdefault(want, []).append(number)
-    steps = packed(room, [(want, len(gangs)) for want, gangs in numbers.items()], books.fleet)
+    steps = packed(room, [(want, len(gangs)) for want, gangs in numbers.items()], books.fleet, ground.nodes)
     if steps is None:
         return None
     arrangement: Arrangement = {}
     for want, parts in steps:
-        nodes = [node for node in np.flatnonzero(parts).tolist() for _ in range(int(parts[node]))]
+        nodes = np.repeat(ground.nodes, parts).tolist()
         for at in range(0, len(nodes), want.parts):
             number = numbers[want].pop(0)
             arrangement[number] = sorted(Counter(nodes[at : at + want.parts]).items())

@@ -11,7 +11,8 @@ A gang of k GPUs of account `a` is inside in a pool when
 `packs` is a fixed rule, so that everybody can recompute it: gangs bound to a cell first, by level from below, largest
 first, each into the first cell with enough slots; then all other parts, largest first, each into the first node with
 room. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing
-does.
+does, also beside gangs that are bound to a domain, of as many GPUs in all; where some are bound to a domain and others
+to a block, a packing may exist that the rule does not find. None of this depends on where an account's lots lie.
 """
 
 from __future__ import annotations
@@ -37,15 +38,20 @@ def packs(room: IntArray, wanted: Mapping[Want, int], fleet: Fleet) -> bool:
     return packed(room, ((want, number) for want, number in wanted.items() if number), fleet) is not None
 
 
-def packed(room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet) -> list[tuple[Want, IntArray]] | None:
+def packed(
+    room: IntArray, wanted: Iterable[tuple[Want, int]], fleet: Fleet, nodes: IntArray | None = None
+) -> list[tuple[Want, IntArray]] | None:
     """The rule's packing: for each want, in packing order, its parts on each node; None where one is left out.
 
-    The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one.
+    The parts of gangs of one want are interchangeable; gangs bound to a cell come one by one. `room` is by node, or by
+    these nodes, ascending, alone.
     """
     left = room.copy()
     steps: list[tuple[Want, IntArray]] = []
     for want, number in sorted(wanted, key=lambda pair: packing_order(pair[0])):
         cells = cells_of_nodes(fleet, want.level)
+        if cells is not None and nodes is not None:
+            cells = cells[nodes]
         if cells is None:
             taken = _first_fit(left, want.size, want.parts * number)
             if taken is None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler.core.placement.lines import Line
+from scheduler.core.placement.lines import Key
 from scheduler.core.placement.pools import Division
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.workloads import Gang
@@ -35,9 +35,9 @@ class PoolRoom:
 class Tried:
     """Which lines each pool has refused, as it stood at which version; a pool that changed may be asked again."""
 
-    refused: dict[tuple[Line, int], int] = field(default_factory=dict)
+    refused: dict[tuple[Key, int], int] = field(default_factory=dict)
 
-    def holds(self, line: Line, pool: int, version: int) -> bool:
+    def holds(self, line: Key, pool: int, version: int) -> bool:
         """Whether the pool, as it stands now, has refused the line."""
         return self.refused.get((line, pool)) == version
 
@@ -46,7 +46,7 @@ Offers = dict[int, list[Gang]]
 """By pool: the gangs that it is offered, in the order of their lines."""
 
 
-def wandering_lines(queue: Queue, division: Division) -> dict[Line, Sequence[Gang]]:
+def wandering_lines(queue: Queue, division: Division) -> dict[Key, Sequence[Gang]]:
     """The waiting lines that may use several pools, in the order of their heads."""
     if len(division.parts) < 2:
         return {}
@@ -60,7 +60,7 @@ def wandering_lines(queue: Queue, division: Division) -> dict[Line, Sequence[Gan
 
 
 def offers(
-    lines: Mapping[Line, Sequence[Gang]],
+    lines: Mapping[Key, Sequence[Gang]],
     queue: Queue,
     division: Division,
     rooms: Sequence[PoolRoom],
@@ -90,7 +90,7 @@ def offers(
 
 
 def _dealt(
-    line: Line,
+    line: Key,
     gangs: int,
     pools: Sequence[int],
     headroom: dict[tuple[str, int], int],

@@ -8,16 +8,19 @@ again: at the end no preemptible gang that waits is inside.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.firm import place_firm
 from scheduler.core.placement.home import go_home
-from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
-from scheduler.core.placement.wants import demand, wants
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.wants import Want
+from scheduler.core.workloads import Gang
+
+INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
 
 
 class Owned:
@@ -27,7 +30,6 @@ class Owned:
         self._books = books
         self._lines = lines
         self._heap: list[tuple[tuple[int, int, int], Line]] = []
-        self._asked: set[Line] = set()
         self.unpacked: dict[str, dict[Line, None]] = {}
         """By account: lines within their count whose cells did not repack. More work may, oddly, help the rule."""
 
@@ -45,12 +47,11 @@ class Owned:
         self._drain()
 
     def _ask(self, line: Line) -> None:
-        account, shape = line
-        if line in self._asked or not self._has_room(account, shape):
+        if line.asked or not self._has_room(line):
             return
-        gang = self._lines.head(line)
+        gang = line.head()
         if gang is not None:
-            self._asked.add(line)
+            line.asked = True
             heappush(self._heap, (gang.order, line))
 
     def _ask_all(self, account: str) -> None:
@@ -59,28 +60,28 @@ class Owned:
         index = books.account_index[account]
         room = max((books.headroom(index, pool) for pool in range(books.n_pools)), default=0)
         if room > 0:
-            for line in self._lines.of(account):
-                if line[1].gpus <= room:
+            for line in self._lines.of(account).values():
+                if line.gpus <= room:
                     self._ask(line)
 
-    def _has_room(self, account: str, shape: Shape) -> bool:
+    def _has_room(self, line: Line) -> bool:
         books = self._books
-        index, gpus = books.account_index[account], shape.gpus
-        room = any(books.headroom(index, pool) >= gpus for pool in books.pools_for(shape.grade))
-        return room and demand(shape) is not None
+        index = books.account_index[line.account]
+        if line.least is None:
+            return False
+        return any(books.headroom(index, pool) >= line.gpus for pool in books.pools_for(line.shape.grade))
 
     def _drain(self) -> None:
-        heapify(self._heap)
         while self._heap:
             _, line = heappop(self._heap)
-            self._asked.discard(line)
-            gang = self._lines.head(line)
-            if gang is None or not self._placed(gang):
+            line.asked = False
+            gang = line.head()
+            if gang is None or not self._placed(gang, line):
                 continue
-            self._lines.take(line)
+            line.take()
             self._settle_withdrawn()
             self._ask(line)
-            for again in self.unpacked.pop(gang.spec.account, ()):
+            for again in self.unpacked.pop(line.account, ()):
                 self._ask(again)
             self._ask_lowered()
 
@@ -89,55 +90,47 @@ class Owned:
         books = self._books
         while books.withdrawn:
             gang, inside = books.withdrawn.pop()
-            if not inside or not self._placed(gang):
-                self._lines.give_back(gang)
+            line = self._lines.of(gang.spec.account)[gang.shape]
+            if not inside or not self._placed(gang, line):
+                line.give_back(gang)
 
     def _ask_lowered(self) -> None:
         books = self._books
+        if not books.lowered:
+            return
         names = sorted(name for name, i in books.account_index.items() if i in books.lowered)
         books.lowered.clear()
         for name in names:
             self.unpacked.pop(name, None)
             self._ask_all(name)
 
-    def _placed(self, gang: Gang) -> bool:
+    def _placed(self, gang: Gang, line: Line) -> bool:
         """Place the gang in the first pool in which it is inside. Whether there was one."""
         books = self._books
-        account = books.account_index[gang.spec.account]
-        for pool in books.pools_for(gang.shape.grade):
-            if books.headroom(account, pool) < gang.shape.gpus:
+        account = books.account_index[line.account]
+        for pool in books.pools_for(line.shape.grade):
+            if books.headroom(account, pool) < line.gpus:
                 continue
-            if not gang.shape.preemptible:
+            if not line.shape.preemptible:
                 if place_firm(books, gang, account, pool):
                     return True
-            elif self._repacks(gang.shape, account, pool) and _place(books, gang, account, pool):
+            elif books.repacks(account, pool, line.least) and _place(books, gang, line.wants, account, pool):
                 return True
             else:
-                self.unpacked.setdefault(gang.spec.account, {})[gang.spec.account, gang.shape] = None
+                self.unpacked.setdefault(line.account, {})[line] = None
         return False
 
-    def _repacks(self, shape: Shape, account: int, pool: int) -> bool:
-        want = demand(shape)
-        if want is None:
-            return False
-        wanted = self._books.counted(account, pool).copy()
-        wanted[want] += 1
-        return packs(self._books.repack_room(account, pool), wanted, self._books.fleet)
 
-
-def _place(books: Books, gang: Gang, account: int, pool: int) -> bool:
+def _place(books: Books, gang: Gang, wished: tuple[Want, ...], account: int, pool: int) -> bool:
     """Place a preemptible gang that is inside. Always succeeds: it was shown to fit its own cells."""
-    free = books.free & books.of_pool(pool)
-    own = free & (books.owner == account)
-    tiers = (own, own | (free & (books.owner < 0)), free)
-    gpus = free_fit(books, wants(gang.shape), tiers, own)
+    gpus = free_fit(books, wished, Tiers(INSIDE, pool, account))
     if gpus is not None:
         books.place(gang, gpus, inside=True)
         return True
-    want = wants(gang.shape)[-1]
+    want = wished[-1]
     room = room_from_accounts_over_count(books, want, pool)
     if room is None:
-        room = room_from_others(books, want, account, pool, books.own(account, pool))
+        room = room_from_others(books, want, account, pool)
     if room is not None:
         take_room(books, gang, room)
         return True

@@ -22,11 +22,15 @@ from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
 def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 - frozen
     """This round's actions in the order in which they hold, and a reason for every (account, shape) left waiting."""
-    books, lines = Books(snapshot, policy), Lines(snapshot.queue)
+    return decided(Books(snapshot, policy), Lines(snapshot.queue))
+
+
+def decided(books: Books, lines: Lines) -> Plan:
+    """The round's steps over these books."""
     owned, borrowed = Owned(books, lines), Borrowed(books, lines)
     owned.run()
     borrowed.run()
-    if policy.consolidate:
+    if books.policy.consolidate:
         consolidate(books, lines)
     if owned.unpacked:
         owned.run_again()

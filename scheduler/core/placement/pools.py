@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement.snapshot import Action, Place, Stop
-from scheduler.core.workloads import Gang, GangStatus, Piece, StopCause
+from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,20 +93,13 @@ class Division:
     def place(self, pool: int, gang: Gang, gpus: Sequence[int], *, inside: bool, waits_for: Iterable[str]) -> Place:
         """A placement that a part's plan made, in the part's numbers, as the fleet's plan says it."""
         numbers: list[int] = self.parts[pool].gpus[list(gpus)].tolist()
-        size = gang.shape.gpus_per_worker
-        workers = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-        pieces = tuple(self._piece(worker) for worker in workers)
-        return Place(gang, pieces, tuple(numbers), inside, tuple(waits_for))
-
-    def _piece(self, worker: Sequence[int]) -> Piece:
-        node = int(self.fleet.node_of_gpu[worker[0]])
-        first = int(self.fleet.first_gpu[node])
-        return Piece(node=self.fleet.nodes[node].name, gpus=tuple(gpu - first for gpu in worker))
+        hosts = tuple(self.fleet.host_of_gpu[gpu] for gpu in numbers[:: gang.shape.gpus_per_worker])
+        return Place(gang, tuple(numbers), hosts, inside, tuple(waits_for))
 
 
 def counts(gang: Gang) -> bool:
     """Whether a placed gang's GPUs are part of what its account uses (`scheduler.core.placement.inside`)."""
-    return gang.status is not GangStatus.STOPPING or gang.stop_cause is StopCause.CONSOLIDATED
+    return gang.status is not GangStatus.STOPPING or gang.stop_cause in MOVED
 
 
 def merged(by_pool: Iterable[Sequence[Place | Stop]]) -> tuple[Action, ...]:

@@ -22,10 +22,11 @@ from itertools import accumulate
 
 import numpy as np
 
+from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
 from scheduler.core.placement.borrowed import roomy
 from scheduler.core.placement.fits import has_slots
-from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.wants import demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
 
@@ -40,10 +41,11 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.BEFORE_WINDOW: "starts when the account's next window opens",
     Reason.OVER_ENTITLEMENT: "buy more GPUs, end other work of the account, or wait until GPUs can be borrowed",
     Reason.PAUSED: "starts when planning resumes",
+    Reason.HELD_BACK: "declare a shorter run time, or wait until the larger gang has started",
 }
 
 
-class Reasons(Mapping[Line, Waiting]):
+class Reasons(Mapping[Key, Waiting]):
     """A reason for every line that still has a gang when the round is over; each is worked out when it is asked for.
 
     What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
@@ -51,26 +53,28 @@ class Reasons(Mapping[Line, Waiting]):
 
     def __init__(self, books: Books, lines: Lines) -> None:
         self._books = books
-        books.freeze()
+        # What the books share with the state as it is now: the round is over, the state goes on.
+        self._usable, self._owner = books.floor.usable.copy(), books.owner.copy()
+        self._opens = dict(books.opens)
         self._waiting = lines.waiting()
-        self._known: dict[Line, Waiting] = {}
+        self._known: dict[Key, Waiting] = {}
         self._of_shape: dict[Shape, tuple[Reason | None, tuple[tuple[str, int], ...], int | None]] = {}
         self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
         self._ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         self._lent: list[int] | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
-    def __iter__(self) -> Iterator[Line]:
-        return iter(self._waiting)
+    def __iter__(self) -> Iterator[Key]:
+        return ((account, shape) for account, shapes in self._waiting.items() for shape in shapes)
 
     def __contains__(self, line: object) -> bool:
-        return line in self._waiting
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._waiting.get(line[0], ())
 
-    def __getitem__(self, line: Line) -> Waiting:
+    def __getitem__(self, line: Key) -> Waiting:
         if line not in self._known:
-            if line not in self._waiting:
+            if line not in self:
                 raise KeyError(line)
             self._known[line] = self._reason(*line)
         return self._known[line]
@@ -96,7 +100,7 @@ class Reasons(Mapping[Line, Waiting]):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
         if physical is not None:
             return Waiting(physical, numbers, until_ms, REMEDIES[physical])
-        opens = books.opens.get(account)
+        opens = self._opens.get(account)
         if opens is not None and opens.gpus >= gpus + min(books.used[index][pool] for pool in pools):
             return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
         expected_ms = self._own_ends_ms(index, shape)
@@ -120,9 +124,10 @@ class Reasons(Mapping[Line, Waiting]):
     def _lent_by(self, account: int) -> int:
         if self._lent is None:
             books = self._books
-            holders = np.array([*books.account_of_row, -1], dtype=np.int64)[books.holder]
-            lent = (books.owner >= 0) & (holders >= 0) & (holders != books.owner)
-            self._lent = np.bincount(books.owner[lent], minlength=len(books.account_index)).tolist()
+            holders = np.array([*books.account_of_row, -1], dtype=np.int64)[books.floor.holder]
+            owner = self._owner
+            lent = (owner >= 0) & (holders >= 0) & (holders != owner)
+            self._lent = np.bincount(owner[lent], minlength=len(books.account_index)).tolist()
         return self._lent[account]
 
     def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
@@ -130,31 +135,33 @@ class Reasons(Mapping[Line, Waiting]):
         books, want, pools = self._books, demand(shape), self._books.pools_for(shape.grade)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
-        in_pools = [books.pool_of_gpu == pool for pool in pools]
-        if want is None or not any(has_slots(books.fleet, books.by_node(in_pool), want) for in_pool in in_pools):
-            return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in in_pools)),), None
-        free = [books.by_node(books.free & in_pool) for in_pool in in_pools]
+        all_gpus = [self._by_node(pool, np.ones_like(self._usable)) for pool in pools]
+        if want is None or not any(has_slots(books.fleet, each, want) for each in all_gpus):
+            return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in all_gpus)),), None
+        # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
+        may_have = books.floor.free if shape.preemptible else books.floor.free & (self._owner < 0)
+        free = [self._by_node(pool, may_have) for pool in pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
             ("free_parts", max(int((each // want.size).sum()) for each in free)),
             ("asked_parts", want.parts),
         )
         if not shape.preemptible:
-            return Reason.OUTLASTS_WINDOW if self._fits_unsold(shape, in_pools) else None, numbers, None
+            fits_unsold = any(has_slots(books.fleet, each, want) for each in free)
+            return Reason.OUTLASTS_WINDOW if fits_unsold else None, numbers, None
         if any(has_slots(books.fleet, each, want) for each in free):
             reason = None if any(roomy(books, shape, pool) for pool in pools) else Reason.BORROWING_RESTRICTED
             return reason, numbers, None
-        opening = books.usable & (books.holder < 0)
-        if any(has_slots(books.fleet, books.by_node(opening & in_pool), want) for in_pool in in_pools):
+        opening = self._usable & (books.floor.holder < 0)
+        if any(has_slots(books.fleet, self._by_node(pool, opening), want) for pool in pools):
             return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms()
         fragmented = any(int(each.sum()) >= want.gpus for each in free)
         return Reason.FRAGMENTED if fragmented else None, numbers, None
 
-    def _fits_unsold(self, shape: Shape, in_pools: list[BoolArray]) -> bool:
-        """Whether it would fit unsold free GPUs if they stayed unsold."""
-        books, want = self._books, demand(shape)
-        unsold = books.free & (books.owner < 0)
-        return want is not None and any(has_slots(books.fleet, books.by_node(unsold & each), want) for each in in_pools)
+    def _by_node(self, pool: int, chosen: BoolArray) -> IntArray:
+        """(n_nodes): the chosen GPUs of each node of the pool."""
+        nodes = self._books.floor.node_of_gpu[chosen & (self._books.pool_of_gpu == pool)]
+        return np.bincount(nodes, minlength=self._books.n_nodes)
 
     def _leavers_gone_ms(self) -> int:
         """The latest deadline of all gangs that are stopping."""
@@ -163,7 +170,7 @@ class Reasons(Mapping[Line, Waiting]):
             books.now_ms + books.rows[row].spec.grace_ms
             if books.rows[row].stop_deadline_ms is None
             else int(books.rows[row].stop_deadline_ms or 0)
-            for row in np.unique(books.leaver[books.leaver >= 0]).tolist()
+            for row in np.unique(books.floor.leaver[books.floor.leaver >= 0]).tolist()
         ]
         return max(deadlines, default=books.now_ms)
 
@@ -186,13 +193,13 @@ class Reasons(Mapping[Line, Waiting]):
         key = (account, pool)
         if key not in self._ends:
             books = self._books
+            rows = books.rows_of(account, pool)
+            began = {row: books.now_ms if row in books.decided else books.rows[row].started_ms for row in rows}
             ends = sorted(
-                ((gang.started_ms or books.now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus)
-                for row, gang in enumerate(books.rows)
-                if books.account_of_row[row] == account
-                and books.pool_of_row[row] == pool
-                and books.counts_of_row[row]
-                and gang.status is not GangStatus.STOPPING
+                ((began[row] or books.now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus)
+                for row in rows
+                if books.counts_of_row[row]
+                and (gang := books.rows[row]).status is not GangStatus.STOPPING
                 and gang.spec.max_runtime_ms is not None
             )
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))

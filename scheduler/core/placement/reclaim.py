@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.core.cluster import IntArray
-from scheduler.core.placement.books import Books, BoolArray, picked
-from scheduler.core.placement.fits import cells_of_nodes, slots_by_cell, spread
+from scheduler.core.cluster import Fleet, IntArray
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.fits import cells_of_nodes
 from scheduler.core.placement.wants import Want
 
 Victim = tuple[int, int, int]
@@ -25,7 +25,7 @@ Victim = tuple[int, int, int]
 class Room:
     """Room made for a want: its GPUs, ascending by node, and the rows to end first."""
 
-    gpus: tuple[int, ...]
+    gpus: IntArray
     victims: tuple[int, ...]
 
 
@@ -34,29 +34,31 @@ class Ground:
     """Where a want may stand and whom it may displace, laid out by node."""
 
     books: Books
-    allowed: BoolArray
-    """(n_gpus): GPUs that may be used."""
+    allowed: IntArray
+    """GPUs that may be used, ascending."""
     prices: Mapping[int, int]
     """Price of each row that may be ended."""
     excess: Mapping[int, int] | None
     """By account: how far it is over its count; its rows are ended only until it is there. None: no such limit."""
-    open_by_node: list[int]
+    open_by_node: dict[int, int]
+    """Every node of the ground, ascending."""
     victims_by_node: dict[int, list[Victim]]
     nodes_of_row: dict[int, dict[int, int]]
 
     @classmethod
-    def of(
-        cls, books: Books, allowed: BoolArray, prices: Mapping[int, int], excess: Mapping[int, int] | None
-    ) -> Ground:
+    def of(cls, books: Books, allowed: IntArray, prices: Mapping[int, int], excess: Mapping[int, int] | None) -> Ground:
         """Lay out the ground: open GPUs and displaceable gangs of each node, the cheapest first."""
-        open_by_node: list[int] = books.by_node(allowed & (books.holder < 0)).tolist()
+        nodes = books.floor.node_of_gpu[allowed]
+        holder = books.floor.holder[allowed]
+        open_by_node = dict.fromkeys(nodes.tolist(), 0)
+        opens, numbers = np.unique(nodes[holder < 0], return_counts=True)
+        open_by_node.update(zip(opens.tolist(), numbers.tolist(), strict=True))
         victims: dict[int, list[Victim]] = {}
         nodes_of_row: dict[int, dict[int, int]] = {}
         priced = np.zeros(len(books.rows) + 1, dtype=np.bool_)
         priced[list(prices)] = True
-        held = np.flatnonzero(allowed & priced[books.holder])
-        keys = books.holder[held] * books.n_nodes + books.node_of_gpu[held]
-        pairs, numbers = np.unique(keys, return_counts=True)
+        held = priced[holder]
+        pairs, numbers = np.unique(holder[held] * books.n_nodes + nodes[held], return_counts=True)
         for key, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
             row, node = divmod(key, books.n_nodes)
             nodes_of_row.setdefault(row, {})[node] = number
@@ -65,10 +67,10 @@ class Ground:
             there.sort()
         return cls(books, allowed, prices, excess, open_by_node, victims, nodes_of_row)
 
-    def capacity(self) -> IntArray:
-        """(n_nodes) int64: GPUs of each node once everybody displaceable is gone."""
+    def capacity(self) -> dict[int, int]:
+        """GPUs of each node once everybody displaceable is gone."""
         freed = {node: sum(number for _, _, number in there) for node, there in self.victims_by_node.items()}
-        return np.array([count + freed.get(node, 0) for node, count in enumerate(self.open_by_node)], dtype=np.int64)
+        return {node: count + freed.get(node, 0) for node, count in self.open_by_node.items()}
 
     def lawful(self, rows: set[int]) -> bool:
         """Whether the rows can be ended in an order in which each account is over its count before each of its own."""
@@ -85,16 +87,10 @@ class Ground:
 
 def cheapest_room(ground: Ground, want: Want) -> Room | None:
     """The least lost work that makes the want fit on the ground, or None where nothing does."""
-    books = ground.books
-    slots = ground.capacity() // want.size
-    if int(slots.sum()) < want.parts:
+    slots = {node: count // want.size for node, count in ground.capacity().items() if count >= want.size}
+    if sum(slots.values()) < want.parts:
         return None
-    cells = cells_of_nodes(books.fleet, want.level)
-    if cells is None:
-        regions = [np.flatnonzero(slots).tolist()]
-    else:
-        enough = np.flatnonzero(slots_by_cell(cells, slots) >= want.parts)
-        regions = [np.flatnonzero((cells == cell) & (slots > 0)).tolist() for cell in enough.tolist()]
+    regions = _regions(ground.books.fleet, slots, want)
     found = (_victims_in(ground, want, region) for region in regions)
     best = min(
         ((sum(ground.prices[row] for row in rows), i, rows) for i, rows in enumerate(found) if rows is not None),
@@ -102,6 +98,17 @@ def cheapest_room(ground: Ground, want: Want) -> Room | None:
         key=lambda offer: offer[:2],
     )
     return None if best is None else _room(ground, want, regions[best[1]], best[2])
+
+
+def _regions(fleet: Fleet, slots: Mapping[int, int], want: Want) -> list[list[int]]:
+    """The nodes with room, by cell where the want is bound to one: cells with enough, in order of number."""
+    cells = cells_of_nodes(fleet, want.level)
+    if cells is None:
+        return [list(slots)]
+    nodes_of_cell: dict[int, list[int]] = {}
+    for node, cell in zip(slots, cells[list(slots)].tolist(), strict=True):
+        nodes_of_cell.setdefault(cell, []).append(node)
+    return [nodes for _, nodes in sorted(nodes_of_cell.items()) if sum(map(slots.__getitem__, nodes)) >= want.parts]
 
 
 def _victims_in(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
@@ -202,27 +209,46 @@ def _filled_back(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -
 
 
 def _parts_without(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> int:
+    return sum(number // want.size for number in _available(ground, nodes, rows).values())
+
+
+def _available(ground: Ground, nodes: list[int], rows: set[int]) -> dict[int, int]:
+    """GPUs of each node once these rows are gone."""
     available = {node: ground.open_by_node[node] for node in nodes}
     for row in rows:
         for node, number in ground.nodes_of_row[row].items():
             if node in available:
                 available[node] += number
-    return sum(number // want.size for number in available.values())
+    return available
 
 
 def _room(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> Room | None:
-    """Choose the GPUs: free ones first, then leavers', then victims'; victims that end up untouched stay."""
-    books = ground.books
-    ended = np.zeros(len(books.rows) + 1, dtype=np.bool_)
-    ended[sorted(rows)] = True
-    region = np.zeros(books.n_nodes, dtype=np.bool_)
-    region[nodes] = True
-    standing = ground.allowed & ((books.holder < 0) | ended[books.holder]) & region[books.node_of_gpu]
-    room = books.by_node(standing)
-    where = spread(room, room, want, None)
-    if where is None:
+    """Choose the GPUs, on nodes with least room first: free ones first, then leavers', then victims'; victims that end
+    up untouched stay.
+    """
+    available = _available(ground, nodes, rows)
+    taken: list[tuple[int, int]] = []
+    parts = want.parts
+    for node in sorted(nodes, key=lambda node: (available[node], node)):
+        if parts > 0 and available[node] >= want.size:
+            taken.append((node, min(available[node] // want.size, parts)))
+            parts -= taken[-1][1]
+    if parts > 0:
         return None
-    rank = np.where(books.holder >= 0, 2, np.where(books.leaver >= 0, 1, 0))
-    gpus = picked(books, where, want.size, standing, rank)
-    touched = {int(row) for row in books.holder[gpus] if row >= 0}
-    return Room(tuple(gpus), tuple(sorted(touched)))
+    gpus = [gpu for node, here in sorted(taken) for gpu in _picked(ground, node, here * want.size, rows)]
+    touched = {int(row) for row in ground.books.floor.holder[gpus] if row >= 0}
+    return Room(np.array(gpus, dtype=np.int64), tuple(sorted(touched)))
+
+
+def _picked(ground: Ground, node: int, number: int, rows: set[int]) -> list[int]:
+    """So many GPUs of the node, ascending: free ones first, then leavers', then those of these rows."""
+    floor = ground.books.floor
+    low, high = ground.allowed.searchsorted(floor.first_gpu[node : node + 2])
+    ranked: list[tuple[int, int]] = []
+    for gpu in ground.allowed[low:high].tolist():
+        row = int(floor.holder[gpu])
+        if row < 0:
+            ranked.append((1 if floor.leaver[gpu] >= 0 else 0, gpu))
+        elif row in rows:
+            ranked.append((2, gpu))
+    return sorted(gpu for _, gpu in sorted(ranked)[:number])

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from scheduler.core.placement.books import Books, BoolArray, picked
-from scheduler.core.placement.fits import cells_of_nodes, spread
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement.books import Books
 from scheduler.core.placement.reclaim import Ground, Room, cheapest_room
+from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import Gang
 
 
-def free_fit(books: Books, wished: tuple[Want, ...], tiers: Sequence[BoolArray], first: BoolArray) -> list[int] | None:
-    """GPUs for the best wish that fits the earliest tier; on a node `first` goes first, then unsold, then others."""
+def free_fit(books: Books, wished: tuple[Want, ...], where: Tiers) -> IntArray | None:
+    """GPUs for the best wish that fits, in the earliest tier; on a node the account's own first, then unsold ones."""
     for want in wished:
-        cells = cells_of_nodes(books.fleet, want.level)
-        for tier in tiers:
-            where = spread(books.by_node(tier), books.free_by_node, want, cells)
-            if where is not None:
-                rank = np.where(first, 0, np.where(books.owner < 0, 1, 2))
-                return picked(books, where, want.size, tier, rank)
+        gpus = books.fit(want, where)
+        if gpus is not None:
+            return gpus
     return None
 
 
@@ -42,26 +36,25 @@ def room_from_accounts_over_count(books: Books, want: Want, pool: int) -> Room |
     }
     prices = {
         row: books.price(row)
-        for row, gang in enumerate(books.rows)
-        if books.account_of_row[row] in excess
-        and gang.shape.preemptible
-        and books.pool_of_row[row] == pool
-        and books.is_placed(row)
+        for account in excess
+        for row in books.rows_of(account, pool)
+        if books.rows[row].shape.preemptible and books.is_placed(row)
     }
-    return cheapest_room(Ground.of(books, books.of_pool(pool), prices, excess), want)
+    return cheapest_room(Ground.of(books, books.gpus_of_pool(pool), prices, excess), want)
 
 
-def room_from_others(books: Books, want: Want, account: int, pool: int, ground: BoolArray) -> Room | None:
-    """The least lost work on this ground, of all but the account itself; accounts within their count come last."""
+def room_from_others(books: Books, want: Want, account: int, pool: int, end_ms: int = 0) -> Room | None:
+    """The least lost work of all but the account itself on its own GPUs, of those that it owns until then; accounts
+    within their count come last.
+    """
+    gpus = books.own_gpus(account, pool)
+    gpus = gpus[books.floor.until_ms[gpus] >= end_ms]
     prices = {
         row: books.price(row) + (0 if books.headroom(books.account_of_row[row], pool) < 0 else _LAST)
-        for row, gang in enumerate(books.rows)
-        if books.account_of_row[row] != account
-        and gang.shape.preemptible
-        and books.pool_of_row[row] == pool
-        and books.is_placed(row)
+        for row in books.holders(gpus)
+        if books.account_of_row[row] != account and books.rows[row].shape.preemptible
     }
-    return cheapest_room(Ground.of(books, ground, prices, None), want)
+    return cheapest_room(Ground.of(books, gpus, prices, None), want)
 
 
 _LAST = 1 << 62

@@ -1,7 +1,8 @@
 """What one round sees and what it answers. Arrays are the state's own and must not be written to; a plan is plain data.
 
 A GPU's *occupant* is the gang whose processes are there (running, starting or stopping); its *claimant* is a BINDING
-gang that gets it once the occupant is gone. A GPU is free where it is usable and has neither.
+gang that gets it once the occupant is gone. A GPU is free where it is usable and has neither. Of the gangs that share a
+device one, its *carrier*, is the occupant.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Snapshot:
     """Every BINDING, RUNNING and STOPPING gang by number."""
     queue: Queue
     """Every WAITING gang."""
+    shares: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    """By shared GPU: the milli-GPUs of each gang (by number) that is on it, in order of arrival."""
     balance_gpu_ms: Mapping[str, int] = field(default_factory=dict)
     """Half-life decayed GPU-ms lent minus borrowed, by account; missing is 0."""
     opens: Mapping[str, Opening] = field(default_factory=dict)
@@ -82,10 +85,21 @@ class Place:
     """Give the gang these GPUs; it starts once the gangs in `waits_for` are gone."""
 
     gang: Gang
-    pieces: tuple[Piece, ...]
     gpu_numbers: tuple[int, ...]
+    """Of all its GPUs, worker by worker."""
+    hosts: tuple[tuple[str, int], ...]
+    """Each worker's node, and the number of that node's first GPU."""
     inside: bool
     waits_for: tuple[str, ...]
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Each worker's place."""
+        size = self.gang.shape.gpus_per_worker
+        return tuple(
+            Piece(node=name, gpus=tuple(gpu - first for gpu in self.gpu_numbers[at * size : at * size + size]))
+            for at, (name, first) in enumerate(self.hosts)
+        )
 
 
 Action = Swap | Stop | Place

@@ -1,0 +1,103 @@
+"""One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
+
+Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
+of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
+(`tests.core.placement.naive`), which also must decide the same; it is left out where it would take minutes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from scheduler.core.placement.plan import plan
+from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot
+from tests.benchmarks.crowd import crowd_of
+from tests.benchmarks.harness import Figure, Result, Settings, peak_mib
+from tests.core.placement.naive import naive_plan
+
+SIZES = (10_000, 100_000, 1_000_000)
+NAIVE_UP_TO = 10_000
+OURS = "ours"
+Row = dict[str, Figure]
+
+
+def run(settings: Settings) -> Result:
+    """Rows by size; `--quick` measures small fleets only."""
+    sizes = (1_000, 4_000) if settings.quick else SIZES
+    rows: list[Row] = []
+    for gpus in sizes:
+        repeats = 3 if settings.quick else 5
+        rows += measured_apart(gpus, repeats, naive=gpus <= NAIVE_UP_TO)
+    shown = (
+        f"{int(str(row['gpus'])):,} GPUs {float(str(row['seconds'])):.3f} s, {row['rss_mib']} MiB"
+        for row in rows
+        if row["method"] == OURS
+    )
+    return Result(rows, f"a full round: {'; '.join(shown)}")
+
+
+def measured_apart(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
+    """The rows of one size, measured by a process of its own. Raises CalledProcessError."""
+    command = [sys.executable, "-m", "tests.benchmarks.round", str(gpus), str(repeats), str(int(naive))]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rows: list[Row] = json.loads(done.stdout)
+    return rows
+
+
+def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
+    """The rows of one size."""
+    crowd = crowd_of(gpus)
+    snapshot = crowd.snapshot
+    plan(snapshot)  # machine code is loaded, or made where this machine never ran it
+    gc.collect()
+    gc.freeze()
+    size: Row = {"gpus": snapshot.fleet.n_gpus, "gangs": crowd.waiting, "accounts": len(snapshot.accounts)}
+    rows = [{**size, **timed_round(plan, snapshot, repeats, OURS)}]
+    if naive:
+        rows.append(
+            {**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")}
+        )
+        if rows[0]["actions"] != rows[1]["actions"]:
+            raise AssertionError("the planner and its naive twin decided differently")
+    return rows
+
+
+def timed_round(planned: Callable[[Snapshot], Plan], snapshot: Snapshot, repeats: int, method: str) -> Row:
+    """Full rounds from the same snapshot; the median is what to quote."""
+    walls: list[float] = []
+    cpus: list[float] = []
+    for _ in range(repeats):
+        gc.collect()
+        wall, cpu = time.perf_counter(), time.process_time()
+        made = planned(snapshot)
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    places = sum(isinstance(action, Place) for action in made.actions)
+    return {
+        "method": method,
+        "seconds": round(median(walls), 4),
+        "least_s": round(min(walls), 4),
+        "cpu_s": round(median(cpus), 4),
+        "rss_mib": peak_mib(),
+        "placements": places,
+        "placements_per_s": round(places / median(walls)),
+        "actions": len(made.actions),
+        "waiting": len(made.waiting),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure one size and print its rows as JSON."""
+    gpus, repeats, naive = map(int, arguments)
+    print(json.dumps(measured(gpus, repeats, naive=bool(naive))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""Books that answer every question by looking at the whole fleet anew: what the fast ones must equal, byte for byte.
+
+Nothing is kept between two questions but who holds which GPU; every answer is a few operations over arrays of all GPUs,
+all nodes or all rows, as the rules are written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement.books import NO_GPUS, Books, BoolArray
+from scheduler.core.placement.fits import cells_of_nodes, has_slots, slots_by_cell
+from scheduler.core.placement.inside import packs
+from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.plan import decided
+from scheduler.core.placement.search import Tiers
+from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
+from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.wants import Want, demand
+
+Spread = list[tuple[int, int]]
+"""(node, parts there), ascending by node."""
+
+
+def naive_plan(snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan, by scanning."""
+    return decided(NaiveBooks(snapshot, policy), Lines(snapshot.queue))
+
+
+class NaiveBooks(Books):
+    """See the module."""
+
+    def fit(self, want: Want, where: Tiers) -> IntArray | None:
+        """As in the books, by scanning."""
+        for kind in Kind:
+            if where.kinds >> kind & 1:
+                gpus = self._fit(want, where, kind)
+                if gpus is not None:
+                    return gpus
+        return None
+
+    def _fit(self, want: Want, where: Tiers, kind: Kind) -> IntArray | None:
+        allowed, owner = self._allowed(where, kind), self.snapshot.owner
+        cells = cells_of_nodes(self.fleet, want.level)
+        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells)
+        if found is None:
+            return None
+        rank = np.where(owner == where.account, 0, np.where(owner < 0, 1, 2))
+        gpus: list[int] = []
+        for node, parts in found:
+            low, high = self.fleet.first_gpu[node : node + 2]
+            there = np.flatnonzero(allowed[low:high]) + low
+            best = there[rank[there].argsort(kind="stable")][: parts * want.size]
+            gpus.extend(sorted(best.tolist()))
+        return np.array(gpus, dtype=np.int64)
+
+    def has_room(self, want: Want, where: Tiers) -> bool:
+        """As in the books, by scanning."""
+        kinds = [kind for kind in Kind if where.kinds >> kind & 1]
+        return any(has_slots(self.fleet, self._by_node(self._allowed(where, kind)), want) for kind in kinds)
+
+    def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
+        """As in the books, by scanning."""
+        wanted: Counter[Want] = Counter()
+        for row, gang in enumerate(self.rows):
+            mine = self.account_of_row[row] == account and self.pool_of_row[row] == pool and self.counts_of_row[row]
+            its = demand(gang.shape) if mine and gang.shape.preemptible else None
+            if its is not None:
+                wanted[its] += 1
+        if want is not None:
+            wanted[want] += 1
+        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder]
+        room = self._own(account, pool) & ~firm
+        room[taken] = False
+        return packs(self._by_node(room), wanted, self.fleet)
+
+    def free_gpus(self, pool: int) -> int:
+        """As in the books, by scanning."""
+        return int(np.count_nonzero(self._free() & self._of_pool(pool)))
+
+    def usable_gpus(self, pool: int) -> int:
+        """As in the books, by scanning."""
+        return int(np.count_nonzero(self._of_pool(pool)))
+
+    def own_gpus(self, account: int, pool: int) -> IntArray:
+        """As in the books, by scanning."""
+        return np.flatnonzero(self._own(account, pool))
+
+    def rows_of(self, account: int, pool: int) -> list[int]:
+        """As in the books, by scanning."""
+        return [row for row, its in enumerate(self.account_of_row) if its == account and self.pool_of_row[row] == pool]
+
+    def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
+        """As in the books, by scanning."""
+        return int(np.count_nonzero(self._own(account, pool) & (self.snapshot.until_ms >= until_ms)))
+
+    # ---- arrays of everything ----
+
+    def _free(self) -> BoolArray:
+        free: BoolArray = self.snapshot.usable & (self.floor.holder < 0) & (self.floor.leaver < 0)
+        return free
+
+    def _of_pool(self, pool: int) -> BoolArray:
+        usable: BoolArray = self.snapshot.usable & (self.fleet.pool_of_node[self.fleet.node_of_gpu] == pool)
+        return usable
+
+    def _own(self, account: int, pool: int) -> BoolArray:
+        own: BoolArray = self._of_pool(pool) & (self.snapshot.owner == account)
+        return own
+
+    def _by_node(self, chosen: BoolArray) -> IntArray:
+        return np.bincount(self.fleet.node_of_gpu[chosen], minlength=len(self.fleet.nodes))
+
+    def _allowed(self, where: Tiers, kind: Kind) -> BoolArray:
+        free = self._free() & self._of_pool(where.pool)
+        own, unsold = self.snapshot.owner == where.account, self.snapshot.owner < 0
+        lasting = self.snapshot.until_ms >= where.end_ms
+        allowed = {
+            Kind.OWN: own,
+            Kind.OWN_OR_UNSOLD: own | unsold,
+            Kind.UNSOLD: unsold,
+            Kind.UNSOLD_OR_LASTING: unsold | lasting,
+            Kind.ANY: free,
+            Kind.LASTING_OWN: own & lasting,
+            Kind.LASTING_UNSOLD: unsold & lasting,
+            Kind.LASTING_OWN_OR_UNSOLD: (own | unsold) & lasting,
+        }
+        chosen: BoolArray = free & allowed[kind]
+        return chosen
+
+
+def spread(counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None) -> Spread | None:
+    """Nodes for all parts, or None where they do not fit.
+
+    `counts` (n_nodes): GPUs that may be used; `tightness` (n_nodes): nodes with less go first, ties by number; `cells`:
+    `cells_of_nodes` of the want's level. The smallest cell that suffices is taken.
+    """
+    slots = counts // want.size
+    if cells is not None:
+        in_cell = slots_by_cell(cells, slots)
+        enough = np.flatnonzero(in_cell >= want.parts)
+        if not len(enough):
+            return None
+        slots = np.where(cells == enough[in_cell[enough].argmin()], slots, 0)
+    if int(slots.sum()) < want.parts:
+        return None
+    nodes = np.flatnonzero(slots)
+    taken: Spread = []
+    parts = want.parts
+    for node in nodes[tightness[nodes].argsort(kind="stable")].tolist():
+        if parts > 0:
+            taken.append((node, min(int(slots[node]), parts)))
+            parts -= taken[-1][1]
+    return sorted(taken)
