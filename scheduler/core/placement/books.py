@@ -2,9 +2,11 @@
 
 Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone, each in time
 that depends on the gang and not on the fleet; the snapshot's arrays are never written to. A *row* is a gang that is or
-was placed, in order of number; gangs placed in this round come after. A GPU's *holder* is the row that has it or has
-claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is free without either, and open (for a
-gang inside its entitlement) without a holder.
+was placed; their *ranks*, which break ties, follow their numbers, and gangs placed in this round come after. A GPU's
+*holder* is the row that has it or has claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is
+free without either, and open (for a gang inside its entitlement) without a holder.
+
+One round's books can become the next one's: see `scheduler.core.placement.follow`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import AT_NODE, POOL, RING, floor_of
+from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.search import Search, Tiers
@@ -32,6 +35,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
 NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
+LATE = 1 << 40
+"""Ranks of gangs that a round places come after those of all that were there."""
 STEPS_A_GANG = 1_000
 """About how many steps it takes to look at a waiting gang."""
 
@@ -67,9 +72,10 @@ class Books:
         self.counts_of_row = [True] * len(self.rows)
         for row in self.stopped:
             self.counts_of_row[row] = self.rows[row].stop_cause is StopCause.CONSOLIDATED
-        self._first_rows: list[int] | None = None
-        self._rows_by_part: list[int] = []
-        self._more_rows: dict[tuple[int, int], list[int]] = {}
+        self._n_first = len(self.rows)
+        self.rank_of_row = [gang.number for gang in self.rows]
+        self._parts: dict[tuple[int, int], list[int]] = {}
+        self._rows_by_part: tuple[list[int], list[int]] | None = None
         # 3. the floor, and what each account owns and uses, by pool
         holder, leaver = _held(snapshot, self.rows, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
@@ -90,6 +96,7 @@ class Books:
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
         self._search = Search(self.fleet, self.floor, self.units, compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
+        self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
@@ -99,6 +106,8 @@ class Books:
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
+        self._withdrawn_ever: list[Gang] = []
+        self._undone: list[int] = []
         self.lowered: set[int] = set()
 
     @property
@@ -156,28 +165,35 @@ class Books:
     def own_gpus(self, account: int, pool: int) -> IntArray:
         """Numbers of the account's usable owned GPUs of the pool, ascending."""
         at = account * self.n_pools + pool
-        return self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
+        gpus = self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
+        usable: IntArray = gpus[self.floor.gpus[gpus, USABLE] != 0]
+        return usable
 
     def gpus_of_pool(self, pool: int) -> IntArray:
         """Numbers of the pool's usable GPUs, ascending."""
         return np.flatnonzero(self.floor.usable & (self.pool_of_gpu == pool))
 
     def holders(self, gpus: IntArray) -> list[int]:
-        """The rows that hold any of these GPUs, ascending."""
-        rows: list[int] = np.unique(self.floor.holder[gpus]).tolist()
-        return [row for row in rows if row >= 0]
+        """The rows that hold any of these GPUs, in order of rank."""
+        rows = {row for row in self.floor.holder[gpus].tolist() if row >= 0}
+        return sorted(rows, key=self.rank_of_row.__getitem__)
 
     def rows_of(self, account: int, pool: int) -> list[int]:
-        """All rows of the account in the pool, ascending, also those that ended in this round."""
-        if self._first_rows is None:
-            parts = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
-            known = parts[: len(self.snapshot.placed)]
-            order = known.argsort(kind="stable")
-            self._first_rows = known[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1)).tolist()
-            self._rows_by_part = order.tolist()
-        at = account * self.n_pools + pool
-        known_rows = self._rows_by_part[self._first_rows[at] : self._first_rows[at + 1]]
-        return known_rows + self._more_rows.get((account, pool), [])
+        """All rows of the account in the pool, in order of rank, also those that ended in this round."""
+        return sorted(self._part(account, pool), key=self.rank_of_row.__getitem__)
+
+    def _part(self, account: int, pool: int) -> list[int]:
+        rows = self._parts.get((account, pool))
+        if rows is None:
+            if self._rows_by_part is None:
+                part = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
+                order = part.argsort(kind="stable")
+                firsts = part[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1))
+                self._rows_by_part = order.tolist(), firsts.tolist()
+            listed, firsts_of = self._rows_by_part
+            at = account * self.n_pools + pool
+            rows = self._parts[account, pool] = listed[firsts_of[at] : firsts_of[at + 1]]
+        return rows
 
     def held_by(self, row: int) -> IntArray:
         """Numbers of the GPUs that the row holds now, ascending; none once it was stopped or withdrawn."""
@@ -237,6 +253,16 @@ class Books:
             if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
 
+    def leavers_gone_ms(self) -> int:
+        """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
+        gone_ms = [self.now_ms]
+        for row in self.stopped:
+            gang, gpus = self.rows[row], self.gpus_of_row[row]
+            if (self.floor.gpus[list(gpus), LEAVER] == row).any():
+                deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
+                gone_ms.append(self.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
+        return max(gone_ms[1:], default=self.now_ms)
+
     # ---- what is decided ----
 
     def place(self, gang: Gang, gpus: IntArray, *, inside: bool) -> int:
@@ -254,13 +280,7 @@ class Books:
         )
         account = self.account_index[gang.spec.account]
         pool = int(self.floor.nodes[self.floor.gpus[numbers[0], AT_NODE], POOL]) if self.n_pools > 1 else 0
-        self.rows.append(gang)
-        self.gpus_of_row.append(numbers)
-        self.account_of_row.append(account)
-        self.pool_of_row.append(pool)
-        self.counts_of_row.append(True)
-        self.firm_of_row.append(firm)
-        self._more_rows.setdefault((account, pool), []).append(row)
+        self._new_row(gang, numbers, account, pool, LATE + row)
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)
         self.actions.append(action)
@@ -268,8 +288,20 @@ class Books:
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
-        leavers = np.unique(self.floor.leaver[gpus]).tolist()
-        return tuple(self.rows[leaver].id for leaver in leavers if leaver >= 0)
+        leavers = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
+        return tuple(self.rows[leaver].id for leaver in sorted(leavers, key=self.rank_of_row.__getitem__))
+
+    def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
+        part = self._part(account, pool)
+        part.append(len(self.rows))
+        self.rows.append(gang)
+        self.gpus_of_row.append(numbers)
+        self.account_of_row.append(account)
+        self.pool_of_row.append(pool)
+        self.counts_of_row.append(True)
+        self.firm_of_row.append(not gang.shape.preemptible)
+        self.rank_of_row.append(rank)
+        return part[-1]
 
     def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
@@ -305,6 +337,80 @@ class Books:
         self.counts_of_row[row] = False
         self.lowered.add(self.account_of_row[row])
         self.withdrawn.append((gang, inside))
+        self._withdrawn_ever.append(gang)
+        self._undone.append(row)
+
+    # ---- the next round ----
+
+    @cached_property
+    def row_of_number(self) -> dict[int, int]:
+        """The row of each placed gang, by number; kept from the first time that somebody asks."""
+        return {self.rows[row].number: row for row in range(self._n_first)}
+
+    def gangs_of_round(self) -> list[Gang]:
+        """The gangs that the last round placed, stopped or withdrew."""
+        return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def knows(self, accounts: Sequence[str]) -> bool:
+        """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
+        known = len(self.account_index)
+        if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
+            return False
+        for name in accounts[known:]:
+            self.account_index[name] = len(self.account_index)
+            for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
+                table.append([0] * self.n_pools)
+            for firsts in (self.units.first_unit, self.units.first_gpu):
+                firsts.extend([firsts[-1]] * self.n_pools)
+            for pool in range(self.n_pools):
+                self._parts[self.account_index[name], pool] = []
+        return True
+
+    def begin_round(self, snapshot: Snapshot) -> None:
+        """Decide anew at another instant; who holds what is for `drop_row`, `add_row` and `set_anew` to say."""
+        numbers = self.row_of_number
+        for row, (gang, _) in self.decided.items():
+            numbers[gang.number] = row
+        for row in self._undone:
+            self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+            self.stopped.discard(row)
+        self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
+        self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.action_of_row, self.decided = {}, {}
+        self.withdrawn.clear()
+        self.lowered.clear()
+
+    def drop_row(self, row: int) -> None:
+        """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
+        del self.row_of_number[self.rows[row].number]
+        if self.counts_of_row[row]:
+            self._count(row, -1)
+            self.counts_of_row[row] = False
+        self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+        self.stopped.discard(row)
+
+    def add_row(self, gang: Gang) -> None:
+        """A gang that is placed; its GPUs are for `set_anew`."""
+        pool = self._pools_of((gang,))[0]
+        row = self._new_row(gang, gang.gpu_numbers, self.account_index[gang.spec.account], pool, gang.number)
+        self.row_of_number[gang.number] = row
+        if gang.status is GangStatus.STOPPING:
+            self.stopped.add(row)
+            self.counts_of_row[row] = gang.stop_cause is StopCause.CONSOLIDATED
+        if self.counts_of_row[row]:
+            self._count(row, 1)
+
+    def set_anew(self, gpus: IntArray, now: IntArray) -> None:
+        """Make these GPUs what they are now (see `floor.set_anew`)."""
+        changed = np.flatnonzero(self.floor.gpus[gpus, USABLE] != now[:, 0])
+        for at in changed.tolist():
+            gpu, sign = int(gpus[at]), 1 if now[at, 0] else -1
+            owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
+            self._usable_by_pool[pool] += sign
+            if owner >= 0:
+                self.entitled[owner][pool] += sign
+                self._own_until_ms.pop((owner, pool), None)
+        self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape

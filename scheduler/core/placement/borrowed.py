@@ -15,6 +15,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import demand
 from scheduler.core.quantities import ONE_PPM
@@ -44,10 +45,11 @@ class Borrowed:
             return
         turns: list[tuple[Turn, Line]] = []
         moving = books.accounts_moving()
-        for account in self._lines.accounts():
-            if books.account_index[account] not in moving:
-                for line in self._lines.of(account).values():
-                    self._line_up(turns, line)
+        for shape, lines in self._lines.by_shape().items():
+            if self._may_fit(shape):
+                for account, line in lines.items():
+                    if books.account_index[account] not in moving:
+                        self._line_up(turns, line)
         heapify(turns)
         while turns:
             _, line = heappop(turns)
@@ -56,15 +58,16 @@ class Borrowed:
                 continue
             if self._placed(gang, line):
                 line.take()
-                self._line_up(turns, line)
+                following = line.head()
+                if following is not None:
+                    heappush(turns, (self._turn(following), line))
             else:
                 self._refused.add(line.shape)
 
     def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
-        if self._may_fit(line.shape):
-            gang = line.head()
-            if gang is not None:
-                heappush(turns, (self._turn(gang), line))
+        gang = line.head()
+        if gang is not None:
+            turns.append((self._turn(gang), line))
 
     def _turn(self, gang: Gang) -> Turn:
         snapshot = self._books.snapshot
@@ -106,8 +109,12 @@ def roomy(books: Books, shape: Shape, pool: int) -> bool:
     """Whether the pool keeps its idle share when a gang of this shape borrows; asked only of reckless shapes."""
     if not (shape.reckless and shape.preemptible):
         return True
-    idle = books.free_gpus(pool) - shape.gpus
-    return idle * ONE_PPM >= books.policy.reckless_idle_ppm * books.usable_gpus(pool)
+    return keeps_idle(books.policy, books.free_gpus(pool) - shape.gpus, books.usable_gpus(pool))
+
+
+def keeps_idle(policy: Policy, idle: int, usable: int) -> bool:
+    """Whether so many idle GPUs of a pool are the share that reckless borrowers must leave."""
+    return idle * ONE_PPM >= policy.reckless_idle_ppm * usable
 
 
 def fits_free(books: Books, shape: Shape, pool: int) -> bool:

@@ -26,26 +26,25 @@ def consolidate(books: Books, lines: Lines) -> None:
     if not free_gpus:
         return
     sizes = set(np.diff(books.fleet.first_gpu).tolist())
-    heads = [
-        (head.queued_ms, head.order, line)
-        for line in lines.all()
-        if line.gpus <= free_gpus and _asks_whole_nodes(line, sizes) and (head := line.head()) is not None
-    ]
-    refused: set[Shape] = set()
+    heads: list[tuple[tuple[int, tuple[int, int, int]], Line]] = []
+    for shape, of_shape in lines.by_shape().items():
+        if shape.gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
+            turns = (((head.queued_ms, head.order), line) for line in of_shape.values() if (head := line.head()))
+            first = min(turns, default=None)
+            if first is not None:
+                heads.append(first)
     yards: dict[tuple[int, int], Yard] = {}
-    for _, _, line in sorted(heads):
+    for _, line in sorted(heads):
         gang = line.head()
-        if gang is None or line.shape in refused:
-            continue
-        if any(_emptied(books, gang, pool, yards) for pool in books.pools_for(line.shape.grade)):
+        pools = books.pools_for(line.shape.grade)
+        if gang is not None and any(_emptied(books, gang, pool, yards) for pool in pools):
             line.take()
             return
-        refused.add(line.shape)
 
 
-def _asks_whole_nodes(line: Line, sizes: set[int]) -> bool:
-    want = line.least
-    return line.shape.preemptible and want is not None and want.size in sizes
+def _asks_whole_nodes(shape: Shape, sizes: set[int]) -> bool:
+    want = demand(shape)
+    return shape.preemptible and want is not None and want.size in sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Yard:
         offers = []
         for node in nodes[~free].tolist():
             gpus = slice(*floor.first_gpu[node : node + 2].tolist())
-            rows = sorted(set(floor.holder[gpus].tolist()) - {-1})
+            rows = books.holders(np.arange(gpus.start, gpus.stop))
             if (floor.leaver[gpus] < 0).all() and all(_moves(books, row) for row in rows):
                 offers.append((sum(books.price(row) for row in rows), node, rows))
         return cls(nodes[free].tolist(), sorted(offers))

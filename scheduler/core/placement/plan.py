@@ -15,7 +15,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.consolidate import consolidate
 from scheduler.core.placement.lines import Lines
-from scheduler.core.placement.owned import Owned
+from scheduler.core.placement.owned import Due, Owned
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
@@ -25,13 +25,12 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
     return decided(Books(snapshot, policy), Lines(snapshot.queue))
 
 
-def decided(books: Books, lines: Lines) -> Plan:
-    """The round's steps over these books."""
+def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
+    """The round's steps over these books; `due`: who alone may have come inside since the last round over them."""
     owned, borrowed = Owned(books, lines), Borrowed(books, lines)
-    owned.run()
+    owned.run(due)
     borrowed.run()
     if books.policy.consolidate:
         consolidate(books, lines)
-    if owned.unpacked:
-        owned.run_again()
+    owned.run_again()
     return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines))
