@@ -214,9 +214,8 @@ def crowded(gpus: int) -> World:
 def bind(world: World, account: str, gpus: range, grade: str) -> None:
     """A gang that runs on these GPUs."""
     gang = world.submit(spec_of(account, size=len(gpus), grade=grade))
-    world.gangs[gang.number] = gang.moved(
-        GangStatus.BINDING, gpu_numbers=tuple(gpus), pieces=world._pieces(gang, gpus)
-    ).moved(GangStatus.RUNNING, started_ms=world.now_ms - HOUR_MS)
+    bound = gang.moved(GangStatus.BINDING, gpu_numbers=tuple(gpus))
+    world.gangs[gang.number] = bound.moved(GangStatus.RUNNING, started_ms=world.now_ms - HOUR_MS)
     world.occupant[list(gpus)] = gang.number
 
 

@@ -27,13 +27,13 @@ from scheduler.planners.deltas import (
 )
 from scheduler.planners.replica import PoolReplica, ReplicaServer
 from scheduler.planners.rows import GANG_LEFT_OUT, SPEC_LEFT_OUT, GangRow
-from scheduler.planners.tracks import Mirror, Track
+from scheduler.planners.tracks import Mirror, Track, shares_by_pool
 from tests.planners.crowds import Crowd
 
 
 def same(left: Delta, right: Delta) -> bool:
     """Whether two deltas say the same."""
-    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone) for d in (left, right)]
+    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone, d.shares) for d in (left, right)]
     pairs = zip(left.changes, right.changes, strict=True)
     return told[0] == told[1] and all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in pairs)
 
@@ -49,8 +49,9 @@ class Followed:
 
     def deltas(self) -> list[Delta]:
         """What each mirror must be told now; only gangs that stand in a pool or name no other are looked at."""
-        for track in self.tracks:
-            track.look(self.crowd.world.snapshot())
+        snapshot = self.crowd.world.snapshot()
+        for track, shares in zip(self.tracks, shares_by_pool(snapshot, self.division), strict=True):
+            track.look(snapshot, shares)
             for number in list(track.gangs):
                 if number not in self.crowd.world.gangs:
                     track.drop(number)
