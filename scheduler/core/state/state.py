@@ -352,7 +352,8 @@ class State:
         before = (self.calendar.owner_account, self.calendar.until_ms)
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
         after = (self.calendar.owner_account, self.calendar.until_ms)
-        self.gangs.touched.ownership |= not all(map(np.array_equal, before, after))
+        same = all(np.array_equal(was, now) for was, now in zip(before, after, strict=True))
+        self.gangs.touched.ownership |= not same
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)
