@@ -1,10 +1,10 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
-Order: who waits longer than `starving_ms`, then by waiting time, ties to the account that lent more than it borrowed,
-then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang that never
-checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is being moved
-waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole nodes
-stay for whole-node gangs.
+Order: who waits longer than `starving_ms`, then by waiting time and a near deadline, ties to the account that
+lent more than it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared
+end. A gang that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose
+work is being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so
+that whole nodes stay for whole-node gangs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.elastic import most_free, sized
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import demand
-from scheduler.core.quantities import ONE_PPM
+from scheduler.core.placement.wants import demand, wants
+from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape
 
 FREE = tiers(Kind.ANY)
@@ -44,10 +46,11 @@ class Borrowed:
             return
         turns: list[tuple[Turn, Line]] = []
         moving = books.accounts_moving()
-        for account in self._lines.accounts():
-            if books.account_index[account] not in moving:
-                for line in self._lines.of(account).values():
-                    self._line_up(turns, line)
+        for shape, lines in self._lines.by_shape().items():
+            if self._may_fit(shape):
+                for account, line in lines.items():
+                    if books.account_index[account] not in moving:
+                        self._line_up(turns, line)
         heapify(turns)
         while turns:
             _, line = heappop(turns)
@@ -56,20 +59,26 @@ class Borrowed:
                 continue
             if self._placed(gang, line):
                 line.take()
-                self._line_up(turns, line)
+                following = line.head()
+                if following is not None:
+                    heappush(turns, (self._turn(following), line))
             else:
                 self._refused.add(line.shape)
 
     def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
-        if self._may_fit(line.shape):
-            gang = line.head()
-            if gang is not None:
-                heappush(turns, (self._turn(gang), line))
+        gang = line.head()
+        if gang is not None:
+            turns.append((self._turn(gang), line))
 
     def _turn(self, gang: Gang) -> Turn:
         snapshot = self._books.snapshot
         starves = self._books.now_ms - gang.queued_ms > self._books.policy.starving_ms
-        return (not starves, gang.queued_ms, -snapshot.balance_gpu_ms.get(gang.spec.account, 0), gang.order)
+        return (
+            not starves,
+            gang.queued_ms - gang.head_start_ms,
+            -snapshot.balance_gpu_ms.get(gang.spec.account, 0),
+            gang.order,
+        )
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
@@ -84,13 +93,24 @@ class Borrowed:
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
         for pool in books.pools_for(line.shape.grade):
-            if not roomy(books, line.shape, pool):
+            chosen = self._sized(gang, line, pool)
+            if chosen is None:
                 continue
-            gpus = free_fit(books, line.wants, _tiers(books, gang, pool))
+            wished = line.wants if chosen is gang else wants(chosen.shape)
+            gpus = free_fit(books, wished, _tiers(books, gang, pool))
             if gpus is not None:
-                books.place(gang, gpus, inside=False)
+                books.place(chosen, gpus, inside=False)
                 return True
         return False
+
+    def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
+        """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
+        books, shape = self._books, line.shape
+        if not shape.is_elastic:
+            return gang if roomy(books, shape, pool) else None
+        most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
+        workers = most_free(books, shape, _tiers(books, gang, pool), most)
+        return None if workers is None else sized(gang, workers)
 
 
 def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
@@ -104,15 +124,24 @@ def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
 
 def roomy(books: Books, shape: Shape, pool: int) -> bool:
     """Whether the pool keeps its idle share when a gang of this shape borrows; asked only of reckless shapes."""
+    return not (shape.reckless and shape.preemptible) or shape.least_gpus <= spare_gpus(books, shape, pool)
+
+
+def spare_gpus(books: Books, shape: Shape, pool: int) -> int:
+    """How many of the pool's free GPUs a gang of this shape may borrow; less than 0 where it is too full already."""
     if not (shape.reckless and shape.preemptible):
-        return True
-    idle = books.free_gpus(pool) - shape.gpus
-    return idle * ONE_PPM >= books.policy.reckless_idle_ppm * books.usable_gpus(pool)
+        return books.free_gpus(pool)
+    return beyond_idle_share(books.policy, books.free_gpus(pool), books.usable_gpus(pool))
+
+
+def beyond_idle_share(policy: Policy, free: int, usable: int) -> int:
+    """How many of a pool's free GPUs are more than the idle share that reckless borrowers must leave."""
+    return free - ceil_div(policy.reckless_idle_ppm * usable, ONE_PPM)
 
 
 def fits_free(books: Books, shape: Shape, pool: int) -> bool:
     """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
-    want = demand(shape)
+    want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
     if want is None or not books.has_room(want, Tiers(FREE, pool)):
         return False
     if shape.preemptible:

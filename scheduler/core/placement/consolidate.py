@@ -1,7 +1,8 @@
 """Emptying nodes for a gang of whole nodes: small gangs move where they fit at once, if little work is lost by it.
 
-One gang a round, the one first in line. Only gangs that run on one node alone are moved, and only if all of them fit
-free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that room when they come back.
+One gang a round, the one first in line. Only gangs that run on one node alone, and did for as long as they wished, are
+moved, and only if all of them fit free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that
+room when they come back.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import roomy
+from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM
-from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
+from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause, ran_for_ms
 
 
 def consolidate(books: Books, lines: Lines) -> None:
@@ -26,26 +28,27 @@ def consolidate(books: Books, lines: Lines) -> None:
     if not free_gpus:
         return
     sizes = set(np.diff(books.fleet.first_gpu).tolist())
-    heads = [
-        (head.queued_ms, head.order, line)
-        for line in lines.all()
-        if line.gpus <= free_gpus and _asks_whole_nodes(line, sizes) and (head := line.head()) is not None
-    ]
-    refused: set[Shape] = set()
+    heads: list[tuple[tuple[int, tuple[int, int, int]], Line]] = []
+    for shape, of_shape in lines.by_shape().items():
+        if shape.gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
+            turns = (((head.queued_ms, head.order), line) for line in of_shape.values() if (head := line.head()))
+            first = min(turns, default=None)
+            if first is not None:
+                heads.append(first)
     yards: dict[tuple[int, int], Yard] = {}
-    for _, _, line in sorted(heads):
+    for _, line in sorted(heads):
         gang = line.head()
-        if gang is None or line.shape in refused:
+        if gang is None:
             continue
+        gang = sized(gang, gang.shape.min_workers) if gang.shape.is_elastic else gang
         if any(_emptied(books, gang, pool, yards) for pool in books.pools_for(line.shape.grade)):
             line.take()
             return
-        refused.add(line.shape)
 
 
-def _asks_whole_nodes(line: Line, sizes: set[int]) -> bool:
-    want = line.least
-    return line.shape.preemptible and want is not None and want.size in sizes
+def _asks_whole_nodes(shape: Shape, sizes: set[int]) -> bool:
+    want = demand(shape)
+    return shape.preemptible and want is not None and want.size in sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Yard:
         offers = []
         for node in nodes[~free].tolist():
             gpus = slice(*floor.first_gpu[node : node + 2].tolist())
-            rows = sorted(set(floor.holder[gpus].tolist()) - {-1})
+            rows = books.holders(np.arange(gpus.start, gpus.stop))
             if (floor.leaver[gpus] < 0).all() and all(_moves(books, row) for row in rows):
                 offers.append((sum(books.price(row) for row in rows), node, rows))
         return cls(nodes[free].tolist(), sorted(offers))
@@ -79,6 +82,7 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
     if (
         want is None
         or want.level is not None
+        or want.apart is not None
         or books.free_gpus(pool) < want.gpus
         or not roomy(books, gang.shape, pool)
     ):
@@ -104,13 +108,15 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
 
 
 def _moves(books: Books, row: int) -> bool:
-    gang = books.rows[row]
-    return (
-        gang.status is GangStatus.RUNNING
-        and gang.shape.preemptible
-        and not gang.shape.reckless
-        and len({int(books.floor.node_of_gpu[gpu]) for gpu in gang.gpu_numbers}) == 1
-    )
+    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    nodes = {int(books.floor.node_of_gpu[gpu]) for gpu in gangs[0].gpu_numbers}
+    return len(nodes) == 1 and all(_may_move(gang, books.now_ms) for gang in gangs)
+
+
+def _may_move(gang: Gang, now_ms: int) -> bool:
+    """Whether it runs, may be preempted, does not lose all its work, and has run for as long as it wished."""
+    runs = gang.status is GangStatus.RUNNING and gang.shape.preemptible and not gang.shape.reckless
+    return runs and ran_for_ms(gang, now_ms) >= gang.spec.min_runtime_ms
 
 
 def _is_worth_it(books: Books, gang: Gang, lost_gpu_ms: int) -> bool:

@@ -6,7 +6,7 @@ Gangs of one line share their fate, so only heads are ever looked at. The queue 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, demand, wants
@@ -26,8 +26,9 @@ class Line:
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
-        self.gpus = shape.workers * shape.gpus_per_worker
-        self.least: Want | None = demand(shape)
+        self.gpus = shape.min_workers * shape.gpus_per_worker
+        """GPUs of its gangs, of elastic ones with their least workers."""
+        self.least: Want | None = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
@@ -57,13 +58,25 @@ class Line:
         """A gang of this round's placements waits after all."""
         insort(self._returned, (gang.order, gang))
 
+    def renew(self, gangs: Sequence[Gang]) -> None:
+        """Another round: these wait."""
+        self._gangs = gangs
+        self._taken = 0
+        self._returned.clear()
+
+
+Waiting = dict[str, dict[Shape, None]]
+"""Shapes that wait, by account. Inner ones are never changed once somebody has them."""
+
 
 class Lines:
-    """All lines of the queue, made when they are asked for."""
+    """All lines of the queue, made when they are asked for; `follow` carries them into the next round."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._lines: dict[str, dict[Shape, Line]] = {}
+        self._by_shape: dict[Shape, dict[str, Line]] | None = None
+        self._waiting: Waiting | None = None
 
     def accounts(self) -> list[str]:
         """Every account of the queue."""
@@ -77,19 +90,52 @@ class Lines:
             lines = self._lines[account] = {shape: Line(account, shape, gangs) for shape, gangs in shapes.items()}
         return lines
 
-    def all(self) -> Iterator[Line]:
-        """Every line of the queue, by account; also those that are empty by now."""
-        for account in self.accounts():
-            yield from self.of(account).values()
+    def by_shape(self) -> dict[Shape, dict[str, Line]]:
+        """Every line of the queue, by shape and account; also those that are empty by now."""
+        if self._by_shape is None:
+            self._by_shape = {}
+            for account in self._queue:
+                for shape, line in self.of(account).items():
+                    self._by_shape.setdefault(shape, {})[account] = line
+        return self._by_shape
 
-    def waiting(self) -> dict[str, dict[Shape, None]]:
-        """The shapes of every line that still has a gang, by account."""
-        waiting: dict[str, dict[Shape, None]] = {}
-        for account in self.accounts():
-            shapes = dict.fromkeys(self._queue[account])
-            for shape, line in self._lines.get(account, {}).items():
-                if line.head() is None:
-                    del shapes[shape]
-            if shapes:
-                waiting[account] = shapes
-        return waiting
+    def waiting(self, placed: Iterable[Gang]) -> Waiting:
+        """The shapes of every line that still has a gang, by account, now that these were placed."""
+        if self._waiting is None:
+            self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
+        left = dict(self._waiting)
+        for account, shape in {(gang.spec.account, gang.asked_shape) for gang in placed}:
+            if self.of(account)[shape].head() is None:
+                left[account] = {each: None for each in left[account] if each != shape}
+                if not left[account]:
+                    del left[account]
+        return left
+
+    def follow(self, queue: Queue, keys: Iterable[Key]) -> None:
+        """The next round's queue, in which these lines are others than they were when the last one began."""
+        self._queue = queue
+        for account, shape in keys:
+            gangs = queue.get(account, {}).get(shape, ())
+            lines = self._lines.get(account) if self._by_shape is None else self._lines.setdefault(account, {})
+            if lines is not None:
+                self._renew(lines, account, shape, gangs)
+            if self._waiting is not None:
+                shapes = {each: None for each in self._waiting.get(account, ()) if each != shape}
+                if gangs:
+                    shapes[shape] = None
+                self._waiting[account] = shapes
+                if not shapes:
+                    del self._waiting[account]
+
+    def _renew(self, lines: dict[Shape, Line], account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
+        line = lines.get(shape)
+        by_account = {} if self._by_shape is None else self._by_shape.setdefault(shape, {})
+        if not gangs:
+            lines.pop(shape, None)
+            by_account.pop(account, None)
+            if not by_account and self._by_shape is not None:
+                del self._by_shape[shape]
+        elif line is None:
+            by_account[account] = lines[shape] = Line(account, shape, gangs)
+        else:
+            line.renew(gangs)

@@ -48,7 +48,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
-from scheduler.core.placement.snapshot import Opening, Snapshot
+from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
 from scheduler.core.positions import PositionBook
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.calendar import UNSOLD, Calendar
@@ -132,6 +132,11 @@ class State:
             opens=self.opens,
         )
 
+    def take_touched(self) -> Touched:
+        """What changed since this was called last, for a planner that keeps its books (`placement.standing`)."""
+        touched, self.gangs.touched = self.gangs.touched, Touched()
+        return touched
+
     def gpus_of(self, node: str) -> range:
         """The numbers of a node's GPUs; none where it has not joined."""
         number = self.fleet.index_of_node.get(node)
@@ -174,12 +179,14 @@ class State:
                 self.refused[event.position] = event.cause
             case HealthChanged():
                 gpus = self.health.on_health(event, self.fleet)
+                self.gangs.touched.gpus.update(gpus.tolist())
                 self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
             case PerformanceMeasured():
                 gpus = self.health.on_performance(event, self.fleet)
                 self.meter.set_ppm(event.at_ms, gpus, event.ppm, event.suite)
             case DrainOrdered():
                 self.health.on_drain(event, self.fleet)
+                self.gangs.touched.gpus.update(self.gpus_of(event.node))
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
@@ -229,6 +236,7 @@ class State:
 
     def _on_joined(self, event: NodeJoined) -> None:
         self.fleet = self.fleet.joined(event.node)
+        self.gangs.touched.ownership = True
         self.health.grow(self.fleet.n_gpus)
         self.gangs.grow(self.fleet.n_gpus)
         self.calendar.grow(self.fleet)
@@ -287,6 +295,7 @@ class State:
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
+        self.gangs.touched.ownership = True
         gpus = np.concatenate(
             [self.fleet.gpus_of_cell(event.level, event.left), self.fleet.gpus_of_cell(event.level, event.right)]
         )
@@ -340,7 +349,11 @@ class State:
             self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
+        before = (self.calendar.owner_account, self.calendar.until_ms)
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
+        after = (self.calendar.owner_account, self.calendar.until_ms)
+        same = all(np.array_equal(was, now) for was, now in zip(before, after, strict=True))
+        self.gangs.touched.ownership |= not same
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)
