@@ -40,7 +40,7 @@ class Covering:
 
     `refused`: (position, lots that found no cell), by position; of a trade, the position is then not covered at all; of
     a failure, the lots stay where they were. `certificates`: the shortages that were decided on the way. `uncovered`:
-    of a failure, those of the refused lots that stand on no cell any more.
+    of a failure, the lots of a position that stand on no cell any more, or will not for a while.
     """
 
     positions: tuple[str, ...]
