@@ -13,14 +13,14 @@ from typing import NamedTuple
 from scheduler.core.coverage.board import Board
 from scheduler.core.coverage.mending import mended
 from scheduler.core.coverage.packing import ORDERS, Groups, Layout, Order, filled, gpu_ms, repaired, weight_of
-from scheduler.core.quantities import ONE_PPM, floor_div
+from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 
 ROUNDS = 5_000
 """Rounds of ejection for each turn, where lots are left."""
 FIRST_ROOT = 3
 """The weight with which the first order is repaired before the others are looked at: most often that is enough."""
-ROUNDS_PER_LOT = 20
-"""Rounds for each lot at most: a small calendar is settled, or hopeless, soon."""
+ROUNDS_PER_LOT = 40
+"""Rounds for each lot at most, over all turns: a small calendar is settled, or hopeless, soon."""
 ROUND_LOTS = 100_000_000
 """Rounds × lots at most, so that the largest calendars stay quick."""
 
@@ -40,7 +40,8 @@ GIVEN_UP_PPM = 10_000
 def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> tuple[Layout, ...]:
     """The layouts worth looking at, best first (see `_worthiest`). The first that leaves nothing ends the search."""
     n_lots = int(groups.lots.sum())
-    rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
+    turns = 1 + sum(len(trial.roots) for trial in TRIES)
+    rounds = min(rounds, ceil_div(ROUNDS_PER_LOT * n_lots, turns), ROUND_LOTS // max(1, n_lots))
     filling = [filled(board, groups, orders[0])]
     found = [filling[0]]
     if rounds:

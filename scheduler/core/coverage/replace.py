@@ -29,8 +29,8 @@ from scheduler.core.quantities import INT64_MAX
 
 Mask = npt.NDArray[np.bool_]
 
-TRADE_ROUNDS = 300
-"""Rounds of repair when a trade has the future planned anew: trades come one by one, and the next one waits."""
+TRADE_ROUNDS = 40
+"""Rounds of each turn of repair when a trade has the future planned anew: trades come one by one, and the next one waits."""
 REPLANS_MAX = 8
 """How often one call plans the future anew, each time with fewer new positions."""
 
