@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -331,7 +332,23 @@ class Books:
             self._joinable.remove(account, row, gpu, firm=firm)
             self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
 
-    def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
+    @contextmanager
+    def without(self, row: int) -> Iterator[None]:
+        """Meanwhile the books are as if the row were gone already; nothing may be decided in it."""
+        gpus, firm = self.held_by(row), int(self.firm_of_row[row])
+        self._let_go(self.floor, gpus, row, firm, NOWHERE)
+        self._count(row, -1)
+        self.counts_of_row[row] = False
+        self.stopped.add(row)
+        try:
+            yield
+        finally:
+            self.stopped.discard(row)
+            self.counts_of_row[row] = True
+            self._count(row, 1)
+            self._hold(self.floor, gpus, row, firm)
+
+    def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
         Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
@@ -343,7 +360,7 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=None if for_gang is None else for_gang.id))
         self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
@@ -354,14 +371,15 @@ class Books:
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
-    def _stop_riders(self, row: int, for_gang: Gang, cause: StopCause) -> None:
+    def _stop_riders(self, row: int, for_gang: Gang | None, cause: StopCause) -> None:
         """End what shares the row's device, too; what only joined in this round waits again."""
         self._leave_joinable(row)
         for rider in self.riders.get(row, ()):
             if rider.action is not None:
                 self._withdraw_rider(rider)
             elif rider.gang.status is not GangStatus.STOPPING:
-                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=for_gang.id))
+                whom = None if for_gang is None else for_gang.id
+                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=whom))
         if row in self.riders:
             self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
 

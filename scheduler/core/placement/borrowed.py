@@ -4,17 +4,20 @@ Order: who waits longer than `starving_ms`, then by waiting time and a near dead
 lent more than it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared
 end. A gang that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose
 work is being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so
-that whole nodes stay for whole-node gangs.
+that whole nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
 """
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
+from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.elastic import most_free, sized
-from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.elastic import most_free, sized, tried_sizes
+from scheduler.core.placement.lines import Key, Line, Lines
+from scheduler.core.placement.protect import Protected, ends_ms, protected
 from scheduler.core.placement.room import free_fit
+from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import demand, wants
@@ -37,6 +40,12 @@ class Borrowed:
         self._lines = lines
         self._refused: set[Shape] = set()
         self._fitting: set[Shape] = set()
+        self._held_shapes: set[Shape] = set()
+        self._is_held = False
+        self.protected: dict[int, Protected] = {}
+        """By pool: the gang that others must not delay (`protect`)."""
+        self.held: dict[Key, Protected] = {}
+        """Lines that would fit but for it."""
 
     def run(self) -> None:
         """Place every borrower that fits, in order."""
@@ -49,7 +58,9 @@ class Borrowed:
             if books.account_index[account] not in moving:
                 for line in self._lines.of(account).values():
                     self._line_up(turns, line)
+        self._protect(moving)
         heapify(turns)
+        passed: dict[Line, None] = {}
         while turns:
             _, line = heappop(turns)
             gang = line.head()
@@ -57,9 +68,30 @@ class Borrowed:
                 continue
             if self._placed(gang, line):
                 line.take()
-                self._line_up(turns, line)
+            elif self._is_held:
+                line.pass_over()
+                passed[line] = None
             else:
                 self._refused.add(line.shape)
+            self._line_up(turns, line)
+        for line in passed:
+            line.recall()
+
+    def _protect(self, moving: set[int]) -> None:
+        """Find who is protected, of those that do not fit now."""
+        books = self._books
+        since_ms = books.now_ms - books.policy.protect_after_ms
+        lines = [line for line in self._lines.all() if line.shape.preemptible and not line.shape.reckless]
+        heads = [
+            head
+            for line in lines
+            if (head := line.head()) is not None
+            and head.queued_ms < since_ms
+            and books.account_index[line.account] not in moving
+            and not self._may_fit(line.shape)
+        ]
+        if heads:
+            self.protected = protected(books, sorted(heads, key=self._turn))
 
     def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
         if self._may_fit(line.shape):
@@ -89,16 +121,48 @@ class Borrowed:
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
+        self._is_held = False
         for pool in books.pools_for(line.shape.grade):
             chosen = self._sized(gang, line, pool)
             if chosen is None:
                 continue
             wished = line.wants if chosen is gang else wants(chosen.shape)
-            gpus = free_fit(books, wished, _tiers(books, gang, pool))
+            gpus = free_fit(books, wished, borrowing_tiers(books, gang, pool))
+            guard = self.protected.get(pool)
+            if gpus is not None and guard is not None and ends_ms(gang, books.now_ms) > guard.start_ms:
+                chosen, gpus = self._beside(guard, chosen, gpus, line, pool)
             if gpus is not None:
                 books.place(chosen, gpus, inside=False)
                 return True
         return False
+
+    def _beside(
+        self, guard: Protected, gang: Gang, gpus: IntArray, line: Line, pool: int
+    ) -> tuple[Gang, IntArray | None]:
+        """GPUs for a gang that outlasts the protected one's start, such as that one does not need: these, if it does
+        not, or others.
+        """
+        books = self._books
+        sizes = tried_sizes(line.shape, len(gpus) // line.shape.gpus_per_worker)
+        where = borrowing_tiers(books, gang, pool)
+        if guard.allows(books, gpus):
+            found: tuple[Gang, IntArray | None] = (gang, gpus)
+        elif line.shape in self._held_shapes:
+            found = (gang, None)
+        else:
+            tried = (
+                (sized(gang, workers), fit_by_scan(books.fleet, books.floor, want, where, guard.spare))
+                for workers in sizes
+                if (want := demand(line.shape.sized(workers))) is not None
+            )
+            found = next((each for each in tried if each[1] is not None), (gang, None))
+        if found[1] is None:
+            self._is_held = True
+            self._held_shapes.add(line.shape)
+            self.held[line.account, line.shape] = guard
+        else:
+            guard.take(books, found[1])
+        return found
 
     def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
         """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
@@ -106,11 +170,12 @@ class Borrowed:
         if not shape.is_elastic:
             return gang if roomy(books, shape, pool) else None
         most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
-        workers = most_free(books, shape, _tiers(books, gang, pool), most)
+        workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
         return None if workers is None else sized(gang, workers)
 
 
-def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+    """Which free GPUs of the pool the gang may borrow, best first."""
     if not gang.shape.preemptible:
         return Tiers(FIRM, pool, end_ms=books.now_ms + gang.shape.runtime_ms)
     runtime_ms = gang.spec.max_runtime_ms

@@ -18,7 +18,7 @@ class Line:
     front again.
     """
 
-    __slots__ = ("_gangs", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
+    __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
 
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
@@ -32,6 +32,7 @@ class Line:
         self._gangs = gangs
         self._taken = 0
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
+        self._passed: list[tuple[tuple[int, int, int], Gang]] = []
 
     @property
     def wants(self) -> tuple[Want, ...]:
@@ -44,6 +45,18 @@ class Line:
             return self._returned[0][1]
         return self._gangs[self._taken] if self._taken < len(self._gangs) else None
 
+    def pass_over(self) -> None:
+        """The head waits on, and this round looks at the one behind it, until `recall`."""
+        gang = self.head()
+        if gang is not None:
+            self._passed.append((gang.order, gang))
+            self.take()
+
+    def recall(self) -> None:
+        """Those passed over are at the front again."""
+        self._returned = sorted([*self._passed, *self._returned])
+        self._passed = []
+
     def take(self) -> None:
         """The head of the line was placed."""
         if self._returned:
@@ -54,6 +67,10 @@ class Line:
     def give_back(self, gang: Gang) -> None:
         """A gang of this round's placements waits after all."""
         insort(self._returned, (gang.order, gang))
+
+
+Key = tuple[str, Shape]
+"""(account, shape) of a line."""
 
 
 class Lines:

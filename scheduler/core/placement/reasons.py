@@ -8,6 +8,7 @@ UNHEALTHY_CELLS       its account's count would hold it, were all owned GPUs usa
 FRAGMENTED            the count holds it, but the account's cells do not repack around it
 OUTLASTS_WINDOW       it cannot be preempted, and the GPUs it may have change hands before it would end
 AWAITING_RECLAIM      it fits once the gangs that are stopping have gone
+HELD_BACK             it would fit, but outlasts the start of a gang that has waited long, on what that one needs
 BORROWING_RESTRICTED  it would fit, but never checkpoints: it borrows only while the pool is roomy
 FRAGMENTED            enough GPUs are free, but not in that shape
 BEFORE_WINDOW         the account will own enough at a known instant
@@ -24,8 +25,8 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.borrowed import roomy
-from scheduler.core.placement.fits import has_slots
+from scheduler.core.placement.borrowed import Borrowed, roomy
+from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.wants import demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
@@ -54,8 +55,11 @@ class Reasons(Mapping[Key, Waiting]):
     What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
     """
 
-    def __init__(self, books: Books, lines: Lines) -> None:
+    def __init__(self, books: Books, lines: Lines, borrowed: Borrowed) -> None:
         self._books = books
+        self._held = borrowed.held
+        guards = borrowed.protected.values()
+        self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
         # What the books share with the state as it is now: the round is over, the state goes on.
         self._usable, self._owner = books.floor.usable.copy(), books.owner.copy()
         self._opens = dict(books.opens)
@@ -93,21 +97,30 @@ class Reasons(Mapping[Key, Waiting]):
         physical, free, until_ms = self._of_shape[shape]
         if physical in _WHATEVER_IS_OWNED:
             return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
-        numbers = (("asked_gpus", shape.gpus), *self._numbers(index, shape.grade), *free)
+        least = (("least_gpus", shape.least_gpus),) if shape.is_elastic else ()
+        numbers = (("asked_gpus", shape.gpus), *least, *self._numbers(index, shape.grade), *free)
         pools = self._books.pools_for(shape.grade)
-        gpus = shape.gpus
+        gpus = shape.least_gpus
         if any(books.headroom(index, pool) >= gpus for pool in pools):
             reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
             return Waiting(reason, numbers, None, REMEDIES[reason])
         if any(books.owned_gpus[index][pool] - books.used[index][pool] >= gpus for pool in pools):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
+        guard = self._held.get((account, shape))
+        if guard is not None:
+            told = (("protected_gpus", guard.gang.shape.gpus), ("protected_start_ms", guard.start_ms))
+            return Waiting(Reason.HELD_BACK, (*numbers, *told), None, REMEDIES[Reason.HELD_BACK])
+        starts_ms = self._start_ms.get((account, shape))
         if physical is not None:
-            return Waiting(physical, numbers, until_ms, REMEDIES[physical])
+            at_ms = starts_ms if until_ms is None else until_ms
+            return Waiting(physical, (*numbers, *_protected(starts_ms)), at_ms, REMEDIES[physical])
         opens = self._opens.get(account)
         if opens is not None and opens.gpus >= gpus + min(books.used[index][pool] for pool in pools):
             return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
-        expected_ms = self._own_ends_ms(index, shape)
-        return Waiting(Reason.OVER_ENTITLEMENT, numbers, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
+        own_ms = self._own_ends_ms(index, shape)
+        told = (*numbers, *(_protected(starts_ms) if own_ms is None or (starts_ms or own_ms) < own_ms else ()))
+        expected_ms = min((at_ms for at_ms in (own_ms, starts_ms) if at_ms is not None), default=None)
+        return Waiting(Reason.OVER_ENTITLEMENT, told, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
 
     def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
         key = (account, grade)
@@ -135,7 +148,8 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
         """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
-        books, want, pools = self._books, demand(shape), self._books.pools_for(shape.grade)
+        books, pools = self._books, self._books.pools_for(shape.grade)
+        want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
         all_gpus = [self._by_node(pool, np.ones_like(self._usable)) for pool in pools]
@@ -144,7 +158,7 @@ class Reasons(Mapping[Key, Waiting]):
         free = [self._by_node(pool, books.floor.free) for pool in pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
-            ("free_parts", max(int((each // want.size).sum()) for each in free)),
+            ("free_parts", max(parts_on(books.fleet, want, enumerate(each.tolist())) for each in free)),
             ("asked_parts", want.parts),
         )
         if not shape.preemptible:
@@ -206,6 +220,11 @@ class Reasons(Mapping[Key, Waiting]):
             )
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
         return self._ends[key]
+
+
+def _protected(starts_ms: int | None) -> tuple[tuple[str, int], ...]:
+    """When a gang should start that others must not delay."""
+    return () if starts_ms is None else (("protected_start_ms", starts_ms),)
 
 
 _WHATEVER_IS_OWNED = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET})

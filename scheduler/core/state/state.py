@@ -119,6 +119,7 @@ class State:
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,
+            growing=self.gangs.growing,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
