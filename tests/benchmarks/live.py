@@ -65,6 +65,10 @@ class Live:
         self.placed = sum(isinstance(action, Place) for action in plan.actions)
         return plan
 
+    def events(self, plan: Plan) -> list[Event]:
+        """The plan as events."""
+        return events_of(plan, self.state, self.now_ms)
+
     def settle(self) -> None:
         """What was stopped is gone, what was placed runs."""
         for number in sorted(self.state.gangs.in_motion):

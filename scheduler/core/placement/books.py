@@ -351,6 +351,10 @@ class Books:
         """The gangs that the last round placed, stopped or withdrew."""
         return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
 
+    def gangs_taken(self) -> list[Gang]:
+        """The waiting gangs that this round placed, also those that it withdrew again."""
+        return [*(gang for gang, _ in self.decided.values()), *self._withdrawn_ever]
+
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
         known = len(self.account_index)
@@ -408,13 +412,15 @@ class Books:
             owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                self.entitled[owner][pool] += sign
+                entitled = self.entitled[owner] = self.entitled[owner].copy()
+                entitled[pool] += sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        self.used[account][pool] += sign * shape.gpus
+        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
+        used[pool] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return

@@ -5,7 +5,7 @@ Gangs of one line share their fate, so only heads are ever looked at. The queue 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
 from scheduler.core.placement.snapshot import Queue
@@ -43,6 +43,15 @@ class Line:
             return self._returned[0][1]
         return self._gangs[self._taken] if self._taken < len(self._gangs) else None
 
+    def first(self) -> Gang:
+        """The first gang when the round began."""
+        return self._gangs[0]
+
+    @property
+    def moved(self) -> bool:
+        """Whether this round took gangs from the line."""
+        return self._taken > 0
+
     def take(self) -> None:
         """The head of the line was placed."""
         if self._returned:
@@ -67,6 +76,10 @@ Waiting = dict[str, dict[Shape, None]]
 """Shapes that wait, by account. Inner ones are never changed once somebody has them."""
 
 
+Turn = tuple[int, tuple[int, int, int], Line]
+"""Since when the first gang of a line waits, and its order of service."""
+
+
 class Lines:
     """All lines of the queue, made when they are asked for; `follow` carries them into the next round."""
 
@@ -75,6 +88,8 @@ class Lines:
         self._lines: dict[str, dict[Shape, Line]] = {}
         self._by_shape: dict[Shape, dict[str, Line]] | None = None
         self._waiting: Waiting | None = None
+        self._in_turn: dict[Shape, list[Turn]] = {}
+        self._turn_of: dict[Line, Turn] = {}
 
     def accounts(self) -> list[str]:
         """Every account of the queue."""
@@ -96,6 +111,18 @@ class Lines:
                 for shape, line in self.of(account).items():
                     self._by_shape.setdefault(shape, {})[account] = line
         return self._by_shape
+
+    def in_turn(self, shape: Shape) -> list[Turn]:
+        """The shape's lines as they stood when the round began, those whose first gang waits longest first."""
+        turns = self._in_turn.get(shape)
+        if turns is None:
+            turns = self._in_turn[shape] = []
+            for line in self.by_shape()[shape].values():
+                first = line.first()
+                turns.append((first.queued_ms, first.order, line))
+                self._turn_of[line] = turns[-1]
+            turns.sort()
+        return turns
 
     def waiting(self, placed: Iterable[Gang]) -> Waiting:
         """The shapes of every line that still has a gang, by account, now that these were placed."""
@@ -127,13 +154,21 @@ class Lines:
 
     def _renew(self, lines: dict[Shape, Line], account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         line = lines.get(shape)
+        turns = self._in_turn.get(shape)
+        if line is not None and turns is not None:
+            del turns[bisect_left(turns, self._turn_of.pop(line))]
         by_account = {} if self._by_shape is None else self._by_shape.setdefault(shape, {})
         if not gangs:
             lines.pop(shape, None)
             by_account.pop(account, None)
             if not by_account and self._by_shape is not None:
                 del self._by_shape[shape]
-        elif line is None:
-            by_account[account] = lines[shape] = Line(account, shape, gangs)
+                self._in_turn.pop(shape, None)
+            return
+        if line is None:
+            line = by_account[account] = lines[shape] = Line(account, shape, gangs)
         else:
             line.renew(gangs)
+        if turns is not None:
+            self._turn_of[line] = (gangs[0].queued_ms, gangs[0].order, line)
+            insort(turns, self._turn_of[line])

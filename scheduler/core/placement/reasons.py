@@ -59,9 +59,7 @@ class Reasons(Mapping[Key, Waiting]):
         self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
         self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
         self._placed_now = set(books.decided)
-        self._owned = [list(by_pool) for by_pool in books.owned_gpus]
-        self._entitled = [list(by_pool) for by_pool in books.entitled]
-        self._used = [list(by_pool) for by_pool in books.used]
+        self._owned, self._entitled, self._used = list(books.owned_gpus), list(books.entitled), list(books.used)
         self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
         self._opens, self._account_index = dict(books.opens), books.account_index
         self._leavers_gone_ms = books.leavers_gone_ms()

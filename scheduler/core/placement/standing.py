@@ -46,12 +46,20 @@ class Standing:
         return decided(books, self._lines, self._due(accounts))
 
     def _due(self, accounts: set[str]) -> Due:
+        books, shapes = self._books, self._lines.by_shape()
+        if books is None:
+            raise AssertionError("the books were closed")
+        room = {
+            name: most
+            for name, index in books.account_index.items()
+            if (most := max(books.headroom(index, pool) for pool in range(books.n_pools))) > 0 and name not in accounts
+        }
         firm = [
             line
-            for shape, lines in self._lines.by_shape().items()
+            for shape, lines in shapes.items()
             if not shape.preemptible
-            for line in lines.values()
-            if line.account not in accounts
+            for name, line in lines.items()
+            if line.gpus <= room.get(name, 0)
         ]
         return Due(accounts, firm)
 
