@@ -14,7 +14,7 @@ from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Damaged
 from scheduler.core.events import Event, ObservationGap, decode
 from scheduler.core.metering.estimation import bridged, missing_readings
-from scheduler.core.state.dump import dump, load
+from scheduler.core.state.dump import dump, is_readable, load
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus
 from scheduler.execution.protocol import Executor
@@ -36,11 +36,11 @@ class Folded:
 
 def fold(journal: Journal, *, check_up_to: int = CHECK_UP_TO_EVENTS) -> Folded:
     """The state of a journal. Raises Damaged on a broken chain, an unreadable event, or a snapshot that is not the
-    fold.
+    fold. A snapshot in another program's layout is left aside.
     """
     head, _ = journal.head
     kept = journal.snapshot()
-    if kept is None:
+    if kept is None or not is_readable(kept[2]):
         return Folded(_folded(journal, State(), 0), head, from_snapshot=False)
     seq, _, body = kept
     if head <= check_up_to:

@@ -15,8 +15,20 @@ from scheduler.core.workloads import GangSpec
 LONGEST_REQUEST_ID = 256
 MOST_JOBS_A_PAGE = 1_000
 JOBS_A_PAGE = 100
+MOST_LOSSES = 1_000
 _NAMES = "1 to 253 letters, digits, '.', '_', '-', beginning and ending with a letter or digit"
-_DEFAULTED = ("preemptible", "max_runtime_ms", "grace_ms", "checkpoint_ms", "restart_ms", "max_failures")
+_DEFAULTED = (
+    "preemptible",
+    "max_runtime_ms",
+    "grace_ms",
+    "checkpoint_ms",
+    "restart_ms",
+    "max_failures",
+    "min_workers",
+    "gpu_milli",
+    "min_runtime_ms",
+    "deadline_ms",
+)
 
 
 def gang_spec(spec: JobSpec) -> GangSpec:
@@ -30,6 +42,8 @@ def gang_spec(spec: JobSpec) -> GangSpec:
         "grade": spec.grade or None,
         "topology": Level[spec.topology.upper()] if spec.topology else None,
         "topology_required": spec.topology_required,
+        "spread": Level[spec.spread.upper()] if spec.spread else None,
+        "spread_required": spec.spread_required,
         "priority": spec.priority,
         "env": spec.env,
         "working_dir": spec.working_dir or None,
@@ -78,6 +92,20 @@ def instant(what: str, which: str, at_ms: int) -> int:
     return at_ms
 
 
+def losses(which: str, given: int) -> int:
+    """How many failure domains may be lost. Raises InvalidValue outside 0 to 1000."""
+    if not 0 <= given <= MOST_LOSSES:
+        raise InvalidValue("losses", which, given, f"0..{MOST_LOSSES}")
+    return given
+
+
+def failure_domain(which: str, cell: str) -> Level | None:
+    """The level of a failure domain; None where none is named. Raises InvalidValue for single GPUs."""
+    if cell == "gpu":
+        raise InvalidValue("level of failure domains", which, cell, "node, nvlink_domain, fabric_block or site")
+    return Level[cell.upper()] if cell else None
+
+
 def _refused(error: ValidationError, spec: JobSpec) -> InvalidValue:
     fault = error.errors()[0]
     what = str(fault["loc"][0]) if fault["loc"] else "specification"
@@ -86,6 +114,7 @@ def _refused(error: ValidationError, spec: JobSpec) -> InvalidValue:
         return InvalidValue(what, which, fault["input"], _NAMES)
     if not fault["loc"]:
         reason = fault["msg"].removeprefix("Value error, ")
-        return InvalidValue("max_runtime_ms", which, spec.max_runtime_ms, reason)
+        field = reason.partition(" ")[0]  # whose rule it is stands first
+        return InvalidValue(field, which, getattr(spec, field), reason)
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return InvalidValue(what, which, fault["input"], expected[:1].lower() + expected[1:])

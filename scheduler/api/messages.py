@@ -56,6 +56,7 @@ class Status:
     checkpoint_leaves: int | None
     paused: str
     alerts: tuple[str, ...] = ()
+    planned_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,12 @@ class JobSpec:
     max_failures: int | None = None
     env: dict[str, str] = field(default_factory=dict)
     working_dir: str = ""
+    min_workers: int | None = None
+    gpu_milli: int | None = None
+    min_runtime_ms: int | None = None
+    deadline_ms: int | None = None
+    spread: str = ""
+    spread_required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +145,8 @@ class Job:
 
     @property
     def gpus(self) -> int:
-        """All GPUs that it asks for."""
-        return self.spec.workers * self.spec.gpus_per_worker
+        """All GPUs that it has, while it is placed; else all that it asks for."""
+        return (len(self.places) or self.spec.workers) * self.spec.gpus_per_worker
 
     @property
     def has_ended(self) -> bool:
@@ -224,6 +231,16 @@ class Occupant:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a job has of a GPU that jobs of its account share; `gpu` is its index on the node."""
+
+    gpu: int
+    job: str
+    account: str
+    milli: int
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node: its GPUs by owner and by occupant, and their health."""
 
@@ -240,6 +257,7 @@ class Node:
     ill: tuple[CauseCount, ...]
     least_ppm: int
     drain_by_ms: int | None
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +289,91 @@ class Coverage:
     from_ms: int
     to_ms: int
     positions: tuple[CoveredPosition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accredited:
+    """Sold against accredited, of one pool and level in `[start_ms, end_ms)`, in whole cells of the level."""
+
+    start_ms: int
+    end_ms: int
+    cell: str
+    cells: int
+    healthy: int
+    sold: int
+    free: int
+    lost: int
+    accredited: int
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverable:
+    """How many more lots of an instrument may be sold; what each number promises is said in the proto."""
+
+    instrument: str
+    grade: str
+    site: str
+    cell: str
+    gpus_per_lot: int
+    from_ms: int
+    to_ms: int
+    losses: int
+    domain: str
+    proven_lots: int
+    planned_lots: int | None
+    at_most_lots: int
+    tightest_ms: int
+    survives: bool
+    uncovered_lots: int
+    intervals: tuple[Accredited, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackedPosition:
+    """A position's cells over time, and the state of those in force now."""
+
+    position: str
+    account: str
+    lots: int
+    stretches: tuple[Stretch, ...]
+    gpus: int
+    ill: tuple[CauseCount, ...]
+    least_ppm: int
+    uncovered_cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A position leaves cells and enters others, by plan."""
+
+    position: str
+    at_ms: int
+    cell: str
+    leaves: tuple[str, ...]
+    enters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What stands behind a position or all positions of an instrument, and what would stand in for it."""
+
+    subject: str
+    instrument: str
+    grade: str
+    site: str
+    cell: str
+    from_ms: int
+    to_ms: int
+    losses: int
+    domain: str
+    positions: tuple[BackedPosition, ...]
+    spares: tuple[str, ...]
+    unsold_cells: int
+    margin: int
+    survives: bool
+    handovers: tuple[Handover, ...]
+    intervals: tuple[Accredited, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.api.wording import count, duration, gpus, instant
+from scheduler.api.wording import asked_size, count, duration, gpus, instant
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, Reason, Waiting
 
@@ -43,6 +43,8 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
             return f"{ill} of {account}'s GPUs {_are(ill)} ill or drained, and the rest is too few"
         case Reason.PAUSED:
             return "nothing is decided at present"
+        case Reason.HELD_BACK:
+            return "it would fit, but would delay a larger job that has waited longer"
 
 
 def _over(gang: Gang, known: dict[str, int]) -> str:
@@ -54,7 +56,7 @@ def _over(gang: Gang, known: dict[str, int]) -> str:
 
 
 def _shape(gang: Gang) -> str:
-    return f"{count(gang.spec.workers, 'worker')} of {gpus(gang.spec.gpus_per_worker)}"
+    return asked_size(gang.spec)
 
 
 def _are(number: int) -> str:

@@ -24,6 +24,7 @@ from scheduler.api.messages import (
     Owner,
     Place,
     Position,
+    Share,
     Stretch,
 )
 from scheduler.core.causes import Cause
@@ -206,6 +207,12 @@ def job_spec(spec: GangSpec) -> JobSpec:
         restart_ms=spec.restart_ms,
         max_failures=spec.max_failures,
         working_dir=spec.working_dir or "",
+        min_workers=spec.min_workers,
+        gpu_milli=spec.gpu_milli if spec.is_share else None,
+        min_runtime_ms=spec.min_runtime_ms or None,
+        deadline_ms=spec.deadline_ms,
+        spread="" if spec.spread is None else spec.spread.name.lower(),
+        spread_required=spec.spread_required,
     )
 
 
@@ -252,7 +259,16 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
         ill=tuple(CauseCount(Cause(cause).name.lower(), count) for cause, count in sorted(causes.items())),
         least_ppm=int(state.health.ppm[gpus].min()),
         drain_by_ms=state.health.draining.get(spec.name),
+        shares=tuple(_shares(state, span)),
     )
+
+
+def _shares(state: State, span: range) -> Iterator[Share]:
+    """Who shares the node's shared GPUs, in order of arrival on each."""
+    for gpu in span:
+        for number, milli in state.gangs.shares.by_gpu.get(gpu, {}).items():
+            gang = state.gangs.by_number(number)
+            yield Share(gpu - span.start, gang.id, gang.account, milli)
 
 
 # -- coverage ----------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.api import views
+from scheduler.api import views, wishes
 from scheduler.api.messages import Held, Number, Why
 from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
-from scheduler.api.wording import count, duration, gpus, instant, listed, ranges
+from scheduler.api.wording import asked_size, count, duration, gpus, instant, level_name, listed, ranges
 from scheduler.core.placement.snapshot import Plan
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
@@ -69,6 +69,7 @@ def _told(facts: Facts, gang: Gang, waiting: Waiting | None, held: tuple[Held, .
             headline, told = _of_stopping(facts, gang)
         case GangStatus.SUCCEEDED | GangStatus.FAILED | GangStatus.CANCELLED:
             headline, told = _of_ended(facts, gang), []
+    told = [*told, *wishes.of_deadline(gang, facts.now_ms, None)]
     return headline, [*told, *_past(facts, gang)]
 
 
@@ -93,6 +94,7 @@ def _of_waiting(facts: Facts, gang: Gang, waiting: Waiting | None) -> tuple[str,
         cause = clause(facts.state, gang, waiting, now_ms)
     told = [_asked(gang), *_account(facts, gang, waiting), *_ahead(facts.state, gang), *_past(facts, gang)]
     told += _expected(facts, gang, waiting)
+    told += wishes.of_deadline(gang, now_ms, _expected_ms(facts, gang, waiting))
     if waiting.remedy.startswith("starts "):
         told.append(f"It {waiting.remedy}.")
     elif waiting.remedy:
@@ -174,14 +176,15 @@ def _assuming(reason: Reason, *, computed: bool) -> str:
 
 def _asked(gang: Gang) -> str:
     spec = gang.spec
-    shape = f"{count(spec.workers, 'worker')} of {gpus(spec.gpus_per_worker)}"
     kind = f" of grade {spec.grade}" if spec.grade else ""
-    whole = f", {gpus(spec.gpus)} in all" if spec.workers > 1 else ""
+    most = "at most" if spec.is_elastic else "in all"
+    whole = f", {gpus(spec.gpus)} {most}" if spec.workers > 1 else ""
     wish = ""
     if spec.topology is not None:
-        level = spec.topology.name.lower().replace("_", " ").replace("nvlink", "NVLink")
-        wish = f", {'' if spec.topology_required else 'preferably '}inside one {level}"
-    return f"It asks for {shape}{kind}{whole}{wish}."
+        wish += f", {'' if spec.topology_required else 'preferably '}inside one {level_name(spec.topology)}"
+    if spec.spread is not None:
+        wish += f", {'' if spec.spread_required else 'preferably '}each worker in another {level_name(spec.spread)}"
+    return f"It asks for {asked_size(spec)}{kind}{whole}{wish}."
 
 
 def _account(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
@@ -238,7 +241,7 @@ def _ahead(state: State, gang: Gang) -> list[str]:
 
 def _of_binding(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, list[str]]:
     state, now_ms = facts.state, facts.now_ms
-    told = [_basis(gang, held)]
+    told = [_basis(gang, held), *wishes.of_placed(state, gang, now_ms)]
     if gang.bind_by_ms is not None:
         late = f"Its bind is late since {instant(gang.bind_by_ms, now_ms)}: its own GPUs are metered as late."
         due = f"Its bind is late from {instant(gang.bind_by_ms, now_ms)}{_in(gang.bind_by_ms, now_ms)} on."
@@ -257,7 +260,7 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     now_ms = facts.now_ms
     started_ms = now_ms if gang.started_ms is None else gang.started_ms
     headline = f"{_label(gang)} has run for {duration(now_ms - started_ms)} on {_where(gang)}."
-    told = [_basis(gang, held)]
+    told = [_basis(gang, held), *wishes.of_placed(facts.state, gang, now_ms)]
     lenders = sorted({each.account for each in held if each.basis == Basis.LENT})
     if gang.inside:
         told.append(
@@ -372,6 +375,7 @@ _STOP_CLAUSES = {
     StopCause.CANCELLED: "it was cancelled",
     StopCause.RUNTIME_OVER: "its declared run time was over",
     StopCause.SHUTDOWN: "the scheduler was shut down",
+    StopCause.RESIZED: "there was room for more of its workers",
 }
 
 
@@ -391,6 +395,8 @@ def _where(gang: Gang) -> str:
     for piece in gang.pieces:
         by_node.setdefault(piece.node, []).extend(piece.gpus)
     places = [f"{node}:{ranges(sorted(numbers))}" for node, numbers in by_node.items()]
+    if gang.shape.is_share:
+        return f"{gang.shape.gpu_milli} milli of 1 GPU ({listed(places)})"
     return f"{gpus(len(gang.gpu_numbers))} ({listed(places)})"
 
 

@@ -6,6 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scheduler.core.cluster import Level
+    from scheduler.core.workloads import GangSpec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
@@ -39,6 +44,19 @@ def count(number: int, noun: str) -> str:
 def gpus(number: int) -> str:
     """`1 GPU`, `8 GPUs`."""
     return count(number, "GPU")
+
+
+def level_name(level: Level) -> str:
+    """`node`, `NVLink domain`, `fabric block`."""
+    return level.name.lower().replace("_", " ").replace("nvlink", "NVLink").replace("gpu", "GPU")
+
+
+def asked_size(spec: GangSpec) -> str:
+    """`1 worker of 8 GPUs`, `2 to 4 workers of 8 GPUs`, `300 milli of 1 GPU`."""
+    if spec.is_share:
+        return f"{spec.gpu_milli} milli of 1 GPU"
+    least = f"{spec.least_workers} to " if spec.is_elastic else ""
+    return f"{least}{count(spec.workers, 'worker')} of {gpus(spec.gpus_per_worker)}"
 
 
 def listed(items: Sequence[str], most: int = 4) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,8 +28,53 @@ if TYPE_CHECKING:
 FAILED_EXIT_CODE = 1
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its name in the scheduler, as gang-7.")]
 
+AccountOption = Annotated[
+    str, typer.Option("--account", "-a", help="On whose positions it runs.", envvar="TENOR_ACCOUNT")
+]
+TopologyOption = Annotated[
+    str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
+]
+SpreadOption = Annotated[
+    str, typer.Option("--spread", metavar="LEVEL[:required]", help="Each worker in another node, domain or block.")
+]
+PriorityOption = Annotated[
+    int, typer.Option("--priority", help="Among jobs inside their entitlement; higher goes first.")
+]
 MaxRuntimeOption = Annotated[
     int | None, typer.Option("--max-runtime", parser=parsing.duration_ms, metavar="2h", help="Stopped after it.")
+]
+MinRuntimeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--min-runtime", parser=parsing.duration_ms, metavar="20m", help="Rather stop others until it ran so long."
+    ),
+]
+DeadlineOption = Annotated[
+    int | None,
+    typer.Option(
+        "--deadline",
+        parser=parsing.moment_ms,
+        metavar="WHEN",
+        help="Should be done by then; with --max-runtime it goes ahead in time.",
+    ),
+]
+GpusOption = Annotated[
+    Decimal | None,
+    typer.Option(
+        "--gpus",
+        parser=parsing.gpu_count,
+        metavar="N",
+        help="In all; of one worker, unless told more. 0.25: a part of one GPU, shared with the account's jobs.",
+    ),
+]
+WorkersOption = Annotated[
+    parsing.Workers | None,
+    typer.Option(
+        "--workers",
+        parser=parsing.worker_counts,
+        metavar="N[..M]",
+        help="Processes that start together; 2..4: with 2 where there is no room for 4.",
+    ),
 ]
 GraceOption = Annotated[
     int | None, typer.Option("--grace", parser=parsing.duration_ms, metavar="30s", help="From SIGTERM to SIGKILL.")
@@ -41,21 +87,18 @@ CheckpointOption = Annotated[
 
 def submit(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND…", help="Run once for each worker.")],
-    account: Annotated[
-        str, typer.Option("--account", "-a", help="On whose positions it runs.", envvar="TENOR_ACCOUNT")
-    ],
+    account: AccountOption,
     name: Annotated[str, typer.Option("--name", "-n", help="Default: the program's.")] = "",
-    gpus: Annotated[int | None, typer.Option("--gpus", min=1, help="In all; of one worker, unless told more.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes that start together.")] = None,
+    gpus: GpusOption = None,
+    workers: WorkersOption = None,
     gpus_per_worker: Annotated[int | None, typer.Option("--gpus-per-worker", min=1, help="Inside one node.")] = None,
     grade: Annotated[str, typer.Option("--grade", help="Only GPUs of this grade.")] = "",
-    topology: Annotated[
-        str, typer.Option("--topology", metavar="LEVEL[:required]", help="Inside one node, domain, block or site.")
-    ] = "",
-    priority: Annotated[
-        int, typer.Option("--priority", help="Among jobs inside their entitlement; higher goes first.")
-    ] = 0,
+    topology: TopologyOption = "",
+    spread: SpreadOption = "",
+    priority: PriorityOption = 0,
     max_runtime: MaxRuntimeOption = None,
+    min_runtime: MinRuntimeOption = None,
+    deadline: DeadlineOption = None,
     grace: GraceOption = None,
     checkpoint_every: CheckpointOption = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Own failures to restart after.")] = None,
@@ -73,18 +116,25 @@ def submit(
     """
     from scheduler.api.client import Client
 
-    each_workers, each_gpus = parsing.gang_shape(gpus, workers, gpus_per_worker)
+    size = parsing.size(gpus, workers, gpus_per_worker)
     level, required = parsing.topology(topology) if topology else ("", False)
+    apart, apart_required = parsing.topology(spread, "--spread") if spread else ("", False)
     with Client(address) as tenor:
         job = tenor.submit(
             command,
             account=account,
             name=name,
-            workers=each_workers,
-            gpus_per_worker=each_gpus,
+            workers=size.workers,
+            min_workers=size.min_workers,
+            gpus_per_worker=size.gpus_per_worker,
+            gpu_milli=size.gpu_milli,
             grade=grade,
             topology=level,
             topology_required=required,
+            spread=apart,
+            spread_required=apart_required,
+            min_runtime_ms=min_runtime,
+            deadline_ms=deadline,
             priority=priority,
             preemptible=not not_preemptible,
             max_runtime_ms=max_runtime,
@@ -136,7 +186,7 @@ def jobs(
             job.spec.name,
             job.spec.account,
             job.status,
-            job.gpus,
+            _size(job),
             some(", ".join(dict.fromkeys(place.node for place in job.places))),
             duration(max(0, now_ms - job.submitted_ms)),
             _note(job),
@@ -229,6 +279,16 @@ def _exit_code(job: Job) -> int:
     if job.status == "succeeded":
         return 0
     return job.exit_code or FAILED_EXIT_CODE
+
+
+def _size(job: Job) -> str:
+    """GPUs that it has or asks for, of an elastic one while it waits the least too; a share's part of one."""
+    spec = job.spec
+    if spec.gpu_milli is not None:
+        return f"0.{spec.gpu_milli:03}".rstrip("0")
+    if spec.min_workers is None or job.places:
+        return str(job.gpus)
+    return f"{spec.min_workers * spec.gpus_per_worker}..{job.gpus}"
 
 
 def _note(job: Job) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 
 import typer
 
@@ -66,16 +68,72 @@ def variables(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def topology(given: str) -> tuple[str, bool]:
+_LEVELS = {"node": "node", "domain": "nvlink_domain", "block": "fabric_block", "site": "site"}
+
+
+def failure_domain(given: str) -> str:
+    """The level's name on the wire of `node`, `domain`, `block` or `site`. Raises BadParameter."""
+    if given and given not in _LEVELS:
+        raise typer.BadParameter(f"was {given!r}, expected one of {', '.join(_LEVELS)}")
+    return _LEVELS.get(given, "")
+
+
+def topology(given: str, option: str = "--topology") -> tuple[str, bool]:
     """(level, required) of `node`, `domain`, `block` or `site`, `:required` or not. Raises BadParameter."""
-    levels = {"node": "node", "domain": "nvlink_domain", "block": "fabric_block", "site": "site"}
     level, colon, strictness = given.partition(":")
-    if level not in levels or (colon and strictness != "required"):
+    if level not in _LEVELS or (colon and strictness != "required"):
         raise typer.BadParameter(
-            f"was {given!r}, expected one of {', '.join(levels)}, as domain or domain:required",
-            param_hint="'--topology'",
+            f"was {given!r}, expected one of {', '.join(_LEVELS)}, as domain or domain:required",
+            param_hint=f"'{option}'",
         )
-    return levels[level], bool(colon)
+    return _LEVELS[level], bool(colon)
+
+
+def gpu_count(text: str) -> Decimal:
+    """`8`, or a part of one GPU in thousandths at the finest: `0.25`. Raises BadParameter."""
+    try:
+        count = Decimal(text)
+    except InvalidOperation:
+        count = Decimal(-1)
+    whole = count == count.to_integral_value() if count.is_finite() else False
+    if not count.is_finite() or count <= 0 or (not whole and (count > 1 or count * 1_000 % 1 != 0)):
+        raise typer.BadParameter(f"was {text!r}, expected a number of GPUs, or a part of one as 0.25")
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers a job starts with: `least` where not all of the `most` fit."""
+
+    least: int
+    most: int
+
+
+def worker_counts(text: str) -> Workers:
+    """`4`, or `2..4` for the least and the most. Raises BadParameter."""
+    least, dots, most = text.partition("..")
+    if not least.isdecimal() or (dots and not most.isdecimal()) or not 1 <= int(least) <= int(most or least):
+        raise typer.BadParameter(f"was {text!r}, expected a number of workers, or the least and the most as 2..4")
+    return Workers(int(least), int(most or least))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a job is: as the client's `submit` takes it."""
+
+    workers: int
+    gpus_per_worker: int
+    min_workers: int | None
+    gpu_milli: int | None
+
+
+def size(gpus: Decimal | None, workers: Workers | None, gpus_per_worker: int | None) -> Size:
+    """The size of a job from what was given of the three. Raises BadParameter."""
+    milli = int(gpus * 1_000) if gpus is not None and gpus < 1 else None
+    whole = 1 if milli else None if gpus is None else int(gpus)
+    most, each = gang_shape(whole, workers.most if workers else None, gpus_per_worker)
+    least = workers.least if workers and workers.least < workers.most else None
+    return Size(most, each, least, milli)
 
 
 def gang_shape(gpus: int | None, workers: int | None, gpus_per_worker: int | None) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """Workloads: gangs of workers that start together, what they wish, and why they wait.
 
-A gang is all-or-nothing: `workers` × `gpus_per_worker` GPUs, each worker inside one node. Its life is the table of
-`TRANSITIONS`; an illegal step raises. Gangs of one `Shape` are interchangeable to the planner, so a shape that was
-refused once in a round need not be tried again.
+A gang is all-or-nothing: `workers` × `gpus_per_worker` GPUs, each worker inside one node. Two kinds bend that: an
+*elastic* one starts with any number of workers from `min_workers` to `workers`, and a *share* is one worker that asks
+for `gpu_milli` thousandths of one GPU, which gangs of its account share. A gang's life is the table of `TRANSITIONS`;
+an illegal step raises. Gangs of one `Shape` are interchangeable to the planner, so a shape that was refused once in a
+round need not be tried again.
 """
 
 from __future__ import annotations
@@ -17,9 +19,15 @@ from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
 from scheduler.core.ids import Name
 from scheduler.core.models import Model
-from scheduler.core.quantities import MS_PER_HOUR
+from scheduler.core.quantities import MS_PER_DAY, MS_PER_HOUR, floor_div
 
 Text = Annotated[str, StringConstraints(max_length=32_768)]
+
+WHOLE_GPU_MILLI = 1_000
+DEADLINE_LEAD_MS = MS_PER_DAY
+"""A gang with a deadline is served as if it had been submitted this long before its latest start, if that is earlier
+than when it was.
+"""
 
 
 class GangSpec(Model):
@@ -33,9 +41,15 @@ class GangSpec(Model):
     grade: Name | None = Field(default=None, description="Only GPUs of this grade; None: any grade the fleet has.")
     topology: Level | None = Field(default=None, description="All workers inside one cell of this level.")
     topology_required: bool = False
+    spread: Level | None = Field(default=None, description="Every worker in another cell of this level.")
+    spread_required: bool = False
+    min_workers: int | None = Field(default=None, ge=1, description="Starts with so many where all do not fit.")
+    gpu_milli: int = Field(default=WHOLE_GPU_MILLI, ge=1, le=WHOLE_GPU_MILLI, description="Of its one GPU.")
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     preemptible: bool = True
     max_runtime_ms: int | None = Field(default=None, ge=1, description="Declared run time; stopped when it is over.")
+    min_runtime_ms: int = Field(default=0, ge=0, description="Wishes to be left alone until it ran so long.")
+    deadline_ms: int | None = Field(default=None, ge=0, description="The instant by which it should be done.")
     grace_ms: int = Field(default=10_000, ge=0, le=3_600_000, description="From SIGTERM to SIGKILL.")
     checkpoint_ms: int = Field(default=0, ge=0, description="How often it checkpoints; 0: never.")
     restart_ms: int = Field(default=30_000, ge=0, description="What a restart costs before useful work resumes.")
@@ -49,10 +63,47 @@ class GangSpec(Model):
             raise ValueError("max_runtime_ms must be given where preemptible is false: nothing may outlast its window")
         return self
 
+    @model_validator(mode="after")
+    def _size_is_one_thing(self) -> GangSpec:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers must be 1..{self.workers}: it cannot start with more than it asks for")
+        if self.is_share and (self.workers, self.gpus_per_worker) != (1, 1):
+            raise ValueError("gpu_milli must be 1000 where it has more than one GPU: a share is a part of one")
+        return self
+
+    @model_validator(mode="after")
+    def _wishes_agree(self) -> GangSpec:
+        within, apart = self.topology, self.spread
+        if within is not None and apart is not None and apart >= within and self.workers > 1:
+            raise ValueError(f"spread must be of a lower level than topology, which is {within.name.lower()}")
+        return self
+
     @property
     def gpus(self) -> int:
-        """All GPUs of the gang."""
+        """All GPUs of the gang, with all its workers."""
         return self.workers * self.gpus_per_worker
+
+    @property
+    def least_workers(self) -> int:
+        """With how many workers it starts at the least."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it may run with fewer workers than it asks for."""
+        return self.least_workers < self.workers
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it asks for a part of one GPU."""
+        return self.gpu_milli < WHOLE_GPU_MILLI
+
+    @property
+    def latest_start_ms(self) -> int | None:
+        """The instant by which it must start to be done by its deadline; None: it has none, or declares no run time."""
+        if self.deadline_ms is None or self.max_runtime_ms is None:
+            return None
+        return self.deadline_ms - self.max_runtime_ms
 
 
 class GangStatus(StrEnum):
@@ -106,6 +157,11 @@ class StopCause(StrEnum):
     CANCELLED = "cancelled"
     RUNTIME_OVER = "runtime_over"
     SHUTDOWN = "shutdown"
+    RESIZED = "resized"
+
+
+MOVED = frozenset({StopCause.CONSOLIDATED, StopCause.RESIZED})
+"""Causes with which a gang comes back at once, for its account's sake or its own: meanwhile it counts as before."""
 
 
 class Piece(Model):
@@ -116,7 +172,10 @@ class Piece(Model):
 
 
 class Shape(NamedTuple):
-    """What the planner sees of a gang, beside who and when. Equal shapes of one account share their fate in a round."""
+    """What the planner sees of a gang, beside who and when. Equal shapes of one account share their fate in a round.
+
+    A waiting gang's shape is what it asks for; a placed one's has the workers that it has (`held_shape`).
+    """
 
     workers: int
     gpus_per_worker: int
@@ -128,11 +187,36 @@ class Shape(NamedTuple):
     """Declared run time where it decides (not preemptible), else 0."""
     reckless: bool
     """Never checkpoints and declares more than an hour (or nothing): borrows only while the pool is roomy."""
+    min_workers: int
+    """How few workers will do; as many as `workers` where it is not elastic."""
+    gpu_milli: int
+    """Below 1000: a share of one GPU."""
+    spread: int | None
+    spread_required: bool
 
     @property
     def gpus(self) -> int:
-        """All GPUs of a gang of this shape."""
+        """All GPUs of a gang of this shape; a share counts as the whole GPU that it is on."""
         return self.workers * self.gpus_per_worker
+
+    @property
+    def least_gpus(self) -> int:
+        """All GPUs of a gang of this shape with as few workers as will do."""
+        return self.min_workers * self.gpus_per_worker
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether fewer workers will do."""
+        return self.min_workers < self.workers
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it asks for a part of one GPU."""
+        return self.gpu_milli < WHOLE_GPU_MILLI
+
+    def sized(self, workers: int) -> Shape:
+        """The shape with exactly so many workers."""
+        return self._replace(workers=workers, min_workers=workers)
 
 
 def shape_of(spec: GangSpec) -> Shape:
@@ -147,7 +231,17 @@ def shape_of(spec: GangSpec) -> Shape:
         preemptible=spec.preemptible,
         runtime_ms=0 if spec.preemptible else runtime_ms,
         reckless=spec.checkpoint_ms == 0 and not 0 < runtime_ms <= MS_PER_HOUR,
+        min_workers=spec.least_workers,
+        gpu_milli=spec.gpu_milli,
+        spread=None if spec.spread is None else int(spec.spread),
+        spread_required=spec.spread_required,
     )
+
+
+def held_shape(spec: GangSpec, pieces: tuple[Piece, ...]) -> Shape:
+    """The shape of a gang that stands on these pieces, one worker each; without any, as asked."""
+    shape = shape_of(spec)
+    return shape.sized(len(pieces)) if pieces else shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +253,7 @@ class Gang:
     """Dense, in order of submission: the last tie-break everywhere."""
     spec: GangSpec
     shape: Shape
+    """As asked while it waits, as placed (`held_shape`) while it is."""
     submitted_ms: int
     status: GangStatus = GangStatus.WAITING
     attempt: int = 0
@@ -191,9 +286,17 @@ class Gang:
         return self.spec.account
 
     @property
+    def head_start_ms(self) -> int:
+        """How much older than it is a near deadline makes the gang; 0 without one, or where it cannot be met."""
+        latest_ms = self.spec.latest_start_ms
+        if latest_ms is None or latest_ms < self.submitted_ms:
+            return 0
+        return max(0, self.submitted_ms - (latest_ms - DEADLINE_LEAD_MS))
+
+    @property
     def order(self) -> tuple[int, int, int]:
-        """By priority, then age, then number: the published order of service."""
-        return (-self.spec.priority, self.submitted_ms, self.number)
+        """By priority, then age, which a near deadline adds to, then number: the published order of service."""
+        return (-self.spec.priority, self.submitted_ms - self.head_start_ms, self.number)
 
     def moved(self, status: GangStatus, **changes: object) -> Gang:
         """The gang in its next status. Raises InvalidValue on a step that the table does not have."""
@@ -204,10 +307,19 @@ class Gang:
 
 
 def lost_work_ms(gang: Gang, now_ms: int) -> int:
-    """GPU-ms that ending the gang now would waste: k × (work since its checkpoint + restart + grace)."""
-    ran_ms = 0 if gang.started_ms is None else max(0, now_ms - gang.started_ms)
+    """GPU-ms that ending the gang now would waste: k × (work since its checkpoint + restart + grace).
+
+    k are the GPUs that it has, of a share its part of one, rounded down.
+    """
+    ran_ms = ran_for_ms(gang, now_ms)
     since_ms = ran_ms % gang.spec.checkpoint_ms if gang.spec.checkpoint_ms else ran_ms
-    return gang.spec.gpus * (since_ms + gang.spec.restart_ms + gang.spec.grace_ms)
+    lost_ms = gang.shape.gpus * (since_ms + gang.spec.restart_ms + gang.spec.grace_ms)
+    return floor_div(lost_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
+
+
+def ran_for_ms(gang: Gang, now_ms: int) -> int:
+    """How long the current attempt has run."""
+    return 0 if gang.started_ms is None else max(0, now_ms - gang.started_ms)
 
 
 def ends_by_ms(gang: Gang) -> int:
@@ -229,6 +341,7 @@ class Reason(StrEnum):
     BORROWING_RESTRICTED = "borrowing_restricted"
     UNHEALTHY_CELLS = "unhealthy_cells"
     PAUSED = "paused"
+    HELD_BACK = "held_back"
 
 
 @dataclass(frozen=True, slots=True)

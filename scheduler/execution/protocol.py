@@ -12,12 +12,15 @@ from typing import Protocol
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.workloads import Piece
+from scheduler.core.workloads import WHOLE_GPU_MILLI, Piece
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One attempt of a gang, ready to run. `pieces` are in rank order, one worker each."""
+    """One attempt of a gang, ready to run. `pieces` are in rank order, one worker each.
+
+    With `gpu_milli` below 1000 it is one worker that has so much of its GPU; others may be on it.
+    """
 
     gang: str
     attempt: int
@@ -28,6 +31,7 @@ class Launch:
     env: tuple[tuple[str, str], ...] = ()
     working_dir: str | None = None
     grace_ms: int = 10_000
+    gpu_milli: int = WHOLE_GPU_MILLI
 
 
 @dataclass(frozen=True, slots=True)

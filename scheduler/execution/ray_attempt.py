@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from scheduler.core.workloads import WHOLE_GPU_MILLI, Piece
 from scheduler.execution import supervisor
 from scheduler.execution.logs import exit_path, log_path, progress_path, read_exit
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, Launch
@@ -161,7 +162,7 @@ class RayAttempt:
             if node_id is None:
                 raise StartFailed(f"not started: node {piece.node} is missing")
         self._group = placement_group(
-            [{"GPU": len(piece.gpus)} for piece in launch.pieces],
+            [{"GPU": _ray_gpus(launch, piece)} for piece in launch.pieces],
             strategy="PACK",
             bundle_label_selector=[{"ray.io/node-id": str(node_id)} for node_id in ids],
             lifetime="detached",
@@ -174,7 +175,7 @@ class RayAttempt:
                 namespace=self._place.namespace,
                 lifetime="detached",
                 num_cpus=0,
-                num_gpus=len(piece.gpus),
+                num_gpus=_ray_gpus(launch, piece),
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._group, placement_group_bundle_index=rank, placement_group_capture_child_tasks=False
@@ -294,6 +295,15 @@ class RayAttempt:
             return None
 
 
+def _ray_gpus(launch: Launch, piece: Piece) -> float:
+    """How many of Ray's GPUs a worker's bundle takes.
+
+    A share takes a thousandth, however large it is. Ray fits fractions onto GPUs of its own choice: by their true sizes
+    it would break up more whole ones than the plan did, and a gang of whole GPUs could not start. Equal ones never do.
+    """
+    return len(piece.gpus) if launch.gpu_milli == WHOLE_GPU_MILLI else 1 / WHOLE_GPU_MILLI
+
+
 def _worker_environment(launch: Launch, rank: int, host: str, port: int) -> dict[str, str]:
     piece = launch.pieces[rank]
     nodes = list(dict.fromkeys(other.node for other in launch.pieces))
@@ -313,4 +323,5 @@ def _worker_environment(launch: Launch, rank: int, host: str, port: int) -> dict
         "TENOR_ATTEMPT": str(launch.attempt),
         "TENOR_ACCOUNT": launch.account,
         "TENOR_NODE": piece.node,
+        "TENOR_GPU_MILLI": str(launch.gpu_milli),
     }

@@ -5,7 +5,8 @@ keeps one heap of coming events, so that a driver goes from event to event (`nex
 
 Laws: `start` and `stop` are idempotent by (gang, attempt), a later `stop` can only bring the end nearer; an attempt
 ends exactly once; observations come in order of `at_ms`, and in the order of their causes within one instant; a GPU
-never has two occupants (a start that would is the caller's fault: Conflict). Exit codes follow the shell: 128 + signal.
+never has two occupants, nor shares of more than 1000 milli (a start that would is the caller's fault: Conflict). Exit
+codes follow the shell: 128 + signal.
 
 Progress (as in the measurements of lending): useful work is kept up to the last checkpoint before the stop; an attempt
 after the first spends `restart_ms` before it works again. Slow nodes change readings, not the speed of work.
@@ -23,6 +24,7 @@ from heapq import heappop, heappush
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Conflict, InvalidValue, UnknownName
+from scheduler.core.workloads import WHOLE_GPU_MILLI
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
@@ -140,7 +142,8 @@ class SimulatedExecutor:
         self._work = work if callable(work) else _by_gang(work)
         self._nodes = {node.name: node for node in nodes}
         self._up = dict.fromkeys(self._nodes, True)
-        self._busy = dict.fromkeys(self._nodes, 0)  # bit g: GPU g has an occupant
+        self._busy = dict.fromkeys(self._nodes, 0)  # bit g: GPU g has an occupant of its own
+        self._shared_milli: dict[tuple[str, int], int] = {}  # by node and GPU, of shared ones alone
         self._there: dict[str, dict[Key, _Attempt]] = {name: {} for name in self._nodes}
         self._ppm: dict[str, tuple[int, tuple[int, ...] | None]] = {}
         self._live: dict[Key, _Attempt] = {}
@@ -312,6 +315,7 @@ class SimulatedExecutor:
         for node, mask in attempt.masks.items():
             self._busy[node] &= ~mask
             del self._there[node][key]
+        self._unshare(attempt.launch)
         self._queue.append(AttemptEnded(*key, now_ms, exit_code, detail))
 
     def _break(self, fault: Fault, now_ms: int) -> None:
@@ -337,18 +341,35 @@ class SimulatedExecutor:
                 pass
 
     def _occupied(self, launch: Launch) -> dict[str, int]:
-        """Mark the launch's GPUs as busy; their bits by node. Raises Conflict, having changed nothing."""
+        """Mark the launch's GPUs as busy; the bits by node of those that it has to itself. Raises Conflict, having
+        changed nothing.
+        """
         masks: dict[str, int] = {}
         for piece in launch.pieces:
             mask = _bits(piece.gpus)
             known = self._nodes[piece.node].gpus
-            if mask & (self._busy[piece.node] | masks.get(piece.node, 0)) or mask >> known:
+            taken = mask & (self._busy[piece.node] | masks.get(piece.node, 0)) or mask >> known
+            milli = [self._shared_milli.get((piece.node, gpu), 0) for gpu in piece.gpus] if self._shared_milli else [0]
+            room = WHOLE_GPU_MILLI - launch.gpu_milli
+            if taken or max(milli) > room:
                 where = f"{piece.node}:{','.join(map(str, piece.gpus))}"
                 raise Conflict(f"GPUs {where} are not all free for attempt {launch.attempt} of {launch.gang}")
             masks[piece.node] = masks.get(piece.node, 0) | mask
+        if launch.gpu_milli < WHOLE_GPU_MILLI:
+            for at in _devices(launch):
+                self._shared_milli[at] = self._shared_milli.get(at, 0) + launch.gpu_milli
+            return dict.fromkeys(masks, 0)
         for node, mask in masks.items():
             self._busy[node] |= mask
         return masks
+
+    def _unshare(self, launch: Launch) -> None:
+        """Give a share back; a launch of whole GPUs has none."""
+        if launch.gpu_milli < WHOLE_GPU_MILLI:
+            for at in _devices(launch):
+                self._shared_milli[at] -= launch.gpu_milli
+                if not self._shared_milli[at]:
+                    del self._shared_milli[at]
 
     def _is_up(self, node: str) -> bool:
         try:
@@ -369,6 +390,10 @@ class SimulatedExecutor:
 
 def _by_gang(work: Mapping[str, Work]) -> Callable[[Launch], Work]:
     return lambda launch: work[launch.gang]
+
+
+def _devices(launch: Launch) -> list[tuple[str, int]]:
+    return [(piece.node, gpu) for piece in launch.pieces for gpu in piece.gpus]
 
 
 @lru_cache(maxsize=4096)

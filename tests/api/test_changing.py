@@ -60,6 +60,28 @@ def test_everything_that_was_asked_arrives(world: World, client: Client) -> None
     assert (dict(spec.env), spec.working_dir) == ({"K": "V"}, "/tmp")  # noqa: S108
 
 
+def test_wishes_arrive_and_are_shown(world: World, client: Client) -> None:
+    elastic = client.submit(
+        ["a"],
+        account="acme",
+        workers=4,
+        min_workers=2,
+        min_runtime_ms=5,
+        deadline_ms=START_MS + HOUR_MS,
+        spread="node",
+        spread_required=True,
+    )
+    share = client.submit(["a"], account="acme", gpu_milli=300)
+    spec = world.scheduler.state.gangs.get("gang-1").spec
+    assert (spec.workers, spec.min_workers, spec.min_runtime_ms, spec.deadline_ms) == (4, 2, 5, START_MS + HOUR_MS)
+    assert (spec.spread, spec.spread_required) == (1, True)
+    assert world.scheduler.state.gangs.get("gang-2").spec.gpu_milli == 300
+    assert (elastic.last.spec.spread, elastic.last.spec.min_workers) == ("node", 2)
+    world.rounds()
+    node = next(each for each in client.fleet() if each.shares)
+    assert [(each.job, each.account, each.milli) for each in node.shares] == [(share.id, "acme", 300)]
+
+
 def test_an_environment_is_never_given_back(client: Client) -> None:
     job = client.submit(["a"], account="acme", env={"TOKEN": "secret"})
     assert job.refresh().spec.env == {}

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
-from scheduler.core.workloads import GangStatus
+from scheduler.core.workloads import GangStatus, Reason
 from scheduler.execution.simulated import GpuFault, NodeDown, Work
 from tests.api.world import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, World, market
 
@@ -71,6 +72,12 @@ def fits_by_number_not_by_shape(world: World) -> list[str]:
         world.submit("cobalt", "crumb", gpus=5)
     gang = world.submit("cobalt", "whole")
     return [world.why(gang)]
+
+
+def waits_for_what_is_being_freed(world: World) -> list[str]:
+    leaver = world.submit("cobalt", "grid", gpus=32, workers=4, grace_ms=20_000)
+    world.scheduler.cancel(leaver.id)
+    return [world.why(world.submit("dune", "next"))]
 
 
 def may_not_borrow(world: World) -> list[str]:
@@ -137,6 +144,34 @@ def lost_its_node(world: World) -> list[str]:
     return [world.why(gang)]
 
 
+def shares_a_gpu(world: World) -> list[str]:
+    first = world.submit("acme", "notebook", gpus=1, gpu_milli=300, min_runtime_ms=HOUR_MS)
+    world.pass_ms(MINUTE_MS)
+    return [world.why(first)]
+
+
+def has_a_deadline(world: World) -> list[str]:
+    """In time, too late, unknown, waiting, hopeless, and over."""
+    asked: dict[str, Any] = {"gpus": 8, "max_runtime_ms": HOUR_MS}
+    runs = [
+        world.submit("acme", "intime", deadline_ms=START_MS + 2 * HOUR_MS, **asked),
+        world.submit("acme", "late", deadline_ms=START_MS + 30 * MINUTE_MS, **asked),
+        world.submit("borealis", "open", deadline_ms=START_MS + DAY_MS, **asked | {"max_runtime_ms": None}),
+    ]
+    world.submit("cobalt", "filler", **asked)
+    waits = [
+        world.submit("dune", "urgent", deadline_ms=START_MS + 2 * HOUR_MS, **asked),
+        world.submit("dune", "hopeless", deadline_ms=START_MS + 30 * MINUTE_MS, **asked),
+        world.submit("dune", "vague", deadline_ms=START_MS + DAY_MS, **asked | {"max_runtime_ms": None}),
+    ]
+    world.pass_ms(10 * MINUTE_MS)
+    told = [world.why(gang) for gang in (*runs, *waits)]
+    world.pass_ms(40 * MINUTE_MS)
+    told += [world.why(runs[1]), world.why(waits[1])]
+    world.pass_ms(20 * MINUTE_MS)
+    return [*told, world.why(runs[1])]
+
+
 def was_never_looked_at(world: World) -> list[str]:
     gang = world.submit("acme", "first")
     spec = world.scheduler.state.gangs.get(gang.id).spec
@@ -151,6 +186,7 @@ SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
     is_reclaimed,
     asks_for_what_is_not_there,
     fits_by_number_not_by_shape,
+    waits_for_what_is_being_freed,
     may_not_borrow,
     outlasts_its_window,
     has_ill_gpus,
@@ -158,6 +194,8 @@ SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
     is_paused,
     ended,
     lost_its_node,
+    shares_a_gpu,
+    has_a_deadline,
     was_never_looked_at,
 )
 
@@ -182,6 +220,18 @@ def test_the_same_situation_gives_the_same_text_again(tmp_path: Path) -> None:
         texts.append(is_reclaimed(world))
         world.close()
     assert texts[0] == texts[1]
+
+
+def test_every_reason_is_told_in_some_text(tmp_path: Path) -> None:
+    told: set[str] = set()
+    for scenario in SCENARIOS:
+        folder = tmp_path / str(scenario.__name__)
+        folder.mkdir()
+        world = market(folder)
+        scenario(world)
+        world.close()
+        told |= world.told_reasons
+    assert set(Reason) <= told
 
 
 def test_every_golden_text_has_its_scenario() -> None:

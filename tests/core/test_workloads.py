@@ -19,7 +19,9 @@ from scheduler.core.workloads import (
     Gang,
     GangSpec,
     GangStatus,
+    Piece,
     ends_by_ms,
+    held_shape,
     lost_work_ms,
     shape_of,
 )
@@ -85,6 +87,16 @@ def test_nobody_runs_who_was_not_bound_and_no_stop_is_taken_back() -> None:
         {"priority": 1_000_001},
         {"gpus": 8},
         {"preemptible": False},
+        {"workers": 2, "min_workers": 3},
+        {"min_workers": 0},
+        {"gpu_milli": 0},
+        {"gpu_milli": 1_001},
+        {"gpu_milli": 999, "workers": 2},
+        {"gpu_milli": 999, "gpus_per_worker": 2},
+        {"min_runtime_ms": -1},
+        {"deadline_ms": -1},
+        {"workers": 2, "spread": Level.NODE, "topology": Level.NODE},
+        {"workers": 2, "spread": Level.FABRIC_BLOCK, "topology": Level.NVLINK_DOMAIN},
     ],
 )
 def test_what_cannot_be_asked_is_refused(wrong: dict[str, object]) -> None:
@@ -96,6 +108,12 @@ def test_what_cannot_be_preempted_declares_its_end() -> None:
     assert spec(preemptible=False, max_runtime_ms=1).max_runtime_ms == 1
 
 
+def test_workers_may_be_apart_in_one_larger_cell() -> None:
+    asked = spec(workers=4, spread=Level.NODE, spread_required=True, topology=Level.NVLINK_DOMAIN)
+    assert (shape_of(asked).spread, shape_of(asked).topology) == (1, 2)
+    assert spec(spread=Level.NODE, topology=Level.NODE).spread is Level.NODE  # of one worker it says nothing
+
+
 # -- shapes
 
 WISHES: dict[str, st.SearchStrategy[Any]] = {
@@ -104,6 +122,9 @@ WISHES: dict[str, st.SearchStrategy[Any]] = {
     "grade": st.sampled_from([None, "H100"]),
     "topology": st.sampled_from([None, Level.NODE]),
     "topology_required": st.booleans(),
+    "spread": st.sampled_from([None, Level.GPU]),
+    "spread_required": st.booleans(),
+    "min_workers": st.sampled_from([None, 1]),
     "preemptible": st.booleans(),
     "max_runtime_ms": st.sampled_from([1, HOUR_MS, HOUR_MS + 1]),
     "checkpoint_ms": st.sampled_from([0, 1, 60_000]),
@@ -112,6 +133,8 @@ UNSEEN: dict[str, st.SearchStrategy[Any]] = {
     "account": st.sampled_from(["acme", "bolt"]),
     "name": st.sampled_from(["a", "b"]),
     "priority": st.integers(-1, 1),
+    "min_runtime_ms": st.sampled_from([0, 9]),
+    "deadline_ms": st.sampled_from([None, 9]),
     "grace_ms": st.sampled_from([0, 9]),
     "restart_ms": st.sampled_from([0, 9]),
     "max_failures": st.integers(0, 1),
@@ -123,8 +146,17 @@ def fate(asked: GangSpec) -> tuple[object, ...]:
     """What of a gang decides where it may run, in words of its own."""
     declared_ms = asked.max_runtime_ms
     long = declared_ms is None or declared_ms > HOUR_MS
+    least = asked.workers if asked.min_workers is None else asked.min_workers
     size = (asked.workers, asked.gpus_per_worker, asked.grade, asked.topology, asked.topology_required)
-    return (*size, asked.preemptible, None if asked.preemptible else declared_ms, asked.checkpoint_ms == 0 and long)
+    return (
+        *size,
+        least,
+        asked.spread,
+        asked.spread_required,
+        asked.preemptible,
+        None if asked.preemptible else declared_ms,
+        asked.checkpoint_ms == 0 and long,
+    )
 
 
 wishes = st.fixed_dictionaries(WISHES, optional=UNSEEN)
@@ -154,6 +186,15 @@ def test_who_never_checkpoints_and_runs_long_is_reckless(
     assert shape_of(spec(max_runtime_ms=declared_ms, checkpoint_ms=checkpoint_ms)).reckless is reckless
 
 
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_a_placed_gang_has_the_shape_of_its_pieces(workers: int, placed: int) -> None:
+    asked = spec(workers=workers, min_workers=1, gpus_per_worker=2)
+    pieces = tuple(Piece(node=f"n{i}", gpus=(0, 1)) for i in range(min(placed, workers)))
+    held = held_shape(asked, pieces)
+    assert (held.gpus, held.is_elastic) == (2 * len(pieces), False)
+    assert held._replace(workers=workers, min_workers=1) == shape_of(asked) == held_shape(asked, ())
+
+
 # -- the order of service, and what a stop wastes
 
 
@@ -167,6 +208,40 @@ def test_the_order_is_priority_then_age_then_number() -> None:
     ]
     mixed = gangs[::-1]
     assert sorted(mixed, key=lambda each: each.order) == gangs
+
+
+DAY_MS = 24 * HOUR_MS
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "declared_ms", "head_start_ms"),
+    [
+        (None, HOUR_MS, 0),
+        (9 * DAY_MS, None, 0),
+        (9 * DAY_MS, HOUR_MS, 0),  # far off
+        (5 * DAY_MS + 2 * HOUR_MS, HOUR_MS, 23 * HOUR_MS),  # must start within the hour
+        (5 * DAY_MS + HOUR_MS, HOUR_MS, DAY_MS),  # must start at once
+        (5 * DAY_MS + HOUR_MS - 1, HOUR_MS, 0),  # cannot be kept
+    ],
+)
+def test_a_deadline_goes_ahead_the_nearer_the_latest_start_is(
+    deadline_ms: int | None, declared_ms: int | None, head_start_ms: int
+) -> None:
+    late = gang(submitted_ms=5 * DAY_MS, deadline_ms=deadline_ms, max_runtime_ms=declared_ms)
+    assert late.head_start_ms == head_start_ms
+    assert late.order == (0, 5 * DAY_MS - head_start_ms, 0)
+
+
+@given(st.integers(0, 9 * DAY_MS), st.integers(0, 20 * DAY_MS), st.integers(1, DAY_MS))
+def test_no_deadline_makes_a_gang_more_than_a_day_older(submitted_ms: int, deadline_ms: int, declared_ms: int) -> None:
+    asked = gang(submitted_ms=submitted_ms, deadline_ms=deadline_ms, max_runtime_ms=declared_ms)
+    assert 0 <= asked.head_start_ms <= DAY_MS
+
+
+def test_a_share_loses_its_part_of_what_a_whole_gpu_would() -> None:
+    ran = {"started_ms": 0, "status": GangStatus.RUNNING}
+    lost_ms = [lost_work_ms(replace(gang(gpu_milli=milli, grace_ms=0), **ran), 10_000) for milli in (1_000, 250)]  # type: ignore[arg-type]
+    assert lost_ms == [40_000, 10_000]
 
 
 times = st.integers(0, 10**7)

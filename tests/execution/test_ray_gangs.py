@@ -95,11 +95,29 @@ def test_a_gang_of_two_sees_the_usual_environment(watcher: Watcher, tmp_path: Pa
             "TENOR_ATTEMPT": "1",
             "TENOR_ACCOUNT": "acme",
             "TENOR_NODE": f"node-{rank}",
+            "TENOR_GPU_MILLI": "1000",
             "FLAVOUR": "vanilla",
         }
         assert {key: seen[rank].get(key) for key in expected} == expected
         assert not [key for key in seen[rank] if key.startswith("RAY_")]
     assert seen[0]["MASTER_PORT"] == seen[1]["MASTER_PORT"] != "0"
+
+
+def test_gangs_share_a_gpu_and_leave_the_others_whole(watcher: Watcher, tmp_path: Path) -> None:
+    """Three shares on two devices; by their true sizes Ray would need a third, and the whole gang could not start."""
+    waits = "; import sys, time; sys.stdout.flush(); time.sleep(600)"
+    for name, milli, gpu in (("share-1", 600, 0), ("share-2", 700, 1), ("share-3", 300, 0)):
+        pieces = (Piece(node="node-0", gpus=(gpu,)),)
+        command = python(SAY_ENVIRONMENT + waits)
+        watcher.executor.start(Launch(name, 1, "acme", "train", command, pieces, grace_ms=0, gpu_milli=milli))
+        watcher.wait(AttemptStarted, name)
+    seen = json.loads(wait_until(lambda: lines(tmp_path, "share-3"))[0])
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["TENOR_GPU_MILLI"], seen["WORLD_SIZE"]) == ("0", "300", "1")
+    watcher.executor.start(launch("whole", python("pass"), 0, gpus=(2, 3, 4, 5, 6, 7)))
+    assert watcher.wait(AttemptEnded, "whole").exit_code == 0
+    for name in ("share-1", "share-2", "share-3"):
+        watcher.executor.stop(name, 1, 0)
+        watcher.wait(AttemptEnded, name)
 
 
 def test_the_first_failure_stops_the_others_and_gives_the_code(watcher: Watcher) -> None:

@@ -67,6 +67,32 @@ def launch(gang: str = "gang-1", attempt: int = 1, *, nodes: tuple[int, ...] = (
     return Launch(gang, attempt, "acme", "train", ("true",), pieces)
 
 
+def share(gang: str, milli: int, gpu: int = 0) -> Launch:
+    pieces = (Piece(node="node-0", gpus=(gpu,)),)
+    return Launch(gang, 1, "acme", "train", ("true",), pieces, gpu_milli=milli)
+
+
+def test_shares_of_a_gpu_never_add_up_to_more_than_it() -> None:
+    cluster = Cluster(dict.fromkeys("abcd", Work(work_ms=100)))
+    cluster.executor.start(share("a", 300))
+    cluster.executor.start(share("b", 700))
+    cluster.executor.start(share("c", 600, gpu=1))
+    with pytest.raises(Conflict, match="node-0:0 are not all free"):
+        cluster.executor.start(share("d", 1))
+    with pytest.raises(Conflict, match="are not all free"):
+        cluster.executor.start(launch("d"))
+    assert len(cluster.until(100)) == 6
+    cluster.executor.start(launch("d"))
+    assert [type(seen) for seen in cluster.until(100)] == [AttemptStarted]
+
+
+def test_a_share_does_not_go_onto_a_gpu_that_is_anothers() -> None:
+    cluster = Cluster({"a": Work(work_ms=100), "b": Work(work_ms=1)})
+    cluster.executor.start(launch("a"))
+    with pytest.raises(Conflict, match="node-0:0 are not all free"):
+        cluster.executor.start(share("b", 1))
+
+
 def test_nodes_are_seen_first() -> None:
     clock = HandClock()
     executor = SimulatedExecutor(NODES, clock.now_ms, {})

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.inside import packed
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import Gang, StopCause
 
@@ -135,7 +135,7 @@ def _item(gang: Gang) -> tuple[Want, int]:
 def _arranged(books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
     """The published packing of these gangs, told apart: gangs of one want take their parts in order of number."""
     numbers: dict[Want, list[int]] = {}
-    for want, number in sorted(items):
+    for want, number in sorted(items, key=lambda item: (packing_order(item[0]), item[1])):
         numbers.setdefault(want, []).append(number)
     steps = packed(room, [(want, len(gangs)) for want, gangs in numbers.items()], books.fleet, ground.nodes)
     if steps is None:

@@ -11,7 +11,8 @@ A gang of k GPUs of account `a` is inside in a pool when
 `packs` is a fixed rule, so that everybody can recompute it: gangs bound to a cell first, by level from below, largest
 first, each into the first cell with enough slots; then all other parts, largest first, each into the first node with
 room. For sizes of which each divides the next larger (1, 2, 4, 8; whole nodes) it succeeds exactly when any packing
-does.
+does, also beside gangs that are bound to a domain, of as many GPUs in all; where some are bound to a domain and others
+to a block, a packing may exist that the rule does not find. None of this depends on where an account's lots lie.
 """
 
 from __future__ import annotations

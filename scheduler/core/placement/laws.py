@@ -5,9 +5,12 @@ the words of the rules. Call it after a round was applied: between an event and 
 well be inside its entitlement and wait. The laws:
 
 - *no overfill*: a GPU's occupant and claimant are placed gangs that were given it; a claimant waits behind a leaver;
-- *gangs whole*: a placed gang has all its workers, each inside one node, all of one pool, of its grade;
-- *topology*: where it is required, all workers are inside one cell of that level;
-- *firm stays*: what cannot be preempted stands where its account owns or nobody does, to its declared end;
+- *shares*: those of a device are of one account, all preemptible or none, and add up to 1000 milli at most;
+- *gangs whole*: a placed gang has all its workers, an elastic one as many as it may have, each inside one node, all of
+  one pool, of its grade;
+- *topology*: where it is required, all workers are inside one cell of that level, or each in another;
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
+  is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
 """
 
@@ -21,7 +24,8 @@ import numpy as np
 
 from scheduler.core.cluster import Level
 from scheduler.core.placement.snapshot import Snapshot
-from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
+from scheduler.core.quantities import floor_div
+from scheduler.core.workloads import MOVED, WHOLE_GPU_MILLI, Gang, GangStatus, Shape
 
 
 def violations(snapshot: Snapshot) -> tuple[str, ...]:
@@ -29,6 +33,7 @@ def violations(snapshot: Snapshot) -> tuple[str, ...]:
     gangs = [snapshot.placed[number] for number in sorted(snapshot.placed)]
     return (
         *_overfill(snapshot, gangs),
+        *_shares(snapshot, gangs),
         *_broken_gangs(snapshot, gangs),
         *_firm(snapshot, gangs),
         *_unsafe(snapshot, gangs),
@@ -40,6 +45,7 @@ def violations(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     """Arrays and gangs say the same: every entry has its gang, every gang that stays has its entries."""
+    gangs = [gang for gang in gangs if not _rides_along(snapshot, gang)]
     given = np.fromiter(chain.from_iterable(gang.gpu_numbers for gang in gangs), dtype=np.int64)
     lengths = [len(gang.gpu_numbers) for gang in gangs]
     whose = np.repeat(np.array([gang.number for gang in gangs], dtype=np.int64), lengths)
@@ -58,6 +64,36 @@ def _overfill(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
             yield f"GPU {gpu} is claimed by gang {number}, which is not binding"
         if occupant is None or occupant.status is not GangStatus.STOPPING:
             yield f"GPU {gpu} is claimed by gang {number}, and nobody is leaving it"
+
+
+# ---- shares ----
+
+
+def _rides_along(snapshot: Snapshot, gang: Gang) -> bool:
+    """Whether the gang shares a device that another one, the carrier, occupies in the arrays."""
+    gpu = gang.gpu_numbers[0]
+    return gang.number in snapshot.shares.get(gpu, {}) and int(snapshot.occupant[gpu]) != gang.number
+
+
+def _shares(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    """Every device's shares are of placed gangs that asked for them, alike, and no more than it has."""
+    asked = {gang.number for gang in gangs if gang.spec.gpu_milli < WHOLE_GPU_MILLI}
+    listed = [number for there in snapshot.shares.values() for number in there]
+    claiming = {number for number in asked if int(snapshot.claimant[snapshot.placed[number].gpu_numbers[0]]) == number}
+    stopped = {number for number in asked if snapshot.placed[number].status is GangStatus.STOPPING}
+    if len(listed) != len(set(listed)) or not asked - claiming - stopped <= set(listed) <= asked - claiming:
+        yield f"gangs {sorted(listed)} share devices, expected {sorted(asked - claiming)}"
+        return
+    for gpu, there in sorted(snapshot.shares.items()):
+        sharers = [snapshot.placed[number] for number in there]
+        if int(snapshot.occupant[gpu]) not in there:
+            yield f"GPU {gpu} is shared, and its occupant is none of its gangs"
+        if any(gang.gpu_numbers != (gpu,) or gang.spec.gpu_milli != there[gang.number] for gang in sharers):
+            yield f"GPU {gpu} is shared as {dict(there)}, which its gangs were not given"
+        if sum(there.values()) > WHOLE_GPU_MILLI:
+            yield f"GPU {gpu} is shared by {sum(there.values())} milli"
+        if len({(gang.account, gang.shape.preemptible) for gang in sharers}) > 1:
+            yield f"GPU {gpu} is shared by several accounts, or by gangs of which only some can be preempted"
 
 
 # ---- gangs whole, topology, grade ----
@@ -88,11 +124,20 @@ def _broken_gangs(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     if (np.minimum.reduceat(pools, starts) != np.maximum.reduceat(pools, starts)).any():
         yield "a gang is spread over several pools"
     for gang, pool in zip(placed, pools[starts].tolist(), strict=True):
-        shape = gang.shape
-        if shape.grade is not None and shape.grade != fleet.pools[pool][0]:
-            yield f"gang {gang.number} asked for grade {shape.grade} and is on {fleet.pools[pool][0]}"
-        if shape.topology_required and len(_cells(snapshot, gang)) > 1:
-            yield f"gang {gang.number} must be inside one cell of level {gang.shape.topology} and is in several"
+        yield from _wishes(snapshot, gang, pool)
+
+
+def _wishes(snapshot: Snapshot, gang: Gang, pool: int) -> Iterator[str]:
+    fleet, shape = snapshot.fleet, gang.shape
+    parts = floor_div(len(gang.gpu_numbers), gang.spec.gpus_per_worker)
+    if not gang.spec.least_workers <= parts <= gang.spec.workers:
+        yield f"gang {gang.number} has {parts} workers, expected {gang.spec.least_workers}..{gang.spec.workers}"
+    if shape.grade is not None and shape.grade != fleet.pools[pool][0]:
+        yield f"gang {gang.number} asked for grade {shape.grade} and is on {fleet.pools[pool][0]}"
+    if shape.topology_required and len(_cells(snapshot, shape.topology, gang.gpu_numbers)) > 1:
+        yield f"gang {gang.number} must be inside one cell of level {gang.shape.topology} and is in several"
+    if shape.spread_required and shape.spread is not None and not _is_spread(snapshot, gang):
+        yield f"gang {gang.number} must have each worker in another cell of level {shape.spread} and has not"
 
 
 def _pieces(snapshot: Snapshot, gang: Gang) -> Iterator[str]:
@@ -110,12 +155,20 @@ def _pieces(snapshot: Snapshot, gang: Gang) -> Iterator[str]:
             yield f"gang {gang.number} was placed on GPU {gpu}, which is not usable"
 
 
-def _cells(snapshot: Snapshot, gang: Gang) -> set[int]:
+def _is_spread(snapshot: Snapshot, gang: Gang) -> bool:
+    firsts = gang.gpu_numbers[:: gang.spec.gpus_per_worker]
+    if gang.shape.spread == Level.SITE:
+        return len(firsts) == 1
+    return len(_cells(snapshot, gang.shape.spread, firsts)) == len(firsts)
+
+
+def _cells(snapshot: Snapshot, level: int | None, gpus: tuple[int, ...]) -> set[int]:
+    """The cells of the level that some of the gang's GPUs are in."""
     fleet = snapshot.fleet
-    nodes = fleet.node_of_gpu[list(gang.gpu_numbers)].tolist()
-    match gang.shape.topology:
+    nodes = fleet.node_of_gpu[list(gpus)].tolist()
+    match level:
         case Level.GPU:
-            return set(gang.gpu_numbers)
+            return set(gpus)
         case Level.NODE:
             return set(nodes)
         case Level.NVLINK_DOMAIN:
@@ -138,7 +191,7 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
             owner = int(snapshot.owner[gpu])
             if owner not in (-1, account):
                 yield f"gang {gang.number} cannot be preempted and is on GPU {gpu}, which another account owns"
-            elif int(snapshot.until_ms[gpu]) < gang.placed_ms + gang.shape.runtime_ms:
+            elif gang.placed_ms == snapshot.now_ms > int(snapshot.until_ms[gpu]) - gang.shape.runtime_ms:
                 yield f"gang {gang.number} cannot be preempted and outlasts the ownership of GPU {gpu}"
 
 
@@ -148,7 +201,7 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
 def _unsafe(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     fleet = snapshot.fleet
     pool_of = fleet.pool_of_node[fleet.node_of_gpu].tolist() if fleet.nodes else []
-    counted = [(gang, pool_of[gang.gpu_numbers[0]]) for gang in gangs if _counts(gang)]
+    counted = [(gang, pool_of[gang.gpu_numbers[0]]) for gang in _one_a_device(gangs) if _counts(gang)]
     used: dict[tuple[str, int], int] = {}
     for gang, pool in counted:
         key = (gang.spec.account, pool)
@@ -172,8 +225,19 @@ def _unsafe(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
                     yield f"gang {waiting[0].number} of account {account} is inside its entitlement and waits: {shape}"
 
 
+def _one_a_device(gangs: list[Gang]) -> Iterator[Gang]:
+    """Gangs that count for GPUs of their account: all but the second and later ones that count on a shared device."""
+    devices: set[int] = set()
+    for gang in gangs:
+        if gang.spec.gpu_milli == WHOLE_GPU_MILLI or not _counts(gang):
+            yield gang
+        elif gang.gpu_numbers[0] not in devices:
+            devices.add(gang.gpu_numbers[0])
+            yield gang
+
+
 def _counts(gang: Gang) -> bool:
-    moving = gang.status is GangStatus.STOPPING and gang.stop_cause is StopCause.CONSOLIDATED
+    moving = gang.status is GangStatus.STOPPING and gang.stop_cause in MOVED
     return moving or gang.status in (GangStatus.BINDING, GangStatus.RUNNING)
 
 
@@ -195,12 +259,14 @@ def _repack(snapshot: Snapshot, room: dict[int, int], shapes: list[Shape]) -> bo
     bound: list[tuple[int, int, int, int]] = []
     loose: list[int] = []
     for shape in shapes:
+        if shape.spread_required and shape.workers > 1 and shape.spread:
+            return False
         level = shape.topology if shape.topology_required else None
         if level == Level.GPU and shape.gpus > 1:
             return False
         if level == Level.NODE:
             loose.append(shape.gpus)
-        elif level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK):
+        elif level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK) and shape.workers > 1:
             bound.append((int(level), -shape.gpus, -shape.gpus_per_worker, shape.workers))
         else:
             loose += [shape.gpus_per_worker] * shape.workers

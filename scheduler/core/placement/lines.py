@@ -12,6 +12,9 @@ from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang, Shape
 
+Key = tuple[str, Shape]
+"""What names a line: its account and its shape."""
+
 
 class Line:
     """The waiting gangs of one account and shape. One that was placed and withdrawn in the same round goes to the

@@ -42,6 +42,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.BEFORE_WINDOW: "starts when the account's next window opens",
     Reason.OVER_ENTITLEMENT: "buy more GPUs, end other work of the account, or wait until GPUs can be borrowed",
     Reason.PAUSED: "starts when planning resumes",
+    Reason.HELD_BACK: "declare a shorter run time, or wait until the larger gang has started",
 }
 
 
@@ -142,15 +143,16 @@ class Reasons(Mapping[Key, Waiting]):
         all_gpus = [self._in_pool(pool, np.diff(self._fleet.first_gpu)) for pool in pools]
         if want is None or not any(has_slots(self._fleet, each, want) for each in all_gpus):
             return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in all_gpus)),), None
-        free = [self._in_pool(pool, self._nodes[:-1, N_FREE]) for pool in pools]
+        # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
+        column = N_FREE if shape.preemptible else N_UNSOLD
+        free = [self._in_pool(pool, self._nodes[:-1, column]) for pool in pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
             ("free_parts", max(int((each // want.size).sum()) for each in free)),
             ("asked_parts", want.parts),
         )
         if not shape.preemptible:
-            unsold = [self._in_pool(pool, self._nodes[:-1, N_UNSOLD]) for pool in pools]
-            fits_unsold = any(has_slots(self._fleet, each, want) for each in unsold)
+            fits_unsold = any(has_slots(self._fleet, each, want) for each in free)
             return Reason.OUTLASTS_WINDOW if fits_unsold else None, numbers, None
         if any(has_slots(self._fleet, each, want) for each in free):
             roomy = not shape.reckless or any(self._keeps_idle(pool, shape.gpus) for pool in pools)

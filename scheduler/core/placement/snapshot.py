@@ -1,7 +1,8 @@
 """What one round sees and what it answers. Arrays are the state's own and must not be written to; a plan is plain data.
 
 A GPU's *occupant* is the gang whose processes are there (running, starting or stopping); its *claimant* is a BINDING
-gang that gets it once the occupant is gone. A GPU is free where it is usable and has neither.
+gang that gets it once the occupant is gone. A GPU is free where it is usable and has neither. Of the gangs that share a
+device one, its *carrier*, is the occupant.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Snapshot:
     """Every BINDING, RUNNING and STOPPING gang by number."""
     queue: Queue
     """Every WAITING gang."""
+    shares: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    """By shared GPU: the milli-GPUs of each gang (by number) that is on it, in order of arrival."""
     balance_gpu_ms: Mapping[str, int] = field(default_factory=dict)
     """Half-life decayed GPU-ms lent minus borrowed, by account; missing is 0."""
     opens: Mapping[str, Opening] = field(default_factory=dict)

@@ -96,7 +96,8 @@ def to_stop_after(event: Event, state: State) -> list[tuple[Gang, StopCause]]:
     if not isinstance(event, HealthChanged) or event.cause is None:
         return []
     ill = gpus_named(state.fleet, event.node, event.gpus)
-    numbers = {*state.gangs.occupant[ill].tolist(), *state.gangs.claimant[ill].tolist()} - {NOBODY}
+    there = {number for gpu in ill.tolist() for number in state.gangs.on_gpu(gpu)}
+    numbers = {*there, *state.gangs.claimant[ill].tolist()} - {NOBODY}
     gangs = [state.gangs.by_number(number) for number in sorted(numbers)]
     match event.cause:
         case Cause.NODE_LOST:

@@ -12,23 +12,25 @@ from typing import Any
 import numpy as np
 
 from scheduler.core.causes import Cause
-from scheduler.core.cluster import Fleet, NodeSpec
+from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.errors import Damaged
+from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 2
+LAYOUT = 3
 
 
 def dump(state: State) -> bytes:
     """The state's bytes."""
-    plain = {
+    plain: dict[str, Any] = {
         "layout": LAYOUT,
         "now_ms": state.now_ms,
         "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
@@ -40,6 +42,7 @@ def dump(state: State) -> bytes:
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
         "claimant": state.gangs.claimant.tolist(),
+        "shares": [[gpu, list(there.items())] for gpu, there in sorted(state.gangs.shares.by_gpu.items())],
         "holdings": [holding.model_dump(mode="json") for holding in state.calendar.holdings],
         "past": [holding.model_dump(mode="json") for holding in state.calendar.past],
         "owner_position": state.calendar.owner_position.tolist(),
@@ -57,7 +60,19 @@ def dump(state: State) -> bytes:
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
     }
+    if state.shortages:  # a state without any has the bytes that it had before they were known
+        plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
+    if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
+        plain["score"] = state.score.model_dump(mode="json")
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
+
+
+def is_readable(body: bytes) -> bool:
+    """Whether the bytes are in this program's layout; those of another one's are of no use, and do no harm."""
+    try:
+        return bool(json.loads(body.partition(b"\n")[0])["layout"] == LAYOUT)
+    except (ValueError, KeyError, TypeError):
+        return True  # not a snapshot at all: `load` says what is wrong with it
 
 
 def load(body: bytes) -> State:
@@ -71,6 +86,8 @@ def load(body: bytes) -> State:
         _load_fleet(state, plain)
         _load_positions(state, plain)
         _load_gangs(state.gangs, plain)
+        if "score" in plain:
+            state.score = ScoreChosen.model_validate_json(json.dumps(plain["score"]))
         state.meter = Meter.load(meter)
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"a snapshot cannot be read: {error}") from error
@@ -110,6 +127,13 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
     state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
+    for pool, level, firmness, certificate, lots in plain.get("shortages", ()):
+        waits = Waits(certificate, tuple((position, count) for position, count in lots))
+        state.shortages[Shortage(pool, Level(level), firmness)] = waits
+
+
+def _shortages(state: State) -> list[tuple[Shortage, Waits]]:
+    return sorted(state.shortages.items())
 
 
 def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:
@@ -118,6 +142,7 @@ def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:
     gangs.requests = plain["requests"]
     gangs.occupant = np.array(plain["occupant"], dtype=np.int64)
     gangs.claimant = np.array(plain["claimant"], dtype=np.int64)
+    gangs.shares.by_gpu = {gpu: dict(there) for gpu, there in plain["shares"]}
 
 
 _PLAIN = tuple(
@@ -137,10 +162,11 @@ def _gang(gang: Gang) -> dict[str, Any]:
 def _loaded_gang(row: dict[str, Any]) -> Gang:
     spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
     plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
+    pieces = tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"])
     return Gang(
         spec=spec,
-        shape=shape_of(spec),
-        pieces=tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"]),
+        shape=held_shape(spec, pieces),
+        pieces=pieces,
         status=GangStatus(row["status"]),
         stop_cause=None if row["stop_cause"] is None else StopCause(row["stop_cause"]),
         **plain,

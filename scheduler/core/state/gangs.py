@@ -1,7 +1,8 @@
 """The gang table: every gang's life, who waits in which queue, and who occupies or claims which GPU.
 
 Folded from events only. Law: a GPU has at most one occupant and at most one claimant, and a claimant only behind an
-occupant that is about to leave.
+occupant that is about to leave. The occupant of a shared device is its *carrier*: the first of its gangs that is not
+about to leave; a claimant waits for all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
 from scheduler.core.placement.snapshot import Touched
 from scheduler.core.state.health import gpus_named
-from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, shape_of
+from scheduler.core.state.shares import Shares
+from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, held_shape, shape_of
 
 NOBODY = -1
 START_RETRIES = 3
@@ -37,6 +39,7 @@ class Gangs:
         self.requests: dict[str, str] = {}
         self.occupant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.claimant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.shares = Shares()
         self.touched = Touched()
         """What changed since somebody took it: see `State.take_touched`."""
         self.waiting_count = 0
@@ -63,6 +66,11 @@ class Gangs:
     def by_number(self, number: int) -> Gang:
         """The gang of a number."""
         return self.by_id[self.ids[number]]
+
+    def on_gpu(self, gpu: int) -> tuple[int, ...]:
+        """Numbers of all gangs that are on a GPU: its occupant, or all that share it."""
+        occupant = int(self.occupant[gpu])
+        return self.shares.of(gpu) or (() if occupant == NOBODY else (occupant,))
 
     def waiting(self) -> Iterable[Gang]:
         """All waiting gangs, in no order that matters."""
@@ -96,19 +104,24 @@ class Gangs:
             self.by_id[gang_id] = gang.moved(GangStatus.CANCELLED, ended_ms=at_ms)
 
     def on_placed(self, event: GangPlaced, fleet: Fleet) -> Gang:
-        """The gang takes free GPUs, or claims those that are being freed: it waits for whoever is there now."""
+        """The gang takes free GPUs, or claims those that are being freed: it waits for whoever is there now. A share
+        joins those of its account where there is room.
+        """
         gang = self.get(event.gang)
         gpus = _asked(gang, event, fleet)
-        there = self.occupant[gpus]
-        free = there == NOBODY
-        if (self.claimant[gpus] != NOBODY).any() or not (free | self._leaving(gpus)).all():
+        joins = gang.shape.is_share and self._may_join(gang, int(gpus[0]))
+        free = self.occupant[gpus] == NOBODY
+        if (self.claimant[gpus] != NOBODY).any() or not (joins or (free | self._leaving(gpus)).all()):
             raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {gpus.tolist()}")
+        claimed = gpus[~free] if not joins else gpus[:0]
+        leavers = {number for gpu in claimed.tolist() for number in self.on_gpu(gpu)}
         placed = gang.moved(
             GangStatus.BINDING,
             attempt=event.attempt,
+            shape=held_shape(gang.spec, event.pieces),
             pieces=event.pieces,
             gpu_numbers=tuple(gpus.tolist()),
-            waits_for=tuple(self.ids[number] for number in sorted(set(there[~free].tolist()))),
+            waits_for=tuple(self.ids[number] for number in sorted(leavers)),
             placed_ms=event.at_ms,
             inside=event.inside,
             bind_by_ms=event.bind_by_ms,
@@ -119,20 +132,25 @@ class Gangs:
         )
         self._dequeue(gang)
         self.occupant[gpus[free]] = gang.number
-        self.claimant[gpus[~free]] = gang.number
+        self.claimant[claimed] = gang.number
         self._keep(placed)
+        if gang.shape.is_share and not len(claimed):
+            self.shares.join(int(gpus[0]), gang.number, gang.shape.gpu_milli)
+            self._elect(int(gpus[0]))
         return placed
 
     def on_stop_asked(self, event: GangStopAsked) -> Gang:
         """The attempt is on its way out; it holds its GPUs until it is gone.
 
-        One that is on its way already stays so; a cancellation then still holds, so that it does not come back.
+        One that is on its way already stays so; a cancellation then still holds, so that it does not come back, and an
+        earlier deadline does, since an owner waits for its GPUs.
         """
         gang = self._attempt(event.gang, event.attempt)
         if gang.status is GangStatus.STOPPING:
-            if event.cause is StopCause.CANCELLED:
-                gang = replace(gang, stop_cause=StopCause.CANCELLED)
-                self._keep(gang)
+            cause = StopCause.CANCELLED if event.cause is StopCause.CANCELLED else gang.stop_cause
+            deadline_ms = min(event.deadline_ms, gang.stop_deadline_ms or event.deadline_ms)
+            gang = replace(gang, stop_cause=cause, stop_deadline_ms=deadline_ms)
+            self._keep(gang)
             return gang
         stopping = gang.moved(
             GangStatus.STOPPING,
@@ -142,6 +160,8 @@ class Gangs:
         )
         self._keep(stopping)
         self._release_claims(stopping)
+        if stopping.shape.is_share:
+            self._elect(stopping.gpu_numbers[0])
         return stopping
 
     def on_started(self, event: GangStarted) -> Gang:
@@ -156,16 +176,14 @@ class Gangs:
     def on_ended(self, event: GangEnded) -> Gang:
         """The attempt is over: its GPUs go to their claimants, it ends or returns to the queue."""
         gang = self._attempt(event.gang, event.attempt)
-        gpus = np.array(gang.gpu_numbers, dtype=np.int64)
-        mine = gpus[self.occupant[gpus] == gang.number]
-        self.occupant[mine] = self.claimant[mine]
-        self.claimant[mine] = NOBODY
+        heirs = self._vacate(gang)
         self._release_claims(gang)
         self._let_go(gang)
         status, failures = _after_end(gang, event)
         over = status in ENDED
         ended = gang.moved(
             status,
+            shape=shape_of(gang.spec),
             pieces=(),
             gpu_numbers=(),
             waits_for=(),
@@ -178,7 +196,7 @@ class Gangs:
         self.by_id[gang.id] = ended
         if not over:
             self._enqueue(ended)
-        for number in {int(n) for n in self.occupant[mine]} - {NOBODY}:
+        for number in sorted(heirs):
             heir = self.by_number(number)
             if gang.id in heir.waits_for:
                 rest = tuple(name for name in heir.waits_for if name != gang.id)
@@ -240,6 +258,35 @@ class Gangs:
             dtype=np.bool_,
         )
 
+    def _may_join(self, gang: Gang, gpu: int) -> bool:
+        """Whether a share may go beside those on the device: one account's, all preemptible or none, with room."""
+        others = [self.by_number(number) for number in self.shares.of(gpu)]
+        alike = {(other.account, other.shape.preemptible) for other in others}
+        room = self.shares.room_milli(gpu) >= gang.shape.gpu_milli
+        return alike == {(gang.account, gang.shape.preemptible)} and room
+
+    def _elect(self, gpu: int) -> None:
+        """The device's occupant is its carrier: the first of its gangs that stays, else the first."""
+        numbers = self.shares.of(gpu)
+        staying = (number for number in numbers if self.by_number(number).status is not GangStatus.STOPPING)
+        if numbers:
+            self.occupant[gpu] = next(staying, numbers[0])
+
+    def _vacate(self, gang: Gang) -> set[int]:
+        """The gang's GPUs go to their claimants, a shared one once nobody is left on it. Numbers of all claimants."""
+        gpus = np.array(gang.gpu_numbers, dtype=np.int64)
+        heirs = set(self.claimant[gpus].tolist()) - {NOBODY, gang.number}
+        if gang.shape.is_share:
+            self.shares.leave(gang.gpu_numbers[0], gang.number)
+            self._elect(gang.gpu_numbers[0])
+        mine = gpus[self.occupant[gpus] == gang.number]
+        self.occupant[mine] = self.claimant[mine]
+        self.claimant[mine] = NOBODY
+        for gpu, number in zip(mine.tolist(), self.occupant[mine].tolist(), strict=True):
+            if number != NOBODY and self.by_number(number).shape.is_share:
+                self.shares.join(gpu, number, self.by_number(number).shape.gpu_milli)
+        return heirs
+
     def _release_claims(self, gang: Gang) -> None:
         """A gang that stops before it started no longer waits for others' GPUs."""
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
@@ -271,9 +318,11 @@ def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]
         raise Conflict(f"attempt {event.attempt} of {gang.id} was placed, expected {gang.attempt + 1}")
     none = np.zeros(0, dtype=np.int64)
     gpus = np.concatenate([none, *(gpus_named(fleet, piece.node, piece.gpus) for piece in event.pieces)])
-    sizes = [len(piece.gpus) for piece in event.pieces]
-    if sizes != [gang.shape.gpus_per_worker] * gang.shape.workers or len(np.unique(gpus)) != len(gpus):
-        raise Conflict(f"{gang.id} was placed on {gpus.tolist()}, expected {gang.shape.gpus} GPUs, as it asked")
+    sizes = {len(piece.gpus) for piece in event.pieces}
+    fits = gang.shape.min_workers <= len(event.pieces) <= gang.shape.workers
+    if sizes != {gang.shape.gpus_per_worker} or not fits or len(np.unique(gpus)) != len(gpus):
+        least = f"{gang.shape.least_gpus}.." if gang.shape.is_elastic else ""
+        raise Conflict(f"{gang.id} was placed on {gpus.tolist()}, expected {least}{gang.shape.gpus} GPUs, as it asked")
     return gpus
 
 

@@ -39,7 +39,9 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
+    ShortageOver,
 )
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
@@ -53,6 +55,8 @@ from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.shortages import Shortage, Waits
+from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
@@ -91,10 +95,14 @@ class State:
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.shortages: dict[Shortage, Waits] = {}
+        """Who waits for cells, by the certificates of the shortages that last."""
         self.closed_ms: dict[int, int] = {}
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.score: ScoreChosen | None = None
+        """The score that a rehearsal chose last; None: the default."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -118,6 +126,7 @@ class State:
             swappable=self.calendar.swappable,
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
+            shares=self.gangs.shares.by_gpu,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -194,8 +203,10 @@ class State:
                 self._on_closed(event)
             case IntervalCorrected():
                 self.closings = (*self.closings, _closed(event))
-            case ShortageDecided():
-                pass
+            case ShortageDecided() | ShortageOver():
+                self.shortages = after_shortage(self.shortages, event)
+            case ScoreChosen():
+                self.score = event
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
@@ -252,20 +263,35 @@ class State:
         gang = self.gangs.on_started(event)
         self.meter.set_occupant(event.at_ms, _gpus(gang), self.accounts[gang.account])
         self.meter.set_late(event.at_ms, _gpus(gang), late=False)
+        if gang.shape.is_share and event.at_ms < self.now_ms:
+            # Learnt late: another share may have left since, and that did not leave the device idle.
+            self.meter.set_occupant(self.now_ms, _gpus(gang), self.accounts[gang.account])
 
     def _on_ended(self, event: GangEnded) -> None:
         before = self.gangs.get(event.gang)
         self.gangs.on_ended(event)
+        others = self._sharing(before)
         if before.started_ms is not None:
-            self.meter.set_occupant(event.at_ms, _gpus(before), NOBODY)
-        else:
+            # A shared device is used by its account, as one GPU, as long as any of its gangs runs there.
+            if all(other.started_ms is None or other.started_ms > event.at_ms for other in others):
+                self.meter.set_occupant(event.at_ms, _gpus(before), NOBODY)
+        elif not any(other.overdue for other in others):
             self.meter.set_late(event.at_ms, _gpus(before), late=False)
 
     def _on_overdue(self, event: BindOverdue) -> None:
         gang = self.gangs.on_overdue(event)
+        if any(other.started_ms is not None for other in self._sharing(gang)):
+            return  # the device is used: its owner has it
         gpus = _gpus(gang)
         own = gpus[self.calendar.owner_account[gpus] == self.accounts[gang.account]]
         self.meter.set_late(event.at_ms, own, late=True)
+
+    def _sharing(self, gang: Gang) -> list[Gang]:
+        """The other gangs on a share's device; none of a gang of whole GPUs."""
+        if not gang.shape.is_share:
+            return []
+        numbers = self.gangs.shares.of(gang.gpu_numbers[0])
+        return [self.gangs.by_number(number) for number in numbers if number != gang.number]
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
@@ -284,7 +310,7 @@ class State:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
         self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
-        if event.why in {"traded", "planned", "ended"}:
+        if event.why in {"traded", "planned", "ended"} and event.from_ms <= now_ms:  # until then it stays short
             for position in event.positions:
                 self.refused.pop(position, None)
         self._turn(now_ms)

@@ -28,6 +28,71 @@ def lawful_world() -> World:
     return world
 
 
+def shared_world() -> World:
+    """Gangs 0 and 1 of a share GPU 0, gang 2 of a has GPU 2 to itself."""
+    world = World(fleet_of([8]), owners_of({"a": 8}))
+    for milli, gpu in ((300, 0), (400, 0), (200, 2)):
+        world.running(spec_of("a", gpu_milli=milli), [gpu])
+    assert violations(world.snapshot()) == ()
+    return world
+
+
+def carried_by_nobody(world: World) -> None:
+    world.occupant[0] = -1
+
+
+def carried_by_a_stranger(world: World) -> None:
+    world.occupant[0], world.occupant[2] = 2, -1
+
+
+def overfilled(world: World) -> None:
+    world.gangs[1] = replace(world.gangs[1], spec=spec_of("a", gpu_milli=701))
+    world.shares[0][1] = 701
+
+
+def shared_as_not_asked(world: World) -> None:
+    world.shares[0][1] = 1
+
+
+def shared_with_a_stranger(world: World) -> None:
+    world.gangs[1] = replace(world.gangs[1], spec=spec_of("b", gpu_milli=400))
+
+
+def shared_with_one_that_cannot_be_preempted(world: World) -> None:
+    world.gangs[1] = replace(world.gangs[1], shape=world.gangs[1].shape._replace(preemptible=False))
+
+
+def share_forgotten(world: World) -> None:
+    del world.shares[0][1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (carried_by_nobody, "its occupant is none of its gangs"),
+        (carried_by_a_stranger, "its occupant is none of its gangs"),
+        (overfilled, "shared by 1001 milli"),
+        (shared_as_not_asked, "which its gangs were not given"),
+        (shared_with_a_stranger, "shared by several accounts"),
+        (shared_with_one_that_cannot_be_preempted, "only some can be preempted"),
+        (share_forgotten, "share devices, expected"),
+    ],
+)
+def test_each_wrong_of_a_shared_gpu_is_found(wrong: Callable[[World], None], said: str) -> None:
+    world = shared_world()
+    wrong(world)
+    assert any(said in violation for violation in violations(world.snapshot()))
+
+
+def test_a_shared_gpu_counts_as_one_of_its_accounts() -> None:
+    """Two GPUs of a are used by three shares: six are left, and a gang of six is inside and must not wait."""
+    world = shared_world()
+    world.submit(spec_of("a", 1, 7))
+    assert violations(world.snapshot()) == ()
+    world.submit(spec_of("a", 1, 6))
+    assert any("inside its entitlement and waits" in violation for violation in violations(world.snapshot()))
+
+
 def leave_unclaimed(world: World) -> None:
     world.occupant[8:12] = -1
 
@@ -66,6 +131,15 @@ def topology_broken(world: World) -> None:
     move(world, (0, 1, 12, 13))
 
 
+def too_few_workers(world: World) -> None:
+    world.gangs[0] = replace(world.gangs[0], spec=spec_of("a", 4, 2, min_workers=3))
+
+
+def workers_together(world: World) -> None:
+    shape = world.gangs[0].shape._replace(spread=int(Level.NODE), spread_required=True)
+    world.gangs[0] = replace(world.gangs[0], shape=shape)
+
+
 def pieces_differ(world: World) -> None:
     world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms)
     move(world, (2, 3, 0, 1))
@@ -83,8 +157,8 @@ def firm_on_lent(world: World) -> None:
 
 def firm_outlasts(world: World) -> None:
     shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
-    world.gangs[0] = replace(world.gangs[0], shape=shape)
-    world.until_ms[3] = world.now_ms + HOUR_MS - 2
+    world.gangs[0] = replace(world.gangs[0], shape=shape, placed_ms=world.now_ms)
+    world.until_ms[3] = world.now_ms + HOUR_MS - 1
 
 
 def inside_and_waits(world: World) -> None:
@@ -109,6 +183,8 @@ def move(world: World, gpus: tuple[int, ...]) -> None:
         (pool_spread, "a gang is spread over several pools"),
         (wrong_grade, "asked for grade A100 and is on H100"),
         (topology_broken, "must be inside one cell of level 1"),
+        (workers_together, "must have each worker in another cell of level 1"),
+        (too_few_workers, "has 2 workers, expected 3..4"),
         (pieces_differ, "which are not its workers"),
         (unusable, "which is not usable"),
         (firm_on_lent, "which another account owns"),
@@ -120,6 +196,13 @@ def test_every_wrong_is_found(wrong: Callable[[World], None], said: str) -> None
     world = lawful_world()
     wrong(world)
     assert any(said in violation for violation in violations(world.snapshot())), violations(world.snapshot())
+
+
+def test_an_account_may_sell_from_under_its_own_work() -> None:
+    world = lawful_world()
+    firm_outlasts(world)
+    world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms - 1)
+    assert violations(world.snapshot()) == ()
 
 
 def test_a_gang_that_does_not_repack_may_wait() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.placement.snapshot import Opening, Place, Plan, Snapshot, Stop
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, held_shape, shape_of
 
 FOR_EVER_MS = 2**63 - 1
 HOUR_MS = 3_600_000
@@ -55,6 +55,7 @@ class World:
         self.until_ms = np.full(n_gpus, FOR_EVER_MS, dtype=np.int64)
         self.occupant = np.full(n_gpus, -1, dtype=np.int64)
         self.claimant = np.full(n_gpus, -1, dtype=np.int64)
+        self.shares: dict[int, dict[int, int]] = {}
         self.gangs: dict[int, Gang] = {}
         self.balance_gpu_ms: dict[str, int] = {}
         self.opens: dict[str, Opening] = {}
@@ -78,6 +79,7 @@ class World:
             swappable=np.ones(len(self.fleet.nodes), dtype=np.bool_),
             occupant=self.occupant,
             claimant=self.claimant,
+            shares=self.shares,
             placed=placed,
             queue=queue,
             balance_gpu_ms=self.balance_gpu_ms,
@@ -124,6 +126,21 @@ class World:
         deadline_ms = self.now_ms + gang.spec.grace_ms
         self.gangs[gang.number] = gang.moved(GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms)
         self.claimant[self.claimant == gang.number] = -1
+        self._elect(gang.gpu_numbers[0])
+
+    def _may_join(self, gang: Gang, gpu: int) -> bool:
+        """Whether the device is shared by gangs like it that stay, with room for it."""
+        on_it = [self.gangs[number] for number in self.shares.get(gpu, ())]
+        stays = any(each.status is not GangStatus.STOPPING for each in on_it)
+        alike = all((each.account, each.shape.preemptible) == (gang.account, gang.shape.preemptible) for each in on_it)
+        return stays and alike and sum(self.shares[gpu].values()) + gang.shape.gpu_milli <= 1_000
+
+    def _elect(self, gpu: int) -> None:
+        """The occupant of a shared device is the first of its gangs that stays, else the first."""
+        on_it = list(self.shares.get(gpu, ()))
+        if on_it:
+            staying = [number for number in on_it if self.gangs[number].status is not GangStatus.STOPPING]
+            self.occupant[gpu] = (staying or on_it)[0]
 
     def _bind(self, action: Place) -> None:
         gang = self.gangs[action.gang.number]
@@ -134,14 +151,20 @@ class World:
             there = int(self.occupant[gpu])
             if there < 0:
                 self.occupant[gpu] = gang.number
+                if gang.shape.is_share:
+                    self.shares[gpu] = {gang.number: gang.shape.gpu_milli}
+            elif gang.shape.is_share and self._may_join(gang, gpu):
+                self.shares[gpu][gang.number] = gang.shape.gpu_milli
             else:
-                assert self.gangs[there].status is GangStatus.STOPPING, f"GPU {gpu} is occupied"
+                on_it = [self.gangs[number] for number in self.shares.get(gpu, {there: 0})]
+                assert all(each.status is GangStatus.STOPPING for each in on_it), f"GPU {gpu} is occupied"
                 self.claimant[gpu] = gang.number
-                leavers.add(self.gangs[there].id)
+                leavers |= {each.id for each in on_it}
         assert leavers == set(action.waits_for)
         self.gangs[gang.number] = gang.moved(
             GangStatus.BINDING,
             attempt=gang.attempt + 1,
+            shape=held_shape(gang.spec, action.pieces),
             pieces=action.pieces,
             gpu_numbers=action.gpu_numbers,
             waits_for=action.waits_for,
@@ -156,7 +179,11 @@ class World:
         for gang in list(self.gangs.values()):
             if gang.status is GangStatus.BINDING and present.isdisjoint(gang.waits_for):
                 self.claimant[self.claimant == gang.number] = -1
-                self.occupant[list(gang.gpu_numbers)] = gang.number
+                if gang.shape.is_share:
+                    self.shares.setdefault(gang.gpu_numbers[0], {})[gang.number] = gang.shape.gpu_milli
+                    self._elect(gang.gpu_numbers[0])
+                else:
+                    self.occupant[list(gang.gpu_numbers)] = gang.number
                 at_ms = self.now_ms if started_ms is None else started_ms
                 self.gangs[gang.number] = gang.moved(GangStatus.RUNNING, started_ms=at_ms, waits_for=())
 
@@ -165,7 +192,13 @@ class World:
         gang = self.gangs[number]
         self._leave(number)
         self.gangs[number] = gang.moved(
-            GangStatus.WAITING, pieces=(), gpu_numbers=(), queued_ms=self.now_ms, stop_cause=None, stop_deadline_ms=None
+            GangStatus.WAITING,
+            shape=shape_of(gang.spec),
+            pieces=(),
+            gpu_numbers=(),
+            queued_ms=self.now_ms,
+            stop_cause=None,
+            stop_deadline_ms=None,
         )
 
     def end(self, number: int) -> None:
@@ -175,8 +208,16 @@ class World:
 
     def _leave(self, number: int) -> None:
         """The gang's GPUs go to their claimants; what it claimed itself is nobody's claim any more."""
+        for gpu, there in list(self.shares.items()):
+            if there.pop(number, None) is not None and not there:
+                del self.shares[gpu]
+            self._elect(gpu)
         mine = self.occupant == number
         self.occupant[mine] = self.claimant[mine]
+        for gpu in np.flatnonzero(mine).tolist():
+            heir = self.gangs.get(int(self.occupant[gpu]))
+            if heir is not None and heir.shape.is_share:
+                self.shares[gpu] = {heir.number: heir.shape.gpu_milli}
         self.claimant[mine | (self.claimant == number)] = -1
 
     def lose_node(self, node: int) -> None:
@@ -187,13 +228,20 @@ class World:
             if not set(gang.gpu_numbers).isdisjoint(gpus):
                 self._leave(number)
                 self.gangs[number] = replace(
-                    gang, status=GangStatus.WAITING, pieces=(), gpu_numbers=(), waits_for=(), stop_cause=None
+                    gang,
+                    status=GangStatus.WAITING,
+                    shape=shape_of(gang.spec),
+                    pieces=(),
+                    gpu_numbers=(),
+                    waits_for=(),
+                    stop_cause=None,
                 )
 
     def hand_over(self, node: int, account: int) -> None:
         """A window's edge: the node gets another owner, but never under a gang that cannot be preempted."""
         gpus = list(self.fleet.gpus_of_node(node))
         there = {int(number) for array in (self.occupant, self.claimant) for number in array[gpus] if number >= 0}
+        there |= {number for gpu in gpus for number in self.shares.get(gpu, ())}
         if all(self.gangs[number].shape.preemptible for number in there):
             self.owner[gpus] = account
 
