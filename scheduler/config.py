@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -42,6 +43,9 @@ class UpSettings(BaseSettings):
     site: str = Field(default="local", description="Site of the local nodes.")
     nodes_per_domain: int = Field(default=2, ge=1, description="Local nodes in one NVLink domain.")
     spares: int = Field(default=0, ge=0, description="Local nodes, the last ones, that are never sold.")
+    planners: Literal["auto", "local", "ray"] = Field(
+        default="auto", description="Who plans: this process, an actor a pool on Ray, or auto: Ray once it pays."
+    )
     probe_every_ms: int = Field(default=30_000, ge=0, description="Between two probes of idle nodes; 0: never.")
     round_every_ms: int = Field(default=100, ge=10, description="How often execution is looked at.")
     reading_ms: int = Field(default=5_000, ge=1_000, description="Longest time unseen before the meter estimates.")

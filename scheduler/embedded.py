@@ -31,6 +31,9 @@ from scheduler.execution.ray_gangs import RayExecutor
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.own_exchange import OwnExchange
+from scheduler.planners.planner import LocalPlanner, Planner
+from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
+from scheduler.planners.ray_workers import RayWorkers
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.service import Scheduler, ServiceSettings
@@ -51,6 +54,7 @@ class Embedded:
     journal: Journal
     ray: LocalRay
     executor: RayExecutor
+    planner: Planner
     scheduler: Scheduler
     watcher: Watcher
     publisher: Publisher
@@ -85,7 +89,9 @@ class Embedded:
                 stop.check()
             executor = _executor(settings, ray, folded, last_seen_ms(folded.state, journal))
             undo.callback(executor.close)
-            scheduler = _scheduler(settings, journal, executor, signer, folded)
+            planner = _planner(settings, ray)
+            undo.callback(planner.close)
+            scheduler = _scheduler(settings, journal, executor, signer, folded, planner)
             epoch = int(journal.cursor(EPOCH_CURSOR) or b"0") + 1
             journal.commit((), cursors={EPOCH_CURSOR: str(epoch).encode()})
             publisher = Publisher(address, journal, settings.stream, signer, epoch).start()
@@ -101,6 +107,7 @@ class Embedded:
                 journal=journal,
                 ray=ray,
                 executor=executor,
+                planner=planner,
                 scheduler=scheduler,
                 watcher=watcher,
                 publisher=publisher,
@@ -138,6 +145,7 @@ class Embedded:
             last_first.callback(self.journal.close)
             last_first.callback(self._keep_snapshot)
             last_first.callback(self.executor.close)
+            last_first.callback(self.planner.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
@@ -294,15 +302,30 @@ def _executor(settings: UpSettings, ray: LocalRay, folded: Folded, seen_ms: int)
     )
 
 
+def _planner(settings: UpSettings, ray: LocalRay) -> Planner:
+    if settings.planners == "local":
+        return LocalPlanner()
+
+    def on_ray() -> RayWorkers:
+        return RayWorkers(ray.address, state_dir=settings.home / "planners", token_path=ray.token_path)
+
+    return PoolsPlanner(on_ray, EVERY_FLEET if settings.planners == "ray" else Extent())
+
+
 def _scheduler(
-    settings: UpSettings, journal: Journal, executor: RayExecutor, signer: SignerKey, folded: Folded
+    settings: UpSettings,
+    journal: Journal,
+    executor: RayExecutor,
+    signer: SignerKey,
+    folded: Folded,
+    planner: Planner,
 ) -> Scheduler:
     """The scheduler with everything that its journal says, reconciled with what runs."""
     service = ServiceSettings(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
     log = LogWriter(settings.stream, signer)
-    scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state)
+    scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state, planner)
     if journal.log_size(settings.stream):
         log.checkpoint(journal)
     reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)

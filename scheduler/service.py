@@ -34,7 +34,6 @@ from scheduler.core.events import (
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.closing import Closing
-from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.core.rounds import closing, covering, deadlines, observing, placing
@@ -44,10 +43,11 @@ from scheduler.delivery import LogWriter
 from scheduler.execution.protocol import Executor, Launch
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.observations import events_of
+from scheduler.planners.planner import LocalPlanner, Planner
 
 OBSERVED_CURSOR = "observed_ms"
 PLANS_A_ROUND = 8
-"""A plan that calls for another gets it in the same round; this many at most, the rest comes with the next round."""
+"""A plan that calls for another gets it in the same round; this many a pool at most, the rest comes with the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +74,15 @@ class Scheduler:
         clock_ms: Callable[[], int],
         settings: ServiceSettings | None = None,
         state: State | None = None,
+        planner: Planner | None = None,
     ) -> None:
         self.state = state or State()
         self.settings = settings or ServiceSettings()
         self.guard = threading.RLock()
         self.woken = threading.Event()
         self.last_plan: Plan | None = None
+        self.planned_by = ""
+        """Who made the last plan, for people; empty before the first."""
         self.paused = ""
         """Why nothing is decided at present; empty while all is well."""
         self.alerts: list[str] = []
@@ -87,11 +90,13 @@ class Scheduler:
         self._journal = journal
         self._executor = executor
         self._log = log
+        self._planner = planner or LocalPlanner()
         self._clock_ms = clock_ms
         self._unsaved: list[Entry] = []
         self._unsaved_leaves: list[bytes] = []
         self._launched: set[tuple[str, int]] = set()
-        self._stop_sent: set[tuple[str, int]] = set()
+        self._stop_sent: dict[tuple[str, int], int | None] = {}
+        """Attempts that were told to stop, with the deadline that they know of."""
         self._blind_since_ms: int | None = None
         self._checkpoint_due = True
         self._next_close_ms: int | None = None
@@ -288,17 +293,19 @@ class Scheduler:
     def _place(self, now_ms: int) -> None:
         for gang in observing.outlived_rights(self.state):
             self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
-        for _ in range(PLANS_A_ROUND):
-            if not self._plan(now_ms):
+        for number in range(PLANS_A_ROUND * max(1, len(self.state.fleet.pools))):
+            if not self._plan(now_ms, first=number == 0):
                 return
 
-    def _plan(self, now_ms: int) -> bool:
+    def _plan(self, now_ms: int, *, first: bool) -> bool:
         """One plan as events. Whether it calls for another: a victim that was never launched waits again at once and
-        may be inside its entitlement, and swaps change which cells an account's work must fit.
+        may be inside its entitlement, swaps change which cells an account's work must fit, and a gang that one pool
+        refused may be for another.
         """
-        self.last_plan = plan(self.state.snapshot(now_ms, self.settings.spares), self.settings.policy)
+        planned = self._planner.plan(self.state, now_ms, self.settings.spares, self.settings.policy, first=first)
+        self.last_plan, self.planned_by = planned.plan, planned.by
         if not self.last_plan.actions:
-            return False
+            return planned.unfinished
         returned = False
         for event in placing.events_of(self.last_plan, self.state, now_ms):
             self._emit(event)
@@ -307,7 +314,7 @@ class Scheduler:
                 self._forget_unstarted(event)
         swaps = covering.follow(self.state, now_ms)
         self._emit_all(swaps)
-        return returned or bool(swaps)
+        return returned or bool(swaps) or planned.unfinished
 
     def _make_room(self, event: Event, now_ms: int) -> None:
         """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""
@@ -349,8 +356,8 @@ class Scheduler:
         for number in sorted(self.state.gangs.in_motion):
             gang = self.state.gangs.by_number(number)
             key = (gang.id, gang.attempt)
-            if gang.status is GangStatus.STOPPING and key not in self._stop_sent:
-                self._stop_sent.add(key)
+            if gang.status is GangStatus.STOPPING and self._stop_sent.get(key, -1) != gang.stop_deadline_ms:
+                self._stop_sent[key] = gang.stop_deadline_ms
                 grace_ms = max(0, (gang.stop_deadline_ms or now_ms) - now_ms)
                 self._executor.stop(gang.id, gang.attempt, grace_ms)
             elif gang.status is GangStatus.BINDING and not gang.waits_for and key not in self._launched:
@@ -361,13 +368,14 @@ class Scheduler:
 
     def _emit(self, event: Event) -> None:
         self.state.apply(event)
+        self._planner.heard(event)
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True
             case GangEnded():
                 self._launched.discard((event.gang, event.attempt))
-                self._stop_sent.discard((event.gang, event.attempt))
+                self._stop_sent.pop((event.gang, event.attempt), None)
             case ShortageDecided():
                 self._unsaved_leaves.append(self._log.shortage_leaf(event.certificate, event.at_ms))
             case _:

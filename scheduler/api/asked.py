@@ -15,6 +15,7 @@ from scheduler.core.workloads import GangSpec
 LONGEST_REQUEST_ID = 256
 MOST_JOBS_A_PAGE = 1_000
 JOBS_A_PAGE = 100
+MOST_LOSSES = 1_000
 _NAMES = "1 to 253 letters, digits, '.', '_', '-', beginning and ending with a letter or digit"
 _DEFAULTED = (
     "preemptible",
@@ -89,6 +90,20 @@ def instant(what: str, which: str, at_ms: int) -> int:
     if not 0 <= at_ms <= MAX_INSTANT_MS:
         raise InvalidValue(what, which, at_ms, f"0..{MAX_INSTANT_MS} ms since 1970")
     return at_ms
+
+
+def losses(which: str, given: int) -> int:
+    """How many failure domains may be lost. Raises InvalidValue outside 0 to 1000."""
+    if not 0 <= given <= MOST_LOSSES:
+        raise InvalidValue("losses", which, given, f"0..{MOST_LOSSES}")
+    return given
+
+
+def failure_domain(which: str, cell: str) -> Level | None:
+    """The level of a failure domain; None where none is named. Raises InvalidValue for single GPUs."""
+    if cell == "gpu":
+        raise InvalidValue("level of failure domains", which, cell, "node, nvlink_domain, fabric_block or site")
+    return Level[cell.upper()] if cell else None
 
 
 def _refused(error: ValidationError, spec: JobSpec) -> InvalidValue:

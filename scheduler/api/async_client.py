@@ -86,6 +86,31 @@ class AsyncClient:
         """Which cells stand behind which position; None: from now, for a week."""
         return await self._ask(calls.coverage(from_ms, to_ms, position))
 
+    async def deliverable(
+        self,
+        instrument: str,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        *,
+        losses: int | None = None,
+        domain: str = "",
+        bounds_only: bool = False,
+    ) -> messages.Deliverable:
+        """How many more lots may be sold with any `losses` (1) domains of a level (NVLink domains) lost."""
+        return await self._ask(calls.deliverable(instrument, from_ms, to_ms, losses, domain, bounds_only=bounds_only))
+
+    async def backing(
+        self,
+        subject: str,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        *,
+        losses: int | None = None,
+        domain: str = "",
+    ) -> messages.Backing:
+        """What stands behind a position or an instrument, and would stand in."""
+        return await self._ask(calls.backing(subject, from_ms, to_ms, losses, domain))
+
     async def statement(self, position: str) -> dict[str, Any]:
         """What is owed for a position."""
         encoded = await self._ask(calls.statement(position))

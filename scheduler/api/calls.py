@@ -102,6 +102,26 @@ def coverage(from_ms: int | None, to_ms: int | None, position: str) -> Call[mess
     return Call("GetCoverage", request, lambda got: codec.from_wire(got.coverage, messages.Coverage))
 
 
+def deliverable(
+    instrument: str, from_ms: int | None, to_ms: int | None, losses: int | None, domain: str, *, bounds_only: bool
+) -> Call[messages.Deliverable]:
+    """What more may be sold of an instrument. Raises InvalidValue for a level that there is not."""
+    request = wire.GetDeliverableRequest(
+        instrument=instrument, from_ms=from_ms, to_ms=to_ms, losses=losses, bounds_only=bounds_only
+    )
+    request.domain = wire.Cell.ValueType(codec.number_of(wire.Cell.DESCRIPTOR, domain))
+    return Call("GetDeliverable", request, lambda got: codec.from_wire(got.deliverable, messages.Deliverable))
+
+
+def backing(
+    subject: str, from_ms: int | None, to_ms: int | None, losses: int | None, domain: str
+) -> Call[messages.Backing]:
+    """What stands behind a position or an instrument. Raises InvalidValue for a level that there is not."""
+    request = wire.GetBackingRequest(subject=subject, from_ms=from_ms, to_ms=to_ms, losses=losses)
+    request.domain = wire.Cell.ValueType(codec.number_of(wire.Cell.DESCRIPTOR, domain))
+    return Call("GetBacking", request, lambda got: codec.from_wire(got.backing, messages.Backing))
+
+
 def statement(position: str) -> Call[bytes]:
     """A statement's canonical JSON."""
     return Call("GetStatement", wire.GetStatementRequest(position=position), lambda got: bytes(got.statement))

@@ -109,6 +109,33 @@ class Client:
         """Which cells stand behind which position; None: from now, for a week. Raises UnknownName, InvalidValue."""
         return self._ask(calls.coverage(from_ms, to_ms, position))
 
+    def deliverable(
+        self,
+        instrument: str,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        *,
+        losses: int | None = None,
+        domain: str = "",
+        bounds_only: bool = False,
+    ) -> messages.Deliverable:
+        """How many more lots may be sold with any `losses` (1) domains of a level (NVLink domains) lost. Raises
+        UnknownName, InvalidValue.
+        """
+        return self._ask(calls.deliverable(instrument, from_ms, to_ms, losses, domain, bounds_only=bounds_only))
+
+    def backing(
+        self,
+        subject: str,
+        from_ms: int | None = None,
+        to_ms: int | None = None,
+        *,
+        losses: int | None = None,
+        domain: str = "",
+    ) -> messages.Backing:
+        """What stands behind a position or an instrument, and would stand in. Raises UnknownName, InvalidValue."""
+        return self._ask(calls.backing(subject, from_ms, to_ms, losses, domain))
+
     def statement(self, position: str) -> dict[str, Any]:
         """What is owed for a position, as `scheduler.core.settlement.Statement` has it. Raises UnknownName, Refused."""
         found: dict[str, Any] = json.loads(self.statement_bytes(position))

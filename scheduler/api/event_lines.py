@@ -28,7 +28,9 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
+    ShortageOver,
 )
 
 
@@ -39,10 +41,16 @@ def line(event: Event) -> tuple[str, str]:
             return _of_exchange(event)
         case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
-        case CoverageAssigned() | CoverageRefused() | CellsSwapped() | ShortageDecided() | CalendarTurned():
+        case CoverageAssigned() | CoverageRefused() | CellsSwapped() | CalendarTurned():
+            return _of_coverage(event)
+        case ShortageDecided() | ShortageOver():
             return _of_coverage(event)
         case GangSubmitted() | CancelAsked() | GangPlaced() | GangStopAsked() | BindOverdue() | GangStarted():
             return _of_gang(event)
+        case ScoreChosen():
+            left = next((f.unallocated_ppm for f in event.figures if f.score == event.score), None)
+            seen = "" if left is None else f", {left // 10_000}.{left // 1_000 % 10} % unallocated in the rehearsal"
+            return "", f"partly used nodes are filled by {event.score} from now{seen}"
         case GangEnded():
             outcome = "lost" if event.exit_code is None else f"exited with {event.exit_code}"
             return event.gang, f"attempt {event.attempt} {outcome}" + (f": {event.detail}" if event.detail else "")
@@ -86,7 +94,7 @@ def _of_fleet(
 
 
 def _of_coverage(
-    event: CoverageAssigned | CoverageRefused | CellsSwapped | ShortageDecided | CalendarTurned,
+    event: CoverageAssigned | CoverageRefused | CellsSwapped | ShortageDecided | ShortageOver | CalendarTurned,
 ) -> tuple[str, str]:
     match event:
         case CoverageAssigned():
@@ -100,6 +108,9 @@ def _of_coverage(
             return "", f"{event.level.name.lower()} cells {event.left} and {event.right} trade owners"
         case ShortageDecided():
             return "", "the shortage rule decided who goes short; its certificate is in the log"
+        case ShortageOver():
+            what = f"{event.level.name.lower()} cells of {event.pool}"
+            return "", f"nobody of firmness class {event.firmness_class} waits for {what} any more"
         case CalendarTurned():
             return "", "a window opened or closed"
 

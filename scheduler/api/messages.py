@@ -56,6 +56,7 @@ class Status:
     checkpoint_leaves: int | None
     paused: str
     alerts: tuple[str, ...] = ()
+    planned_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,91 @@ class Coverage:
     from_ms: int
     to_ms: int
     positions: tuple[CoveredPosition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accredited:
+    """Sold against accredited, of one pool and level in `[start_ms, end_ms)`, in whole cells of the level."""
+
+    start_ms: int
+    end_ms: int
+    cell: str
+    cells: int
+    healthy: int
+    sold: int
+    free: int
+    lost: int
+    accredited: int
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliverable:
+    """How many more lots of an instrument may be sold; what each number promises is said in the proto."""
+
+    instrument: str
+    grade: str
+    site: str
+    cell: str
+    gpus_per_lot: int
+    from_ms: int
+    to_ms: int
+    losses: int
+    domain: str
+    proven_lots: int
+    planned_lots: int | None
+    at_most_lots: int
+    tightest_ms: int
+    survives: bool
+    uncovered_lots: int
+    intervals: tuple[Accredited, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BackedPosition:
+    """A position's cells over time, and the state of those in force now."""
+
+    position: str
+    account: str
+    lots: int
+    stretches: tuple[Stretch, ...]
+    gpus: int
+    ill: tuple[CauseCount, ...]
+    least_ppm: int
+    uncovered_cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """A position leaves cells and enters others, by plan."""
+
+    position: str
+    at_ms: int
+    cell: str
+    leaves: tuple[str, ...]
+    enters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What stands behind a position or all positions of an instrument, and what would stand in for it."""
+
+    subject: str
+    instrument: str
+    grade: str
+    site: str
+    cell: str
+    from_ms: int
+    to_ms: int
+    losses: int
+    domain: str
+    positions: tuple[BackedPosition, ...]
+    spares: tuple[str, ...]
+    unsold_cells: int
+    margin: int
+    survives: bool
+    handovers: tuple[Handover, ...]
+    intervals: tuple[Accredited, ...]
 
 
 @dataclass(frozen=True, slots=True)

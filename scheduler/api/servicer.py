@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from scheduler.api import asked, codec, event_lines, logs, messages, views
+from scheduler.api import asked, codec, event_lines, logs, messages, selling, views
 from scheduler.api.trail import Trail
 from scheduler.api.v1 import api_pb2 as wire
 from scheduler.api.v1 import api_pb2_grpc
@@ -99,6 +99,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 checkpoint_leaves=None if checkpoint is None else checkpoint[0],
                 paused=self._scheduler.paused,
                 alerts=(*self._scheduler.alerts, *(sources.alerts() if sources.alerts else ())),
+                planned_by=self._scheduler.planned_by,
             )
         return wire.GetStatusResponse(status=codec.to_wire(status, wire.Status))
 
@@ -169,6 +170,24 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 raise UnknownName("position", request.position, state.book.positions)
             shown = views.coverage(state, from_ms, to_ms, request.position)
         return wire.GetCoverageResponse(coverage=codec.to_wire(shown, wire.Coverage))
+
+    @answers
+    def GetDeliverable(self, request: wire.GetDeliverableRequest) -> wire.GetDeliverableResponse:  # noqa: N802
+        """See the proto."""
+        question = self._question(request, request.instrument)
+        with self._reading() as (state, now_ms):
+            facts = selling.offer_facts(state, now_ms, self._scheduler.settings.spares, request.instrument)
+        found = selling.deliverable(facts, question, plan=not request.bounds_only)
+        return wire.GetDeliverableResponse(deliverable=codec.to_wire(found, wire.Deliverable))
+
+    @answers
+    def GetBacking(self, request: wire.GetBackingRequest) -> wire.GetBackingResponse:  # noqa: N802
+        """See the proto."""
+        question = self._question(request, request.subject)
+        with self._reading() as (state, now_ms):
+            facts = selling.backing_facts(state, now_ms, self._scheduler.settings.spares, request.subject, question)
+        found = selling.backing(facts, question)
+        return wire.GetBackingResponse(backing=codec.to_wire(found, wire.Backing))
 
     @answers
     def GetStatement(self, request: wire.GetStatementRequest) -> wire.GetStatementResponse:  # noqa: N802
@@ -286,6 +305,14 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         finally:
             with self._streams:
                 self._open.discard(left)
+
+    def _question(self, request: wire.GetDeliverableRequest | wire.GetBackingRequest, which: str) -> selling.Question:
+        """What is asked of a window and a loss, checked."""
+        from_ms = asked.instant("from_ms", which, request.from_ms) if request.HasField("from_ms") else None
+        to_ms = asked.instant("to_ms", which, request.to_ms) if request.HasField("to_ms") else None
+        losses = asked.losses(which, request.losses) if request.HasField("losses") else None
+        domain = asked.failure_domain(which, codec.name_of(wire.Cell.DESCRIPTOR, request.domain))
+        return selling.Question(from_ms, to_ms, selling.risk_of(losses, domain))
 
     def _job(self, name: str) -> wire.Job:
         with self._reading() as (state, _):

@@ -34,6 +34,7 @@ def status(output: OutputOption = Output.TABLE, address: AddressOption = None) -
         ("used", f"{now.used_gpus} ({now.lent_gpus} of them lent), {now.idle_gpus} idle, {now.ill_gpus} ill"),
         ("positions", f"{now.positions} of {count(now.accounts, 'account')}, {now.positions_uncovered} not covered"),
         ("jobs", jobs or "none"),
+        ("planned", now.planned_by or "not yet"),
         ("journal", f"event {now.journal_seq}"),
         ("exchange", link),
         ("delivery log", f"{now.log_leaves} leaves, {now.outbox_leaves} not yet acknowledged"),

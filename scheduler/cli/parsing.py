@@ -68,16 +68,25 @@ def variables(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
+_LEVELS = {"node": "node", "domain": "nvlink_domain", "block": "fabric_block", "site": "site"}
+
+
+def failure_domain(given: str) -> str:
+    """The level's name on the wire of `node`, `domain`, `block` or `site`. Raises BadParameter."""
+    if given and given not in _LEVELS:
+        raise typer.BadParameter(f"was {given!r}, expected one of {', '.join(_LEVELS)}")
+    return _LEVELS.get(given, "")
+
+
 def topology(given: str, option: str = "--topology") -> tuple[str, bool]:
     """(level, required) of `node`, `domain`, `block` or `site`, `:required` or not. Raises BadParameter."""
-    levels = {"node": "node", "domain": "nvlink_domain", "block": "fabric_block", "site": "site"}
     level, colon, strictness = given.partition(":")
-    if level not in levels or (colon and strictness != "required"):
+    if level not in _LEVELS or (colon and strictness != "required"):
         raise typer.BadParameter(
-            f"was {given!r}, expected one of {', '.join(levels)}, as domain or domain:required",
+            f"was {given!r}, expected one of {', '.join(_LEVELS)}, as domain or domain:required",
             param_hint=f"'{option}'",
         )
-    return levels[level], bool(colon)
+    return _LEVELS[level], bool(colon)
 
 
 def gpu_count(text: str) -> Decimal:

@@ -21,6 +21,9 @@ def up(
     gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=1, help="Logical GPUs of each.")] = None,
     grade: Annotated[str | None, typer.Option("--grade", help="Grade of their GPUs.")] = None,
     spares: Annotated[int | None, typer.Option("--spares", min=0, help="Nodes that are never sold.")] = None,
+    planners: Annotated[
+        str | None, typer.Option("--planners", metavar="auto|local|ray", help="Who plans; default: auto.")
+    ] = None,
 ) -> None:
     """Run everything on this machine until Ctrl-C.
 
@@ -38,5 +41,6 @@ def up(
         gpus_per_node=gpus_per_node,
         grade=grade,
         spares=spares,
+        planners=planners,
     )
     raise typer.Exit(run(settings, say))

@@ -158,6 +158,18 @@ class ShortageDecided(EventModel):
     certificate: str
 
 
+class ShortageOver(EventModel):
+    """Nobody of a firmness class waits for a cell of a level in a pool (`GRADE@SITE`) any more. `certificate`: the
+    digest of the last one that said who did.
+    """
+
+    kind: Literal["shortage_over"] = "shortage_over"
+    pool: str = Field(max_length=600)
+    level: Level
+    firmness_class: int = Field(ge=0, le=3)
+    certificate: str
+
+
 class CalendarTurned(EventModel):
     """A window opened or closed at `at_ms`: owners are as the calendar says from then on."""
 
@@ -198,6 +210,44 @@ class BindOverdue(EventModel):
     kind: Literal["bind_overdue"] = "bind_overdue"
     gang: Name
     attempt: int
+
+
+class ScoredKind(Model):
+    """A kind of worker as a rehearsal saw it. `grades`: which it may use, none for any."""
+
+    devices: int = Field(ge=0)
+    milli: int = Field(ge=0)
+    cpu_milli: int = Field(default=0, ge=0)
+    memory_mib: int = Field(default=0, ge=0)
+    grades: tuple[Name, ...] = ()
+    count: int = Field(ge=1)
+    stay_ms: int = Field(ge=0)
+
+
+class ScoreFigure(Model):
+    """What a score left unallocated, and refused, in a rehearsal."""
+
+    score: Name
+    unallocated_ppm: int
+    refused_ppm: int
+
+
+class ScoreChosen(EventModel):
+    """From the next round on partly used nodes are filled by this score, as a rehearsal of the mix found best."""
+
+    kind: Literal["score_chosen"] = "score_chosen"
+    score: Name
+    seed: int
+    offered_ppm: int = Field(ge=0)
+    """The load that was rehearsed, as a share of the fleet's GPUs."""
+    mix: str
+    """SHA-256 of the mix, as hex."""
+    kinds: tuple[ScoredKind, ...]
+    grades: tuple[Name, ...]
+    """Grades by the number that the rehearsal gave them."""
+    values: tuple[int, ...] = ()
+    """The learnt residual values, by residual, then knot."""
+    figures: tuple[ScoreFigure, ...] = ()
 
 
 # -- what execution confirms -----------------------------------------------------------------------------------------
@@ -259,10 +309,12 @@ Event = Annotated[
     | CellsSwapped
     | CoverageRefused
     | ShortageDecided
+    | ShortageOver
     | CalendarTurned
     | GangPlaced
     | GangStopAsked
     | BindOverdue
+    | ScoreChosen
     | GangStarted
     | GangEnded
     | IntervalClosed

@@ -3,8 +3,8 @@
 Checks, in this order, each with the first thing that is wrong: the folder is whole; the checkpoint is signed; terms are
 canonical; every leaf and tile is under its root; leaves say something; records add up, are of their instrument and its
 intervals, contract whole lots inside the profile, and come in versions without gaps; pools deliver no more than stood
-behind them; shortages follow the rule; records tile their delivery; statements are those that the records give, byte
-for byte.
+behind them; shortages follow the rule and say of positions what their terms say; records tile their delivery;
+statements are those that the records give, byte for byte.
 
 What a log alone cannot show: that a position was left out from its beginning. The exchange knows its positions; a
 statement in the bundle says from when it counts.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from scheduler.core.coverage.shortage import verify
+from scheduler.core.coverage.shortage import Certificate, verify
 from scheduler.core.errors import Damaged, InvalidValue, Refused, TenorError
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval, intersect, total_ms
@@ -32,7 +32,7 @@ from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
 from scheduler.core.settlement import Statement, expected_intervals
 from scheduler.exchange.bundles import read_statements
-from scheduler.exchange.checks import broken_pool, wrong_interval
+from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, ShortageLeaf, decode
 from scheduler.exchange.statements import RecordedLeaf, statement_over
@@ -126,6 +126,7 @@ def audit(folder: Path, trusted: Sequence[VerifierKey] = ()) -> AuditReport:
         findings.fail("tree", str(error))
         findings.reached_all = False
     log.check_delivered()
+    log.check_shortages()
     log.check_tiling()
     _check_statements(log, statements, findings)
     return findings.report(folder, bundle, log)
@@ -174,6 +175,7 @@ class _Log:
         self._contracted: Counter[tuple[str, str, int, int]] = Counter()
         self._delivered: Counter[tuple[str, int, int]] = Counter()
         self._covered: Counter[tuple[str, int, int]] = Counter()
+        self._shortages: list[tuple[str, Certificate]] = []
         self._pools_seen: set[tuple[str, int, int]] = set()
 
     def add(self, index: int, leaf: bytes) -> None:
@@ -192,10 +194,21 @@ class _Log:
                 self._add_pool(f"leaf {index}", decoded.pool)
             case ShortageLeaf():
                 findings.examined["shortages"] += 1
+                self._shortages.append((f"leaf {index}", decoded.certificate))
                 try:
                     verify(decoded.certificate)
                 except (Refused, Damaged) as error:
                     findings.fail("shortages", f"leaf {index}: {error}")
+
+    def check_shortages(self) -> None:
+        """What shortages say of positions is what the terms of their instruments say."""
+        for where, certificate in self._shortages:
+            for claim in certificate.claims:
+                recorded = self.by_position.get(claim.position)
+                terms = self.terms.get(recorded[0].record.instrument) if recorded else None
+                wrong = "" if terms is None else wrong_claim(certificate, claim, terms)
+                if wrong:
+                    self._findings.fail("shortages", f"{where}: {wrong}")
 
     def check_tiling(self) -> None:
         """Each position has a record for every interval of delivery from its first to its last."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from scheduler.core.coverage.shortage import verify
+from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.errors import Refused
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
@@ -85,6 +85,22 @@ def wrong_interval(record: MeterRecord, terms: InstrumentTerms) -> str:
         return f"[{record.start_ms}, {record.end_ms}) is not {length_ms} ms from a multiple of it"
     if record.start_ms < window.start_ms or record.end_ms > window.end_ms:
         return f"[{record.start_ms}, {record.end_ms}) is outside [{window.start_ms}, {window.end_ms})"
+    return ""
+
+
+def wrong_claim(certificate: Certificate, claim: ShortClaim, terms: InstrumentTerms) -> str:
+    """What a shortage certificate says of a position other than its instrument's terms, in words; empty for nothing.
+
+    The claims of the first class are lots of the certificate's own level; lower classes may hold its cells by others.
+    """
+    if claim.firmness_class != terms.firmness_rank:
+        return f"firmness_class of {claim.position} was {claim.firmness_class}, expected {terms.firmness_rank}"
+    pool = f"{terms.grade.klass}@{terms.site}"
+    if certificate.pool != pool:
+        return f"pool of {claim.position} was {certificate.pool}, expected {pool}"
+    first = min(each.firmness_class for each in certificate.claims)
+    if claim.firmness_class == first and certificate.level != terms.lot.cell:
+        return f"level of {claim.position} was {certificate.level.name}, expected {terms.lot.cell.name}"
     return ""
 
 

@@ -44,7 +44,8 @@ def nodes(count: int) -> tuple[NodeSpec, ...]:
 
 def instruments(replay: ReplayInput, metering_interval_s: int) -> tuple[InstrumentTerms, ...]:
     """One instrument a day."""
-    return tuple(_terms(replay.origin_ms + day * MS_PER_DAY, metering_interval_s) for day in range(replay.days))
+    starts = (replay.origin_ms + day * MS_PER_DAY for day in range(replay.days))
+    return tuple(node_terms(start_ms, start_ms + MS_PER_DAY, metering_interval_s) for start_ms in starts)
 
 
 def trades(replay: ReplayInput, terms: tuple[InstrumentTerms, ...]) -> Iterator[PositionEvent]:
@@ -86,12 +87,13 @@ def gangs(replay: ReplayInput) -> Iterator[tuple[int, GangSpec, Work]]:
         yield replay.origin_ms + int(columns.submitted_ms[i]), spec, work
 
 
-def _terms(start_ms: int, metering_interval_s: int) -> InstrumentTerms:
+def node_terms(start_ms: int, end_ms: int, metering_interval_s: int) -> InstrumentTerms:
+    """Whole nodes, firm, base load, from one day's beginning to another's."""
     day = datetime.fromtimestamp(start_ms // 1_000, UTC).date().isoformat()
     return standard_terms(
         symbol=f"{GRADE}.{GPUS_PER_NODE}N.LOCAL.BASE.FIRM.{day}",
         start_ms=start_ms,
-        end_ms=start_ms + MS_PER_DAY,
+        end_ms=end_ms,
         grade=GRADE,
         cell=Level.NODE,
         gpus=GPUS_PER_NODE,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from scheduler.core.coverage.ownership import check as coverage_faults
 from scheduler.core.errors import Damaged
+from scheduler.core.events import Event
 from scheduler.core.metering.records import MeterRecord, broken_identities
 from scheduler.core.placement.laws import violations
 from scheduler.core.state.state import State
@@ -21,6 +22,9 @@ class LawChecker:
         self.found: list[str] = []
         self._last_end_ms: dict[str, int] = {}
         self._holdings: object = None
+
+    def on_event(self, event: Event) -> None:
+        """Single events break no law; see `after_round`."""
 
     def after_round(self, state: State, now_ms: int) -> None:
         """Placement's laws on every round; the calendar's whenever it changed."""

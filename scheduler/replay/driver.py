@@ -7,14 +7,17 @@ follows. The journal is real, on disk; it is not synced (`durable=False`), since
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.events import Event
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.closing import Closing
+from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEvent
 from scheduler.core.state.dump import dump
 from scheduler.core.state.state import State
@@ -34,6 +37,10 @@ LOG_NAME = "tenor.local/replay"
 STREAM = "replay"
 
 
+Coming = tuple[int, GangSpec, Work]
+"""An instant, what is submitted then, and what it will do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """What happens in a run: everything that is not the scheduler's to decide."""
@@ -43,7 +50,7 @@ class Script:
     nodes: tuple[NodeSpec, ...]
     terms: tuple[InstrumentTerms, ...]
     trades: tuple[PositionEvent, ...]
-    gangs: Iterable[tuple[int, GangSpec, Work]]
+    gangs: Iterable[Coming]
     """(instant, what is submitted, what it does), by instant."""
     faults: tuple[Fault, ...] = ()
     spares: tuple[str, ...] = ()
@@ -65,11 +72,29 @@ class Outcome:
     """Over all positions' statements: amounts by line in micro-units of the currency, quantities in GPU-ms."""
 
 
+class Watcher(Protocol):
+    """Somebody who follows a run; told of everything, and changing nothing."""
+
+    def on_event(self, event: Event) -> None:
+        """An event was folded in."""
+
+    def after_round(self, state: State, now_ms: int) -> None:
+        """A round is over."""
+
+
 Progress = Callable[[int, int, Scheduler], None]
 """Called now and then with (virtual now, end, the scheduler)."""
 
 
-def play(script: Script, journal_path: Path | str, *, check: bool = False, progress: Progress | None = None) -> Outcome:
+def play(
+    script: Script,
+    journal_path: Path | str,
+    *,
+    check: bool = False,
+    progress: Progress | None = None,
+    watchers: Sequence[Watcher] = (),
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+) -> Outcome:
     """Run the script to its end. Raises what the journal and the scheduler raise."""
     began = monotonic()
     figures, laws, shortage = Figures(), LawChecker(), UnavoidableShortfall()
@@ -84,9 +109,11 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
     executor = SimulatedExecutor(script.nodes, lambda: now[0], lambda launch: works[launch.gang], script.faults)
     with Journal.open(journal_path, durable=False) as journal:
         signer = SignerKey.generate(LOG_NAME)
-        settings = ServiceSettings(close_lag_ms=0, spares=script.spares)
+        settings = ServiceSettings(policy=policy, close_lag_ms=0, spares=script.spares)
         scheduler = Scheduler(journal, executor, LogWriter(STREAM, signer), lambda: now[0], settings)
         scheduler.listeners.append(figures.on_event)
+        followers = (*watchers, laws) if check else tuple(watchers)
+        scheduler.listeners += [follower.on_event for follower in followers]
         scheduler.closing_listeners.append(heard)
         scheduler.round()
         scheduler.learn_instruments(script.terms)
@@ -102,14 +129,11 @@ def play(script: Script, journal_path: Path | str, *, check: bool = False, progr
                 break
             shortage.advance(scheduler.state, at_ms)
             now[0] = max(at_ms, now[0])
-            while coming is not None and coming[0] <= now[0]:
-                gang = scheduler.submit(coming[1])
-                works[gang.id] = coming[2]
-                coming = next(gangs, None)
+            coming = _submitted(scheduler, coming, gangs, works, now[0])
             due_ms = scheduler.round()
             rounds += 1
-            if check:
-                laws.after_round(scheduler.state, now[0])
+            for follower in followers:
+                follower.after_round(scheduler.state, now[0])
             if progress is not None and rounds % 64 == 0:
                 progress(now[0], script.end_ms, scheduler)
         figures.finish(min(now[0], script.end_ms))
@@ -147,7 +171,18 @@ def _statement_totals(journal: Journal, state: State) -> dict[str, int]:
     return dict(sorted(totals.items()))
 
 
-def _next_ms(due_ms: int | None, event_ms: int | None, coming: tuple[int, GangSpec, Work] | None) -> int | None:
+def _submitted(
+    scheduler: Scheduler, coming: Coming | None, later: Iterator[Coming], works: dict[str, Work], now_ms: int
+) -> Coming | None:
+    """Submit everything up to now; what comes next."""
+    while coming is not None and coming[0] <= now_ms:
+        gang = scheduler.submit(coming[1])
+        works[gang.id] = coming[2]
+        coming = next(later, None)
+    return coming
+
+
+def _next_ms(due_ms: int | None, event_ms: int | None, coming: Coming | None) -> int | None:
     """The next instant at which something happens."""
     instants = (due_ms, event_ms, coming[0] if coming else None)
     return min((at_ms for at_ms in instants if at_ms is not None), default=None)

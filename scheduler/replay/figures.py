@@ -55,6 +55,8 @@ class Figures:
         self.contracted_gpu_ms = 0
         self.pool: Counter[str] = Counter()
         self._queued_ms: dict[str, int] = {}
+        self._leaving: set[str] = set()
+        """Gangs that were told to stop; one that is told to hurry is not counted twice."""
         self._placed: dict[str, tuple[int, bool, int]] = {}
         self._running_since_ms: dict[str, int] = {}
         self.occupied_gpu_ms = 0
@@ -79,9 +81,11 @@ class Figures:
                 else:
                     self.borrowed.add(event.at_ms - self._queued_ms[event.gang])
             case GangStopAsked():
-                self.reclaimed += event.cause is StopCause.RECLAIMED
+                self.reclaimed += event.cause is StopCause.RECLAIMED and event.gang not in self._leaving
+                self._leaving.add(event.gang)
             case GangEnded():
                 self._queued_ms[event.gang] = event.at_ms
+                self._leaving.discard(event.gang)
                 self._stopped(event.gang, event.at_ms)
             case _:
                 pass

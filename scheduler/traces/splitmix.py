@@ -2,8 +2,6 @@
 
 A job keeps its draws whatever else is loaded, sliced or thinned, and the same seed gives the same bytes on every
 platform and numpy version. There is no generator state, so there is none to share by accident.
-
-Source: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014, with Vigna's constants.
 """
 
 from __future__ import annotations
@@ -12,12 +10,8 @@ from enum import IntEnum, unique
 
 import numpy as np
 
+from scheduler.core.splitmix import MASK, splitmix64
 from scheduler.traces.arrays import Int64s, UInt64s
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
-_MASK = 2**64 - 1
 
 
 @unique
@@ -38,17 +32,9 @@ class Purpose(IntEnum):
     RATE = 12
 
 
-def splitmix64(keys: UInt64s) -> UInt64s:
-    """One step of splitmix64 on each key: (n,) uint64 to (n,) uint64."""
-    mixed = keys + _GOLDEN
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _FIRST
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _SECOND
-    return mixed ^ (mixed >> np.uint64(31))
-
-
 def draws(seed: int, purpose: Purpose, keys: Int64s | UInt64s) -> UInt64s:
     """A uniform 64-bit draw for each key: (n,) uint64. Any integer is a seed."""
-    start = splitmix64(np.array([seed & _MASK], dtype=np.uint64))
+    start = splitmix64(np.array([seed & MASK], dtype=np.uint64))
     start = splitmix64(start ^ np.uint64(purpose))
     return splitmix64(start ^ splitmix64(keys.astype(np.uint64)))
 

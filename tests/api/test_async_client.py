@@ -14,7 +14,7 @@ from scheduler.api.client import Client
 from scheduler.core.errors import InvalidValue, Unavailable, UnknownName
 from scheduler.execution.simulated import Work
 from tests.api.test_streams import write_log
-from tests.api.world import HOUR_MS, MINUTE_MS, START_MS, World
+from tests.api.world import HOUR_MS, MINUTE_MS, START_MS, SYMBOL, World
 
 WAIT_S = 20
 
@@ -36,6 +36,8 @@ def test_both_clients_read_the_same(world: World, client: Client) -> None:
             assert await tenor.why(gang.id) == client.why(gang.id)
             assert await tenor.fleet() == client.fleet()
             assert await tenor.coverage() == client.coverage()
+            assert await tenor.deliverable(f"{SYMBOL}@1", losses=0) == client.deliverable(f"{SYMBOL}@1", losses=0)
+            assert await tenor.backing("p-acme", domain="node") == client.backing("p-acme", domain="node")
             assert await tenor.statement("p-acme") == client.statement("p-acme")
             assert [each async for each in tenor.events(0, follow=False)] == list(client.events(0, follow=False))
 

@@ -14,7 +14,7 @@ import pytest
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
-from scheduler.core.workloads import GangStatus
+from scheduler.core.workloads import GangStatus, Reason
 from scheduler.execution.simulated import GpuFault, NodeDown, Work
 from tests.api.world import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, World, market
 
@@ -72,6 +72,12 @@ def fits_by_number_not_by_shape(world: World) -> list[str]:
         world.submit("cobalt", "crumb", gpus=5)
     gang = world.submit("cobalt", "whole")
     return [world.why(gang)]
+
+
+def waits_for_what_is_being_freed(world: World) -> list[str]:
+    leaver = world.submit("cobalt", "grid", gpus=32, workers=4, grace_ms=20_000)
+    world.scheduler.cancel(leaver.id)
+    return [world.why(world.submit("dune", "next"))]
 
 
 def may_not_borrow(world: World) -> list[str]:
@@ -222,6 +228,7 @@ SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
     is_reclaimed,
     asks_for_what_is_not_there,
     fits_by_number_not_by_shape,
+    waits_for_what_is_being_freed,
     may_not_borrow,
     outlasts_its_window,
     has_ill_gpus,
@@ -259,6 +266,18 @@ def test_the_same_situation_gives_the_same_text_again(tmp_path: Path) -> None:
         texts.append(is_reclaimed(world))
         world.close()
     assert texts[0] == texts[1]
+
+
+def test_every_reason_is_told_in_some_text(tmp_path: Path) -> None:
+    told: set[str] = set()
+    for scenario in SCENARIOS:
+        folder = tmp_path / str(scenario.__name__)
+        folder.mkdir()
+        world = market(folder)
+        scenario(world)
+        world.close()
+        told |= world.told_reasons
+    assert set(Reason) <= told
 
 
 def test_every_golden_text_has_its_scenario() -> None:

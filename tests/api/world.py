@@ -54,6 +54,8 @@ class World:
         log = LogWriter("local", self.signer)
         self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, ServiceSettings(close_lag_ms=0))
         self._seq = 0
+        self.told_reasons: set[str] = set()
+        """Reasons that `why` gave."""
         self.rounds()
 
     def clock_ms(self) -> int:
@@ -136,6 +138,7 @@ class World:
         attempts = Trail(self.journal).of(name)
         facts = Facts(self.scheduler.state, self.scheduler.last_plan, self.scheduler.paused, self.now_ms, attempts)
         answer = why(facts, name)
+        self.told_reasons.add(answer.reason)
         return "\n".join([answer.headline, *(f"  {sentence}" for sentence in answer.sentences)]) + "\n"
 
     def statement(self, position: str) -> bytes:

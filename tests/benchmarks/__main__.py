@@ -1,7 +1,7 @@
 """`python -m tests.benchmarks [--only NAME] [--traces FOLDER] [--quick] [--out FOLDER]`; what `make bench` runs.
 
-Each benchmark writes OUT/NAME.json and prints its line on stdout; progress goes to stderr. Exits 1 where a benchmark
-failed, 2 where none has the name asked for; a benchmark whose input is missing is listed as skipped.
+Each benchmark writes OUT/NAME.json, its plots beside it, and prints its line on stdout; progress goes to stderr. Exits
+1 where a benchmark failed, 2 where none has the name asked for; one whose input is missing is listed as skipped.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def outcome(name: str, module: str, asked: argparse.Namespace) -> str | None:
     except Exception:  # noqa: BLE001 - one broken benchmark must not cost the others their figures
         traceback.print_exc()
         return None
+    for ending, drawn in result.plots.items():
+        path.with_suffix(f".{ending}").write_bytes(drawn)
     path.write_text(report(name, result, described, quick=asked.quick), encoding="utf-8")
     return result.line
 

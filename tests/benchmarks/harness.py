@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,10 +48,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Rows for machines, one line for people. A baseline is a row like any other, named as such."""
+    """Rows for machines, one line for people. A baseline is a row like any other, named as such. Plots, as the bytes
+    of a file by its ending (`svg`), are written beside the rows.
+    """
 
     rows: Sequence[Row]
     line: str
+    plots: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Benchmark = Callable[[Settings], Result]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scheduler.cli.__main__ import VERBS
 from scheduler.exchange import bundles
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import parse_note
-from tests.api.world import START_MS, World
+from tests.api.world import START_MS, SYMBOL, World
 from tests.cli.conftest import Run
 
 
@@ -132,6 +133,35 @@ def test_coverage(run: Run) -> None:
     assert (found["from_ms"], found["to_ms"]) == (START_MS + 3_600_000, START_MS + 7_200_000)
     assert found["positions"][0]["stretches"][0]["gpus"] == 16
     assert [line[0] for line in table(run, "coverage")] == ["POSITION", "p-acme", "p-borealis"]
+
+
+def test_deliverable(run: Run) -> None:
+    found = document(run, "deliverable", f"{SYMBOL}@1", "--losses", "0")
+    assert (found["proven_lots"], found["planned_lots"], found["at_most_lots"]) == (1, 1, 1)
+    part = ("--from", "2027-01-01T13:00", "--to", "2027-01-01T14:00:00Z", "--level", "node", "--bounds-only")
+    narrow = document(run, "deliverable", f"{SYMBOL}@1", *part)
+    assert (narrow["from_ms"], narrow["to_ms"]) == (START_MS + 3_600_000, START_MS + 7_200_000)
+    assert (narrow["domain"], narrow["planned_lots"], narrow["proven_lots"], narrow["survives"]) == (
+        "node",
+        None,
+        0,
+        True,
+    )
+    lines = [" ".join(line) for line in table(run, "deliverable", f"{SYMBOL}@1")]
+    assert "survives the loss of any 1 nvlink domain" in lines
+    assert "beware what is sold already does not survive that loss" in lines
+    assert any(line.endswith("4 4 3 1 2 2 0") for line in lines)
+
+
+def test_backing(run: Run) -> None:
+    found = document(run, "backing", "p-acme", "--level", "node")
+    assert [each["position"] for each in found["positions"]] == ["p-acme"]
+    assert (found["unsold_cells"], found["margin"], found["survives"], found["handovers"]) == (1, 0, True, [])
+    lines = [" ".join(line) for line in table(run, "backing", f"{SYMBOL}@1")]
+    assert "would stand in no spare; 1 unsold cell" in lines
+    assert "margin -1 after the loss of any 1 nvlink domain" in lines
+    (acme,) = [line for line in lines if line.startswith("p-acme acme 2 ")]
+    assert re.search(r" node-\d and node-\d well, 1000000 ppm$", acme)
 
 
 def test_drain(run: Run, world: World) -> None:

@@ -27,7 +27,7 @@ from scheduler.core.workloads import GangSpec
 
 KINDS: tuple[type[EventModel], ...] = get_args(get_args(Event)[0])
 VERSION_1 = Path(__file__).with_name("events_of_version_1.txt")
-"""A line of each kind as the first version wrote it."""
+"""A line of each kind as the first version that had it wrote it."""
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -135,7 +135,7 @@ def test_every_kind_comes_back_from_its_bytes(kind: type[EventModel], data: st.D
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 22
+    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 24
 
 
 def as_far_as(known: Any, told: Any) -> Any:

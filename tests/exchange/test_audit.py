@@ -7,10 +7,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level
+from scheduler.core.coverage.shortage import ShortClaim, ration
 from scheduler.core.errors import InvalidValue
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.models import canonical_bytes
@@ -164,6 +167,36 @@ FRAUDS: dict[str, tuple[Callable[[], list[bytes]], str, str]] = {
         "shortages",
         "leaf 50",
     ),
+    "a shortage whose order was changed": (
+        lambda: [*delivered(), tampered(claims=lambda claims: claims[::-1])],
+        "shortages",
+        "leaf 50: the shortage certificate",
+    ),
+    "a shortage of more cells": (
+        lambda: [*delivered(), tampered(cells=lambda cells: cells + 1)],
+        "shortages",
+        "pos-1 got 1 of 2, expected 2 of 2",
+    ),
+    "a shortage with another digest": (
+        lambda: [*delivered(), tampered(digest=lambda _: "0" * 64)],
+        "shortages",
+        "its digest was 0000",
+    ),
+    "a shortage in which a firm position is another class": (
+        lambda: [*delivered(), of_other(firmness_class=2)],
+        "shortages",
+        "firmness_class of pos-1 was 2, expected 0",
+    ),
+    "a shortage of another pool": (
+        lambda: [*delivered(), of_other(pool="A100@local")],
+        "shortages",
+        "pool of pos-1 was A100@local, expected H100SXM@local",
+    ),
+    "a shortage of another level": (
+        lambda: [*delivered(), of_other(level=Level.GPU)],
+        "shortages",
+        "level of pos-1 was GPU, expected NODE",
+    ),
     "a leaf of nonsense": (lambda: [*delivered(), b"nonsense"], "leaves", "leaf 50"),
     "an outage kept out of the log": (
         lambda: delivered(record_at("pos-3", 6, **less_lost())),
@@ -171,6 +204,19 @@ FRAUDS: dict[str, tuple[Callable[[], list[bytes]], str, str]] = {
         "statements/pos-3.json: ",
     ),
 }
+
+
+def tampered(**changes: Callable[[Any], Any]) -> bytes:
+    """The shortage of the world with some fields changed by somebody who left the rest as it was."""
+    fields = json.loads(shortage())
+    fields |= {name: change(fields[name]) for name, change in changes.items()}
+    return encode_shortage(canonical_bytes(fields).decode(), 1)
+
+
+def of_other(*, firmness_class: int = 0, pool: str = "H100SXM@local", level: Level = Level.NODE) -> bytes:
+    """A shortage that follows the rule, of a position that is not like that."""
+    claim = ShortClaim(position="pos-1", firmness_class=firmness_class, lots=1, acquired_ms=5)
+    return encode_shortage(ration([claim], 0, pool=pool, level=level, start_ms=START_MS).body.decode(), 1)
 
 
 def halved() -> dict[str, object]:
@@ -231,6 +277,12 @@ def _key(folder: Path) -> None:
     (folder / "vkey").write_text(other.encode() + "\n", encoding="utf-8")
 
 
+def _signature(folder: Path) -> None:
+    path = folder / "checkpoint"
+    note = path.read_text(encoding="utf-8")
+    path.write_text(note[:-10] + ("A" if note[-10] != "A" else "B") + note[-9:], encoding="utf-8")
+
+
 def _spaces(folder: Path) -> None:
     path = folder / "statements" / "pos-1.json"
     path.write_bytes(path.read_bytes() + b"\n")
@@ -240,7 +292,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a leaf changed": (lambda folder: flip(folder / "tile/entries/000.p/50"), "tree", "tile"),
     "a hash changed": (lambda folder: flip(folder / "tile/0/000.p/50"), "tree", "tile/0"),
     "a tile gone": (lambda folder: (folder / "tile/0/000.p/50").unlink(), "folder", "is missing"),
-    "the signature changed": (lambda folder: flip(folder / "checkpoint", -10), "checkpoint", "signature"),
+    "the signature changed": (_signature, "checkpoint", "signature"),
     "the root changed": (_root, "checkpoint", "signature"),
     "the key replaced": (_key, "checkpoint", "expected a signature"),
     "the price changed in the terms": (_terms, "statements", "spec_hash"),

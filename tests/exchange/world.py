@@ -153,7 +153,7 @@ def shortage() -> str:
         ShortClaim(position="pos-1", firmness_class=0, lots=2, acquired_ms=5),
         ShortClaim(position="pos-2", firmness_class=0, lots=1, acquired_ms=7),
     ]
-    return ration(claims, 2, pool="local/H100SXM", start_ms=START_MS).body.decode()
+    return ration(claims, 2, pool="H100SXM@local", start_ms=START_MS).body.decode()
 
 
 def trade_all(client: ExchangeClient) -> None:

@@ -87,7 +87,7 @@ def stays_on_anothers(state: State) -> None:
 
 def outlasts_its_window(state: State) -> None:
     shape = first(state).shape._replace(preemptible=False, runtime_ms=10**9)
-    kept(state, replace(first(state), shape=shape))
+    kept(state, replace(first(state), shape=shape, placed_ms=START_MS + 1_000))
     state.calendar.until_ms[:] = START_MS + 600_000
 
 

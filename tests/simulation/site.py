@@ -25,6 +25,7 @@ from scheduler.execution.protocol import Launch, Observation, RunningAttempt
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keys import SignerKey
+from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.recovery import fold, reconcile
 from scheduler.replay.checks import LawChecker
 from scheduler.service import Scheduler, ServiceSettings
@@ -173,11 +174,13 @@ class Site:
         outage_ms: int = 0,
         settings: ServiceSettings | None = None,
         check: bool = True,
+        planner: Callable[[], Planner] = LocalPlanner,
     ) -> None:
         self.now_ms = START_MS
         self.fate = fate or Fate()
         self.path = path
         self.outage_ms = outage_ms
+        self.planner = planner
         self.settings = settings or ServiceSettings(close_lag_ms=0)
         self.executor = MortalExecutor(
             SimulatedExecutor(fleet, lambda: self.now_ms, work or (lambda _: Work(10**9)), faults), self.fate
@@ -202,7 +205,9 @@ class Site:
     def _started(self) -> Scheduler:
         state = fold(self.journal).state if self.journal.head[0] else None
         log = LogWriter(STREAM, SIGNER)
-        scheduler = Scheduler(self.journal, self.executor, log, lambda: self.now_ms, self.settings, state)
+        scheduler = Scheduler(
+            self.journal, self.executor, log, lambda: self.now_ms, self.settings, state, self.planner()
+        )
         reconcile(scheduler, self.journal, self.executor, self.now_ms, self.settings)
         return scheduler
 

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.traces.splitmix import Purpose, below, draw_below, draws, splitmix64
+from scheduler.core.splitmix import splitmix64
+from scheduler.traces.splitmix import Purpose, below, draw_below, draws
 
 
 def test_it_is_the_published_splitmix64() -> None:

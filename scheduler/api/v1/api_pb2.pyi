@@ -246,6 +246,7 @@ class Status(_message.Message):
     CHECKPOINT_LEAVES_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
+    PLANNED_BY_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
     version: _builtins.str
     nodes: _builtins.int
@@ -271,6 +272,10 @@ class Status(_message.Message):
     """Leaves under the last signed checkpoint; absent before the first."""
     paused: _builtins.str
     """Why nothing is decided at present; empty while all is well."""
+    planned_by: _builtins.str
+    """Who made the last plan, and what of it was planned in the scheduler's own process because an actor was not there.
+    Empty before the first.
+    """
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobCount]: ...
     @_builtins.property
@@ -307,10 +312,11 @@ class Status(_message.Message):
         checkpoint_leaves: _builtins.int | None = ...,
         paused: _builtins.str = ...,
         alerts: _abc.Iterable[_builtins.str] | None = ...,
+        planned_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "alerts", b"alerts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "alerts", b"alerts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "planned_by", b"planned_by", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_leaves: _TypeAlias = _typing.Literal["checkpoint_leaves"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_leaves: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves"]  # noqa: Y015
@@ -1579,6 +1585,428 @@ class GetCoverageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCoverageResponse: _TypeAlias = GetCoverageResponse  # noqa: Y015
+
+@_typing.final
+class Accredited(_message.Message):
+    """-- what may be sold, and what backs what is ------------------------------------------------------------------------
+
+    Sold against accredited, of one pool and level in `[start_ms, end_ms)`, in whole cells of the level.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    HEALTHY_FIELD_NUMBER: _builtins.int
+    SOLD_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    ACCREDITED_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    start_ms: _builtins.int
+    end_ms: _builtins.int
+    cell: Global___Cell.ValueType
+    cells: _builtins.int
+    healthy: _builtins.int
+    """Cells whose GPUs are all usable."""
+    sold: _builtins.int
+    """Cells that lots of this level or higher need, waiting ones included."""
+    free: _builtins.int
+    """Usable cells that cover nobody."""
+    lost: _builtins.int
+    """What the worst loss takes."""
+    accredited: _builtins.int
+    """Cells that are honoured after it; less than sold: the difference is missing then."""
+    more: _builtins.int
+    """Lots of this level that may still be sold."""
+    def __init__(
+        self,
+        *,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        cell: Global___Cell.ValueType = ...,
+        cells: _builtins.int = ...,
+        healthy: _builtins.int = ...,
+        sold: _builtins.int = ...,
+        free: _builtins.int = ...,
+        lost: _builtins.int = ...,
+        accredited: _builtins.int = ...,
+        more: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accredited", b"accredited", "cell", b"cell", "cells", b"cells", "end_ms", b"end_ms", "free", b"free", "healthy", b"healthy", "lost", b"lost", "more", b"more", "sold", b"sold", "start_ms", b"start_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accredited: _TypeAlias = Accredited  # noqa: Y015
+
+@_typing.final
+class Deliverable(_message.Message):
+    """How many more lots of an instrument may be sold in `[from_ms, to_ms)`, with everything sold already still honoured
+    after the loss of any `losses` failure domains of a level.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    GPUS_PER_LOT_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    TO_MS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    PROVEN_LOTS_FIELD_NUMBER: _builtins.int
+    PLANNED_LOTS_FIELD_NUMBER: _builtins.int
+    AT_MOST_LOTS_FIELD_NUMBER: _builtins.int
+    TIGHTEST_MS_FIELD_NUMBER: _builtins.int
+    SURVIVES_FIELD_NUMBER: _builtins.int
+    UNCOVERED_LOTS_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    instrument: _builtins.str
+    grade: _builtins.str
+    site: _builtins.str
+    cell: Global___Cell.ValueType
+    gpus_per_lot: _builtins.int
+    from_ms: _builtins.int
+    to_ms: _builtins.int
+    losses: _builtins.int
+    domain: Global___Cell.ValueType
+    proven_lots: _builtins.int
+    """So many are safe whatever is planned: they find cells that are free throughout."""
+    planned_lots: _builtins.int
+    """So many would be granted now, by planning the future anew where that helps; absent: the planner was not asked."""
+    at_most_lots: _builtins.int
+    """More cannot be; the instant that allows no more."""
+    tightest_ms: _builtins.int
+    survives: _builtins.bool
+    """Whether what is sold already would be honoured after the loss."""
+    uncovered_lots: _builtins.int
+    """Sold and covered by nothing, in this pool and window: it comes first."""
+    @_builtins.property
+    def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accredited]:
+        """At the level of the lot's cells."""
+
+    def __init__(
+        self,
+        *,
+        instrument: _builtins.str = ...,
+        grade: _builtins.str = ...,
+        site: _builtins.str = ...,
+        cell: Global___Cell.ValueType = ...,
+        gpus_per_lot: _builtins.int = ...,
+        from_ms: _builtins.int = ...,
+        to_ms: _builtins.int = ...,
+        losses: _builtins.int = ...,
+        domain: Global___Cell.ValueType = ...,
+        proven_lots: _builtins.int = ...,
+        planned_lots: _builtins.int | None = ...,
+        at_most_lots: _builtins.int = ...,
+        tightest_ms: _builtins.int = ...,
+        survives: _builtins.bool = ...,
+        uncovered_lots: _builtins.int = ...,
+        intervals: _abc.Iterable[Global___Accredited] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_planned_lots", b"_planned_lots", "planned_lots", b"planned_lots"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_planned_lots", b"_planned_lots", "at_most_lots", b"at_most_lots", "cell", b"cell", "domain", b"domain", "from_ms", b"from_ms", "gpus_per_lot", b"gpus_per_lot", "grade", b"grade", "instrument", b"instrument", "intervals", b"intervals", "losses", b"losses", "planned_lots", b"planned_lots", "proven_lots", b"proven_lots", "site", b"site", "survives", b"survives", "tightest_ms", b"tightest_ms", "to_ms", b"to_ms", "uncovered_lots", b"uncovered_lots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__planned_lots: _TypeAlias = _typing.Literal["planned_lots"]  # noqa: Y015
+    _WhichOneofArgType__planned_lots: _TypeAlias = _typing.Literal["_planned_lots", b"_planned_lots"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__planned_lots) -> _WhichOneofReturnType__planned_lots | None: ...
+
+Global___Deliverable: _TypeAlias = Deliverable  # noqa: Y015
+
+@_typing.final
+class GetDeliverableRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    TO_MS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    BOUNDS_ONLY_FIELD_NUMBER: _builtins.int
+    instrument: _builtins.str
+    from_ms: _builtins.int
+    """Absent: the whole delivery from now on."""
+    to_ms: _builtins.int
+    losses: _builtins.int
+    """Absent: 1."""
+    domain: Global___Cell.ValueType
+    """Unspecified: NVLink domains. GPU is refused."""
+    bounds_only: _builtins.bool
+    """Do not ask the planner, which takes longer."""
+    def __init__(
+        self,
+        *,
+        instrument: _builtins.str = ...,
+        from_ms: _builtins.int | None = ...,
+        to_ms: _builtins.int | None = ...,
+        losses: _builtins.int | None = ...,
+        domain: Global___Cell.ValueType = ...,
+        bounds_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms", "_losses", b"_losses", "_to_ms", b"_to_ms", "from_ms", b"from_ms", "losses", b"losses", "to_ms", b"to_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms", "_losses", b"_losses", "_to_ms", b"_to_ms", "bounds_only", b"bounds_only", "domain", b"domain", "from_ms", b"from_ms", "instrument", b"instrument", "losses", b"losses", "to_ms", b"to_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__from_ms: _TypeAlias = _typing.Literal["from_ms"]  # noqa: Y015
+    _WhichOneofArgType__from_ms: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms"]  # noqa: Y015
+    _WhichOneofReturnType__losses: _TypeAlias = _typing.Literal["losses"]  # noqa: Y015
+    _WhichOneofArgType__losses: _TypeAlias = _typing.Literal["_losses", b"_losses"]  # noqa: Y015
+    _WhichOneofReturnType__to_ms: _TypeAlias = _typing.Literal["to_ms"]  # noqa: Y015
+    _WhichOneofArgType__to_ms: _TypeAlias = _typing.Literal["_to_ms", b"_to_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_ms) -> _WhichOneofReturnType__from_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__losses) -> _WhichOneofReturnType__losses | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_ms) -> _WhichOneofReturnType__to_ms | None: ...
+
+Global___GetDeliverableRequest: _TypeAlias = GetDeliverableRequest  # noqa: Y015
+
+@_typing.final
+class GetDeliverableResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deliverable(self) -> Global___Deliverable: ...
+    def __init__(
+        self,
+        *,
+        deliverable: Global___Deliverable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deliverable", b"deliverable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliverable", b"deliverable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDeliverableResponse: _TypeAlias = GetDeliverableResponse  # noqa: Y015
+
+@_typing.final
+class BackedPosition(_message.Message):
+    """A position of `Backing`: its cells over time, and the state of those in force now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    LOTS_FIELD_NUMBER: _builtins.int
+    STRETCHES_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    ILL_FIELD_NUMBER: _builtins.int
+    LEAST_PPM_FIELD_NUMBER: _builtins.int
+    UNCOVERED_CAUSE_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    account: _builtins.str
+    lots: _builtins.int
+    gpus: _builtins.int
+    least_ppm: _builtins.int
+    """The least measured performance of its GPUs in ppm of the reference; 0 where it has none now."""
+    uncovered_cause: _builtins.str
+    @_builtins.property
+    def stretches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stretch]: ...
+    @_builtins.property
+    def ill(self) -> _containers.RepeatedCompositeFieldContainer[Global___CauseCount]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        account: _builtins.str = ...,
+        lots: _builtins.int = ...,
+        stretches: _abc.Iterable[Global___Stretch] | None = ...,
+        gpus: _builtins.int = ...,
+        ill: _abc.Iterable[Global___CauseCount] | None = ...,
+        least_ppm: _builtins.int = ...,
+        uncovered_cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "gpus", b"gpus", "ill", b"ill", "least_ppm", b"least_ppm", "lots", b"lots", "position", b"position", "stretches", b"stretches", "uncovered_cause", b"uncovered_cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackedPosition: _TypeAlias = BackedPosition  # noqa: Y015
+
+@_typing.final
+class Handover(_message.Message):
+    """A position leaves cells and enters others, by plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    LEAVES_FIELD_NUMBER: _builtins.int
+    ENTERS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    at_ms: _builtins.int
+    cell: Global___Cell.ValueType
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def enters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        at_ms: _builtins.int = ...,
+        cell: Global___Cell.ValueType = ...,
+        leaves: _abc.Iterable[_builtins.str] | None = ...,
+        enters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "cell", b"cell", "enters", b"enters", "leaves", b"leaves", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Handover: _TypeAlias = Handover  # noqa: Y015
+
+@_typing.final
+class Backing(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    TO_MS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    SPARES_FIELD_NUMBER: _builtins.int
+    UNSOLD_CELLS_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    SURVIVES_FIELD_NUMBER: _builtins.int
+    HANDOVERS_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The position or instrument that was asked about."""
+    instrument: _builtins.str
+    grade: _builtins.str
+    site: _builtins.str
+    cell: Global___Cell.ValueType
+    from_ms: _builtins.int
+    to_ms: _builtins.int
+    losses: _builtins.int
+    domain: Global___Cell.ValueType
+    unsold_cells: _builtins.int
+    margin: _builtins.int
+    """The least margin of its pool over the window, in cells of the lot's level, after the worst loss; below 0: missing."""
+    survives: _builtins.bool
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___BackedPosition]: ...
+    @_builtins.property
+    def spares(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whole cells of the lot's level that are free now and would stand in: spares, and how many unsold ones."""
+
+    @_builtins.property
+    def handovers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Handover]: ...
+    @_builtins.property
+    def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accredited]: ...
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        grade: _builtins.str = ...,
+        site: _builtins.str = ...,
+        cell: Global___Cell.ValueType = ...,
+        from_ms: _builtins.int = ...,
+        to_ms: _builtins.int = ...,
+        losses: _builtins.int = ...,
+        domain: Global___Cell.ValueType = ...,
+        positions: _abc.Iterable[Global___BackedPosition] | None = ...,
+        spares: _abc.Iterable[_builtins.str] | None = ...,
+        unsold_cells: _builtins.int = ...,
+        margin: _builtins.int = ...,
+        survives: _builtins.bool = ...,
+        handovers: _abc.Iterable[Global___Handover] | None = ...,
+        intervals: _abc.Iterable[Global___Accredited] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "domain", b"domain", "from_ms", b"from_ms", "grade", b"grade", "handovers", b"handovers", "instrument", b"instrument", "intervals", b"intervals", "losses", b"losses", "margin", b"margin", "positions", b"positions", "site", b"site", "spares", b"spares", "subject", b"subject", "survives", b"survives", "to_ms", b"to_ms", "unsold_cells", b"unsold_cells"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backing: _TypeAlias = Backing  # noqa: Y015
+
+@_typing.final
+class GetBackingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    TO_MS_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """A position or an instrument."""
+    from_ms: _builtins.int
+    """Absent: the whole delivery from now on."""
+    to_ms: _builtins.int
+    losses: _builtins.int
+    """Absent: 1."""
+    domain: Global___Cell.ValueType
+    """Unspecified: NVLink domains. GPU is refused."""
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        from_ms: _builtins.int | None = ...,
+        to_ms: _builtins.int | None = ...,
+        losses: _builtins.int | None = ...,
+        domain: Global___Cell.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms", "_losses", b"_losses", "_to_ms", b"_to_ms", "from_ms", b"from_ms", "losses", b"losses", "to_ms", b"to_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms", "_losses", b"_losses", "_to_ms", b"_to_ms", "domain", b"domain", "from_ms", b"from_ms", "losses", b"losses", "subject", b"subject", "to_ms", b"to_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__from_ms: _TypeAlias = _typing.Literal["from_ms"]  # noqa: Y015
+    _WhichOneofArgType__from_ms: _TypeAlias = _typing.Literal["_from_ms", b"_from_ms"]  # noqa: Y015
+    _WhichOneofReturnType__losses: _TypeAlias = _typing.Literal["losses"]  # noqa: Y015
+    _WhichOneofArgType__losses: _TypeAlias = _typing.Literal["_losses", b"_losses"]  # noqa: Y015
+    _WhichOneofReturnType__to_ms: _TypeAlias = _typing.Literal["to_ms"]  # noqa: Y015
+    _WhichOneofArgType__to_ms: _TypeAlias = _typing.Literal["_to_ms", b"_to_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__from_ms) -> _WhichOneofReturnType__from_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__losses) -> _WhichOneofReturnType__losses | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_ms) -> _WhichOneofReturnType__to_ms | None: ...
+
+Global___GetBackingRequest: _TypeAlias = GetBackingRequest  # noqa: Y015
+
+@_typing.final
+class GetBackingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backing(self) -> Global___Backing: ...
+    def __init__(
+        self,
+        *,
+        backing: Global___Backing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backing", b"backing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backing", b"backing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBackingResponse: _TypeAlias = GetBackingResponse  # noqa: Y015
 
 @_typing.final
 class GetStatementRequest(_message.Message):

@@ -84,6 +84,16 @@ class SchedulerStub:
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageRequest.SerializeToString,
                 response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageResponse.FromString,
                 _registered_method=True)
+        self.GetDeliverable = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/GetDeliverable',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableResponse.FromString,
+                _registered_method=True)
+        self.GetBacking = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/GetBacking',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingResponse.FromString,
+                _registered_method=True)
         self.Drain = channel.unary_unary(
                 '/tenor.api.v1.Scheduler/Drain',
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
@@ -170,6 +180,20 @@ class SchedulerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDeliverable(self, request, context):
+        """How many more lots of an instrument may be sold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBacking(self, request, context):
+        """What stands behind a position or an instrument.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Drain(self, request, context):
         """Empties a node by an instant, or calls that off.
         """
@@ -242,6 +266,16 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.GetCoverage,
                     request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageRequest.FromString,
                     response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageResponse.SerializeToString,
+            ),
+            'GetDeliverable': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeliverable,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableResponse.SerializeToString,
+            ),
+            'GetBacking': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBacking,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingResponse.SerializeToString,
             ),
             'Drain': grpc.unary_unary_rpc_method_handler(
                     servicer.Drain,
@@ -529,6 +563,60 @@ class Scheduler:
             '/tenor.api.v1.Scheduler/GetCoverage',
             scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageRequest.SerializeToString,
             scheduler_dot_api_dot_v1_dot_api__pb2.GetCoverageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeliverable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/GetDeliverable',
+            scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.GetDeliverableResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBacking(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/GetBacking',
+            scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.GetBackingResponse.FromString,
             options,
             channel_credentials,
             insecure,

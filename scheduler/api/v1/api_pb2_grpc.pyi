@@ -49,6 +49,10 @@ class SchedulerStub:
     GetFleet: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetFleetRequest, _api_pb2.GetFleetResponse]
     GetCoverage: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetCoverageRequest, _api_pb2.GetCoverageResponse]
     """Which cells stand behind which position, over time."""
+    GetDeliverable: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetDeliverableRequest, _api_pb2.GetDeliverableResponse]
+    """How many more lots of an instrument may be sold."""
+    GetBacking: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetBackingRequest, _api_pb2.GetBackingResponse]
+    """What stands behind a position or an instrument."""
     Drain: _grpc.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]
     """Empties a node by an instant, or calls that off."""
     GetStatement: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]
@@ -74,6 +78,10 @@ class SchedulerAsyncStub(SchedulerStub):
     GetFleet: _aio.UnaryUnaryMultiCallable[_api_pb2.GetFleetRequest, _api_pb2.GetFleetResponse]  # type: ignore[assignment]
     GetCoverage: _aio.UnaryUnaryMultiCallable[_api_pb2.GetCoverageRequest, _api_pb2.GetCoverageResponse]  # type: ignore[assignment]
     """Which cells stand behind which position, over time."""
+    GetDeliverable: _aio.UnaryUnaryMultiCallable[_api_pb2.GetDeliverableRequest, _api_pb2.GetDeliverableResponse]  # type: ignore[assignment]
+    """How many more lots of an instrument may be sold."""
+    GetBacking: _aio.UnaryUnaryMultiCallable[_api_pb2.GetBackingRequest, _api_pb2.GetBackingResponse]  # type: ignore[assignment]
+    """What stands behind a position or an instrument."""
     Drain: _aio.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]  # type: ignore[assignment]
     """Empties a node by an instant, or calls that off."""
     GetStatement: _aio.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]  # type: ignore[assignment]
@@ -156,6 +164,22 @@ class SchedulerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.GetCoverageResponse, _abc.Awaitable[_api_pb2.GetCoverageResponse]]:
         """Which cells stand behind which position, over time."""
+
+    @_abc_1.abstractmethod
+    def GetDeliverable(
+        self,
+        request: _api_pb2.GetDeliverableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.GetDeliverableResponse, _abc.Awaitable[_api_pb2.GetDeliverableResponse]]:
+        """How many more lots of an instrument may be sold."""
+
+    @_abc_1.abstractmethod
+    def GetBacking(
+        self,
+        request: _api_pb2.GetBackingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.GetBackingResponse, _abc.Awaitable[_api_pb2.GetBackingResponse]]:
+        """What stands behind a position or an instrument."""
 
     @_abc_1.abstractmethod
     def Drain(

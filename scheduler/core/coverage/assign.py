@@ -2,15 +2,16 @@
 
 All windows are known in advance, so the whole calendar is planned at once: groups of equal lots, longest first, each
 where it newly breaks the fewest hours of the blocks, domains and nodes above; then repair by guided ejection for what
-is left. Laws: pinned holdings never move, no GPU is given twice, the same input gives the same holdings, and lots of
-one level that are admissible by count at every instant are all placed when what is pinned is in force from the first
-window on.
+is left; then, where the caller asks for them, planned handovers. Laws: pinned holdings never move, no GPU is given
+twice, the same input gives the same holdings, and lots of one level that are admissible by count at every instant are
+all placed when what is pinned is in force from the first window on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,27 +20,78 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.board import Board, board_of
 from scheduler.core.coverage.columns import Holdings, columns_of, order
 from scheduler.core.coverage.dealing import Request, dealt
-from scheduler.core.coverage.packing import ORDERS, Group, Layout, Order, filled, length_ms, lot_gpus
-from scheduler.core.coverage.repair import repaired
+from scheduler.core.coverage.handover import handed_over
+from scheduler.core.coverage.packing import ORDERS, ROUNDS, Groups, Order, planned
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
 
 Usable = npt.NDArray[np.bool_]
 
-ROUNDS = 2_000
-"""Rounds of repair for each order, where lots are left."""
-ROUNDS_PER_LOT = 20
-"""Rounds for each lot at most: a small calendar is settled, or hopeless, soon."""
-ROUND_LOTS = 20_000_000
-"""Rounds × lots at most, so that the largest calendars stay quick."""
+
+class Handover(NamedTuple):
+    """A lot of a position goes from one cell to another at an instant."""
+
+    position: str
+    at_ms: int
+    level: Level
+    from_cell: int
+    to_cell: int
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """New holdings, sorted, and what found no cell: each demand with the lots that are left of it."""
+    """New holdings, sorted; what found no cell: each demand with the lots that are left of it; and the handovers in the
+    holdings, by position, where they were allowed.
+    """
 
     holdings: tuple[Holding, ...]
     unplaced: tuple[Demand, ...]
+    handovers: tuple[Handover, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """An assignment as columns, for calendars of a million lots: (n_rows) int64 each, by demand and start.
+
+    Rows with one `lot` are the pieces of one lot, which is handed over from each to the next.
+    """
+
+    demands: tuple[Demand, ...]
+    """Those that were asked for, sorted."""
+    demand: IntArray
+    """The row's demand, by its place in `demands`."""
+    cell: IntArray
+    """The fleet's number of the cell, at the demand's level."""
+    start_ms: IntArray
+    end_ms: IntArray
+    lot: IntArray
+    left: IntArray
+    """(n_demands): lots that found no cell."""
+
+    def __len__(self) -> int:
+        return len(self.demand)
+
+    def assignment(self) -> Assignment:
+        """The same as values."""
+        names = [(demand.position, demand.level) for demand in self.demands]
+        columns = (self.demand.tolist(), self.cell.tolist(), self.start_ms.tolist(), self.end_ms.tolist())
+        holdings = [
+            Holding(position=names[d][0], level=names[d][1], cell=cell, start_ms=start_ms, end_ms=end_ms)
+            for d, cell, start_ms, end_ms in zip(*columns, strict=True)
+        ]
+        unplaced = [self.demands[d]._replace(lots=int(self.left[d])) for d in np.flatnonzero(self.left).tolist()]
+        return Assignment(tuple(sorted(holdings, key=order)), tuple(sorted(unplaced)), self.handovers())
+
+    def handovers(self) -> tuple[Handover, ...]:
+        """Where one piece of a lot follows another, by position and instant."""
+        by_lot = np.lexsort((self.start_ms, self.lot))
+        pairs = np.flatnonzero(self.lot[by_lot[1:]] == self.lot[by_lot[:-1]])
+        found: list[Handover] = []
+        for before, after in zip(by_lot[pairs].tolist(), by_lot[pairs + 1].tolist(), strict=True):
+            demand = self.demands[int(self.demand[before])]
+            cells = int(self.cell[before]), int(self.cell[after])
+            found.append(Handover(demand.position, int(self.start_ms[after]), demand.level, *cells))
+        return tuple(sorted(found))
 
 
 def assign(
@@ -52,6 +104,7 @@ def assign(
     account_of: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
     orders: Sequence[Order] = ORDERS,
+    handovers: bool = False,
 ) -> Assignment:
     """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see
     `replace.cover`).
@@ -59,42 +112,61 @@ def assign(
     `pinned` occupy their cells and never move. `usable` is (n_gpus) bool: cells with an unusable GPU are not given
     (None: all are usable). `prefer` holds cells that a demand of the same position and level takes first where they are
     free. `account_of` (account by position; missing: the position itself) lets an account keep its cells from one
-    window to the next where that costs nothing. `rounds` bounds the repair of each of the `orders`, which are
-    tried until nothing is left. Raises InvalidValue on a demand that no
-    fleet could mean, Conflict where the pinned contradict themselves.
+    window to the next where that costs nothing. `rounds` bounds the repair of each try, `orders` are tried until
+    nothing is left. `handovers`: whether a lot that no cell can take throughout may be split in time between several.
+    Raises InvalidValue on a demand that no fleet could mean, Conflict where the pinned contradict themselves.
     """
+    return plan(
+        fleet,
+        demands,
+        pinned=pinned,
+        usable=usable,
+        prefer=prefer,
+        account_of=account_of,
+        rounds=rounds,
+        orders=orders,
+        handovers=handovers,
+    ).assignment()
+
+
+def plan(
+    fleet: Fleet,
+    demands: Sequence[Demand],
+    *,
+    pinned: Holdings = (),
+    usable: Usable | None = None,
+    prefer: Sequence[Holding] = (),
+    account_of: Mapping[str, str] | None = None,
+    rounds: int = ROUNDS,
+    orders: Sequence[Order] = ORDERS,
+    handovers: bool = False,
+) -> Plan:
+    """`assign`, as columns."""
     _check_demands(fleet, demands)
     mask = all_usable(fleet) if usable is None else usable
     columns = columns_of(pinned)
-    holdings: list[Holding] = []
-    unplaced: list[Demand] = []
-    for pool in sorted({demand.pool for demand in demands}):
-        board = board_of(fleet, pool, demands, columns, mask)
-        requests = _requests(board, (d for d in demands if d.pool == pool and d.lots), prefer)
-        layout = planned(board, [request.group for request in requests], rounds, orders)
-        made, short = dealt(layout, requests, columns, mask, account_of or {})
-        holdings += made
-        unplaced += [requests[r].demands[d]._replace(lots=lots) for (r, d), lots in short.items()]
-    return Assignment(tuple(sorted(holdings, key=order)), tuple(sorted(unplaced)))
-
-
-def planned(board: Board, groups: Sequence[Group], rounds: int, orders: Sequence[Order] = ORDERS) -> Layout:
-    """The best layout of the orders, each repaired; the first one that leaves nothing ends the search."""
-    best: Layout | None = None
-    best_short = 0
-    n_lots = sum(group.lots for group in groups)
-    rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
-    for way in orders:
-        layout = filled(board, groups, way)
-        if rounds and any(layout.short(groups)):
-            layout = repaired(board, layout, groups, rounds)
-        short = _short_gpu_ms(board, layout, groups)
-        if best is None or short < best_short:
-            best, best_short = layout, short
-        if short == 0:
-            break
-    assert best is not None, "there is at least one order"  # noqa: S101
-    return best
+    asked = tuple(sorted(demands))
+    liked = _liked(prefer)
+    parts = [np.zeros((5, 0), dtype=np.int64)]
+    n_lots = 0
+    for pool in sorted({demand.pool for demand in asked}):
+        mine = [k for k, demand in enumerate(asked) if demand.pool == pool and demand.lots]
+        theirs = [asked[k] for k in mine]
+        board = board_of(fleet, pool, theirs, columns, mask)
+        request = _request(board, theirs, liked)
+        layout = planned(board, request.groups, rounds, orders)
+        layout, splits = handed_over(board, request.groups, layout) if handovers else (layout, ())
+        rows = dealt(board, request, layout, splits, columns, mask, account_of or {})
+        numbers = np.unique(rows.lot, return_inverse=True)[1] + n_lots
+        n_lots += len(numbers)
+        owner = np.array(mine, dtype=np.int64)[rows.demand]
+        parts.append(np.stack((owner, rows.cell, rows.start_ms, rows.end_ms, numbers)))
+    demand, cell, start_ms, end_ms, lot = np.concatenate(parts, axis=1)
+    first = np.unique(lot, return_index=True)[1]
+    left = np.array([each.lots for each in asked], dtype=np.int64)
+    left -= np.bincount(demand[first], minlength=len(asked))
+    by_demand = np.lexsort((cell, start_ms, demand))
+    return Plan(asked, demand[by_demand], cell[by_demand], start_ms[by_demand], end_ms[by_demand], lot[by_demand], left)
 
 
 def admit(
@@ -133,40 +205,47 @@ def _check_demands(fleet: Fleet, demands: Iterable[Demand]) -> None:
             raise InvalidValue("lots", f"a demand of {demand.position}", demand.lots, "0 or more")
 
 
-def _requests(board: Board, demands: Iterable[Demand], prefer: Sequence[Holding]) -> list[Request]:
-    liked: dict[tuple[str, Level], list[int]] = {}
+def _liked(prefer: Sequence[Holding]) -> dict[tuple[str, Level], tuple[int, ...]]:
+    """The cells that each position would like at each level, each once."""
+    liked: dict[tuple[str, Level], dict[int, None]] = {}
     for holding in sorted(prefer, key=order):
-        cells = liked.setdefault((holding.position, holding.level), [])
-        if holding.cell not in cells:
-            cells.append(holding.cell)
-    by_group: dict[tuple[int, int, int], list[Demand]] = {}
-    for demand in sorted(demands):
-        by_group.setdefault((demand.level, demand.start_ms, demand.end_ms), []).append(demand)
-    requests: list[Request] = []
-    for (level, start_ms, end_ms), members in sorted(by_group.items()):
-        i, j = board.slots(start_ms, end_ms)
-        cells_of = tuple(tuple(liked.get((d.position, d.level), ())) for d in members)
-        places = [
-            board.place_in_tier(Level(level), cell)
-            for cells, d in zip(cells_of, members, strict=True)
-            for cell in cells[: d.lots]
-        ]
-        preferred = tuple(at for at in places if at >= 0)
-        group = Group(Level(level), i, j, sum(d.lots for d in members), preferred)
-        requests.append(Request(group, tuple(members), cells_of))
-    return requests
+        liked.setdefault((holding.position, holding.level), {})[holding.cell] = None
+    return {key: tuple(cells) for key, cells in liked.items()}
 
 
-def _short_gpu_ms(board: Board, layout: Layout, groups: Sequence[Group]) -> int:
-    return sum(
-        short * length_ms(board, group) * lot_gpus(board, group.level)
-        for short, group in zip(layout.short(groups), groups, strict=True)
-        if short
+def _request(board: Board, demands: Sequence[Demand], liked: Mapping[tuple[str, Level], tuple[int, ...]]) -> Request:
+    """The demands of one pool as groups of one level and window."""
+    members: dict[tuple[int, int, int], list[int]] = {}
+    for d, demand in enumerate(demands):
+        members.setdefault((demand.level, demand.start_ms, demand.end_ms), []).append(d)
+    keys = sorted(members)
+    preferred = {
+        d: liked[demand.position, demand.level]
+        for d, demand in enumerate(demands)
+        if (demand.position, demand.level) in liked
+    }
+    places: list[int] = []
+    first = [0]
+    for key in keys:
+        for d in members[key]:
+            if d in preferred:
+                at = board.places(Level(key[0]), preferred[d][: demands[d].lots])
+                places += at[at >= 0].tolist()
+        first.append(len(places))
+    level, start_ms, end_ms = np.array(keys, dtype=np.int64).reshape(-1, 3).T
+    groups = Groups(
+        level=np.ascontiguousarray(level),
+        i=np.searchsorted(board.cuts, start_ms),
+        j=np.searchsorted(board.cuts, end_ms),
+        lots=np.array([sum(demands[d].lots for d in members[key]) for key in keys], dtype=np.int64),
+        liked=np.array(places, dtype=np.int64),
+        liked_first=np.array(first, dtype=np.int64),
     )
+    return Request(demands, groups, tuple(tuple(members[key]) for key in keys), preferred)
 
 
 def _count_refusals(fleet: Fleet, board: Board, level: Level, wanted: Sequence[Demand]) -> list[str]:
-    need = np.zeros(len(board.length_ms), dtype=np.int64)
+    need = np.zeros(len(board.nest.length), dtype=np.int64)
     for demand in wanted:
         if demand.level >= level:
             i, j = board.slots(demand.start_ms, demand.end_ms)
@@ -188,25 +267,25 @@ def _cells_inside(board: Board, outer: Level, inner: Level) -> int:
     """
     if outer == inner:
         return 1
+    nest = board.nest
     counts: list[int] = []
-    tier = board.tiers[max(outer, Level.NODE)]
-    for at in np.flatnonzero(tier.whole).tolist():
-        first, end = int(tier.first[at]), int(tier.end[at])
-        if inner == Level.GPU:
-            counts.append(int(board.size[first:end].sum(dtype=np.int64)))
-        else:
-            cells = board.tiers[inner].of_node[first:end]
-            counts.append(int(cells[-1] - cells[0]) + 1)
+    for cell in range(nest.offset[outer], nest.offset[outer + 1]):
+        if nest.whole[cell]:
+            first, end = int(nest.first[cell]), int(nest.end[cell])
+            inside = nest.above[inner, end - 1] - nest.above[inner, first] + 1
+            counts.append(int(nest.gpus[cell] if inner == Level.GPU else inside))
     return min(counts, default=1)
 
 
 def _free_cells(board: Board, level: Level) -> IntArray:
     """(n_slots) int64: whole cells that are usable and not pinned."""
+    nest, base = board.nest, board.base
     if level == Level.GPU:
-        return np.asarray((board.size[:, None].astype(np.int64) - board.used).sum(axis=0))
+        return np.asarray((nest.size[:, None] - base.used).sum(axis=0))
     if level == Level.NODE:
-        return np.asarray((board.used == 0).sum(axis=0))
-    return np.asarray(((board.touched[level] == 0) & board.tiers[level].whole[:, None]).sum(axis=0))
+        return np.asarray((base.used == 0).sum(axis=0))
+    cells = np.arange(nest.offset[level], nest.offset[level + 1])
+    return np.asarray(((base.held[cells - board.n_nodes] == 0) & nest.whole[cells, None]).sum(axis=0))
 
 
 def _runs(failing: npt.NDArray[np.bool_], need: IntArray, have: IntArray) -> list[tuple[int, int]]:

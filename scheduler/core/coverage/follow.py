@@ -3,7 +3,7 @@
 An account holds a cell that none of its work uses, while its work runs on an equal cell that covers somebody else who
 does not use it, or nobody. Swapping the two turns borrowing into use of its own. Laws: each swap raises the number of
 GPUs that their own owners occupy; no account's own use falls; each cell trades at most once in a call; ties by account,
-then by number.
+then by number; a cell with an unusable GPU never trades, or one owner's shortfall would become another's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def follow_work(
     *,
     fixed: npt.NDArray[np.bool_] | None = None,
     owner: tuple[Accounts, IntArray] | None = None,
+    usable: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Swap, ...]:
     """The swaps, in the order in which `swap_cells` may apply them at `at_ms`; left covers no one's use, right is the
     account's idle one.
@@ -48,7 +49,7 @@ def follow_work(
     `account_of_position` is the account's index. `busy_account` (n_gpus) int32: the account whose work occupies each
     GPU, -1 none. `fixed` (n_gpus) bool: GPUs whose occupant cannot be preempted; their cells trade only where every
     window that ends next is equal on both. `owner`: (account, until_ms) of every GPU where the caller has them already,
-    as `owner_at` gives them.
+    as `owner_at` gives them. `usable` (n_gpus) bool: GPUs that are well and not being drained (None: all are).
     """
     account, until_ms = owner_at(fleet, holdings, at_ms, account_of_position) if owner is None else owner
     # Nothing to do, found in a few operations: nobody borrows, or no borrower has a covered GPU to spare.
@@ -57,7 +58,8 @@ def follow_work(
     spare = (account >= 0) & (busy_account != account)
     if not len(borrowers) or not np.isin(account[spare], borrowers).any():
         return ()
-    facts = _Facts(fleet, topology_of(fleet), columns_of(holdings), account, busy_account, until_ms, fixed)
+    well = np.ones(fleet.n_gpus, dtype=np.bool_) if usable is None else usable
+    facts = _Facts(fleet, topology_of(fleet), columns_of(holdings), account, busy_account, until_ms, fixed, well)
     nodes = _node_swaps(facts, at_ms)
     traded = {cell for _, left, right in nodes for cell in (left, right)}
     return (*nodes, *_gpu_swaps(facts, at_ms, borrowed & np.isin(busy_account, account[spare]), traded))
@@ -71,6 +73,7 @@ class _Facts(NamedTuple):
     busy: Accounts
     until_ms: IntArray
     fixed: npt.NDArray[np.bool_] | None
+    usable: npt.NDArray[np.bool_]
 
 
 def _node_swaps(facts: _Facts, at_ms: int) -> tuple[Swap, ...]:
@@ -79,7 +82,7 @@ def _node_swaps(facts: _Facts, at_ms: int) -> tuple[Swap, ...]:
     whole = np.minimum.reduceat(facts.account, first) == np.maximum.reduceat(facts.account, first)
     holder = np.where(whole, facts.account[first], -1)
     own = np.add.reduceat(((facts.busy >= 0) & (facts.busy == facts.account)).astype(np.int64), first)
-    tied = tied_cells(facts.topology, facts.columns, Level.NODE, at_ms)
+    tied = tied_cells(facts.topology, facts.columns, Level.NODE, at_ms) | ~np.minimum.reduceat(facts.usable, first)
     idle = np.flatnonzero((holder >= 0) & (own == 0) & ~tied & _held_whole(facts, at_ms))
     used = np.flatnonzero((own == 0) & ~tied & (np.maximum.reduceat(facts.busy, first) >= 0))
     gains: list[_Gain] = []
@@ -143,7 +146,7 @@ def _gpu_swaps(facts: _Facts, at_ms: int, borrowed: npt.NDArray[np.bool_], trade
     single[columns.cell[in_force]] = True
     if not single.any():
         return ()
-    tied = tied_cells(facts.topology, columns, Level.GPU, at_ms)
+    tied = tied_cells(facts.topology, columns, Level.GPU, at_ms) | ~facts.usable
     idle = single & ~tied & (facts.busy != facts.account)
     candidates = np.flatnonzero(borrowed & ~tied & (single | (facts.account < 0)))
     node_of = facts.fleet.node_of_gpu

@@ -1,156 +1,231 @@
 """Planning one pool: groups of equal lots onto the cells of a board, in a measured order, each where it breaks least.
 
-Lots of one level and window are interchangeable, so they are placed as a group with a count. Which of four orders is
-best depends on the calendar; the first won nearly always, so the others are tried only where lots remain. The last
-order, by start with first fit, is interval-graph colouring: for lots of one level it succeeds whenever any plan does.
+Lots of one level and window are interchangeable, so they are placed as a group with a count. Which order is best
+depends on the calendar; the first keeps most domains whole and mostly places all, so the others are tried only where
+lots remain. The order by start with first fit is interval-graph colouring: for lots of one level it succeeds whenever
+any plan does. What no order places goes through guided ejection, every lot by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.core.cluster import IntArray, Level
 from scheduler.core.coverage.board import Board
+from scheduler.core.coverage.nest import Lots, Spans, Taken
+from scheduler.core.coverage.search import eject, fill, put_rows
+
+ROUNDS = 20_000
+"""Rounds of repair for each try, where lots are left."""
+FIRST_ROUNDS = 1_000
+"""Rounds that the first order gets before the others are looked at: most often that is enough."""
+ROUNDS_PER_LOT = 20
+"""Rounds for each lot at most: a small calendar is settled, or hopeless, soon."""
+ROUND_LOTS = 400_000_000
+"""Rounds × lots at most, so that the largest calendars stay quick."""
+WEIGHT_SCALE = 1_000
+"""Roots of GPU-milliseconds keep three decimals."""
 
 
-class Group(NamedTuple):
-    """So many lots of one level in the slots `[i, j)`."""
+class Groups(NamedTuple):
+    """Lots of one level and window, as columns: (n_groups) int64 each but `liked`."""
 
-    level: Level
-    i: int
-    j: int
-    lots: int
-    preferred: tuple[int, ...] = ()
-    """Places in the tier that are taken first where they are free, each once for every time it is named."""
-
-
-Places = dict[int, int]
-"""How many lots of a group stand on the cell at each place of its tier."""
+    level: IntArray
+    i: IntArray
+    j: IntArray
+    lots: IntArray
+    liked: IntArray
+    """Places that are taken first where they are free, each once for every time it is named, group by group."""
+    liked_first: IntArray
+    """(n_groups + 1): where each group's begin."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Where each group's lots stand on a board (the groups' order is the caller's)."""
+    """Where lots stand. `rows`: (group, cell, lots), sorted; a group may name a cell once only."""
 
-    board: Board
-    places: tuple[Places, ...]
+    taken: Taken
+    rows: IntArray
 
-    def short(self, groups: Sequence[Group]) -> list[int]:
-        """How many lots of each group found no cell."""
-        return [group.lots - sum(places.values()) for group, places in zip(groups, self.places, strict=True)]
+    def short(self, groups: Groups) -> IntArray:
+        """(n_groups): how many lots of each group found no cell."""
+        got = np.zeros(len(groups.lots), dtype=np.int64)
+        np.add.at(got, self.rows[:, 0], self.rows[:, 2])
+        return groups.lots - got
 
 
 class Order(NamedTuple):
-    """A way through the groups: the key that sorts them, and whether a lot goes to the first fit or breaks least."""
+    """A way through the groups: the keys that sort them, and whether a lot goes to the first fit or breaks least."""
 
-    key: Callable[[Board, Group], tuple[int, ...]]
+    keys: Callable[[Board, Groups], tuple[IntArray, ...]]
     first_fit: bool
 
 
-def lot_gpus(board: Board, level: Level) -> int:
-    """GPUs of the largest cell of a level in the pool: how much a lot weighs in orders and repairs."""
-    match level:
-        case Level.GPU:
-            return 1
-        case Level.NODE:
-            return int(board.size.max(initial=1))
-        case _:
-            tier = board.tiers[level]
-            return int(np.add.reduceat(board.size.astype(np.int64), tier.first).max(initial=1))
+class Try(NamedTuple):
+    """An order, and the root of its GPU-milliseconds that a lot weighs in the repair."""
+
+    order: int
+    root: int
 
 
-def length_ms(board: Board, group: Group) -> int:
-    """How long the group's window lasts."""
-    return int(board.cuts[group.j] - board.cuts[group.i])
+def length_ms(board: Board, groups: Groups) -> IntArray:
+    """(n_groups): how long each group's window lasts."""
+    return board.cuts[groups.j] - board.cuts[groups.i]
 
 
-def _longest_first(board: Board, group: Group) -> tuple[int, ...]:
-    return (-length_ms(board, group), -group.level, group.i)
+def gpu_ms(board: Board, groups: Groups) -> IntArray:
+    """(n_groups): what one lot of each group is."""
+    gpus = np.array([board.lot_gpus(level) for level in Level], dtype=np.int64)
+    return length_ms(board, groups) * gpus[groups.level]
 
 
-def _most_gpu_hours_first(board: Board, group: Group) -> tuple[int, ...]:
-    return (-length_ms(board, group) * lot_gpus(board, group.level), -group.level, group.i)
+def _longest_first(board: Board, groups: Groups) -> tuple[IntArray, ...]:
+    return -length_ms(board, groups), -groups.level, groups.i
 
 
-def _largest_by_start(_: Board, group: Group) -> tuple[int, ...]:
-    return (-group.level, group.i, -group.j)
+def _largest_by_start(_: Board, groups: Groups) -> tuple[IntArray, ...]:
+    return -groups.level, groups.i, -groups.j
 
 
+def _by_start(_: Board, groups: Groups) -> tuple[IntArray, ...]:
+    return groups.i, -groups.level, -groups.j
+
+
+def _most_gpu_hours_first(board: Board, groups: Groups) -> tuple[IntArray, ...]:
+    return -gpu_ms(board, groups), -groups.level, groups.i
+
+
+BY_LEVEL_AND_START = Order(_largest_by_start, first_fit=True)
+BY_START = Order(_by_start, first_fit=True)
 ORDERS = (
     Order(_longest_first, first_fit=False),
-    Order(_largest_by_start, first_fit=True),
+    BY_LEVEL_AND_START,
     Order(_most_gpu_hours_first, first_fit=False),
     Order(_largest_by_start, first_fit=False),
 )
+TRIES = (Try(0, 3), Try(1, 4), Try(1, 3), Try(0, 4))
 
 
-def filled(board: Board, groups: Sequence[Group], order: Order) -> Layout:
-    """All groups placed on a copy of the board, in the given order, as far as they fit."""
-    board = board.copy()
-    places: list[Places] = [{} for _ in groups]
-    for g in sorted(range(len(groups)), key=lambda g: (*order.key(board, groups[g]), g)):
-        places[g] = _take_preferred(board, groups[g])
-        left = groups[g].lots - sum(places[g].values())
-        if left:
-            for at, lots in chosen(board, groups[g], left, first_fit=order.first_fit):
-                board.place(groups[g].level, at, groups[g].i, groups[g].j, lots)
-                places[g][at] = places[g].get(at, 0) + lots
-    return Layout(board, tuple(places))
-
-
-def _take_preferred(board: Board, group: Group) -> Places:
-    taken: Places = {}
-    for at in group.preferred:
-        if sum(taken.values()) < group.lots and board.room_at(group.level, at, group.i, group.j) > 0:
-            board.place(group.level, at, group.i, group.j)
-            taken[at] = taken.get(at, 0) + 1
-    return taken
-
-
-def chosen(board: Board, group: Group, lots: int, *, first_fit: bool = False) -> list[tuple[int, int]]:
-    """(place in the tier, lots) for up to `lots` more lots of the group: where they newly break the fewest hours.
-
-    Blocks first, then domains, then nodes, ties by number. Only the parents that are needed are looked into.
+def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> Layout:
+    """The best layout found: of the first order, then of any order, then of several tries of repair; the first that
+    leaves nothing ends the search.
     """
-    level, i, j = group.level, group.i, group.j
-    room = board.room(level, i, j)
-    at = np.flatnonzero(room > 0)
-    if not len(at):
-        return []
-    if not first_fit and len(at) > 1:
-        for parent in (Level.FABRIC_BLOCK, Level.NVLINK_DOMAIN, Level.NODE):
-            if parent > level:
-                at = _least_broken(board, group, parent, at, room, lots)
-    reached = np.cumsum(room[at])
-    n = int(np.searchsorted(reached, lots)) + 1
-    counts = room[at[:n]].tolist()
-    if n <= len(at):
-        counts[-1] -= int(reached[n - 1]) - lots
-    return list(zip(at[:n].tolist(), counts, strict=True))
+    n_lots = int(groups.lots.sum())
+    rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
+    layouts = [filled(board, groups, orders[0])]
+    best = layouts[0]
+    if rounds:
+        best = _better(board, groups, best, repaired(board, layouts[0], groups, min(rounds, FIRST_ROUNDS), 3))
+    for order in orders[1:]:
+        if not best.short(groups).any():
+            return best
+        layouts.append(filled(board, groups, order))
+        best = _better(board, groups, best, layouts[-1])
+    for trial in TRIES:
+        if not rounds or not best.short(groups).any():
+            break
+        start = layouts[min(trial.order, len(layouts) - 1)]
+        best = _better(board, groups, best, repaired(board, start, groups, rounds, trial.root))
+    return best
 
 
-def _least_broken(board: Board, group: Group, parent: Level, at: IntArray, room: IntArray, lots: int) -> IntArray:
-    """The candidates inside the least broken parents, as many parents as `lots` need; cells come parent by parent.
+def filled(board: Board, groups: Groups, order: Order) -> Layout:
+    """All groups placed in the given order, as far as they fit."""
+    taken = board.fresh()
+    n = int(groups.lots.sum())
+    rows = np.zeros((n, 3), dtype=np.int64)
+    keys = order.keys(board, groups)
+    sequence = np.lexsort((np.arange(len(groups.lots)), *reversed(keys)))
+    steps = len(groups.lots) * board.n_nodes * 10
+    count = fill.at(steps)(
+        board.nest,
+        taken,
+        (groups.level, groups.i, groups.j, groups.lots),
+        sequence,
+        (groups.liked, groups.liked_first),
+        int(order.first_fit),
+        rows,
+    )
+    return Layout(taken, _gathered(rows[:count]))
 
-    `at` comes sorted by the parents above, whose order is kept: sorting by them again would be the same.
+
+def repaired(board: Board, layout: Layout, groups: Groups, rounds: int, root: int) -> Layout:
+    """A layout at least as good, after so many rounds of guided ejection or once nothing is left."""
+    if not layout.short(groups).any():
+        return layout
+    of, lots = _lots_of(board, layout, groups, root)
+    taken = Taken(layout.taken.used.copy(), layout.taken.held.copy())
+    best = np.empty(len(of), dtype=np.int64)
+    steps = rounds * board.n_nodes * 100
+    eject.at(steps)(board.nest, board.base, taken, lots, _spans_of(lots), rounds, best)
+    stand = best >= 0
+    rows = _gathered(np.stack((of[stand], best[stand], np.ones(int(stand.sum()), dtype=np.int64)), axis=1))
+    fresh = board.fresh()
+    put_rows.at(len(rows) * 100)(board.nest, fresh, groups.level, groups.i, groups.j, rows)
+    return Layout(fresh, rows)
+
+
+def weight_of(board: Board, groups: Groups, root: int = 3) -> IntArray:
+    """(n_groups): what leaving one lot out counts, a root of its GPU-milliseconds: between counting lots, which gives
+    up the large ones, and counting GPU-hours, which gives up many small ones.
     """
-    nodes = at if group.level <= Level.NODE else board.tiers[group.level].first[at]
-    cells = board.tiers[parent].of_node[nodes]
-    # Candidates of one parent above are neighbours already; a parent's place in that sequence is its first sort key.
-    above = np.zeros(len(at), dtype=np.int64)
-    if parent < Level.FABRIC_BLOCK:
-        grand = board.tiers[Level(parent + 1)].of_node[nodes]
-        above = np.cumsum(np.diff(grand, prepend=grand[:1]) != 0)
-    distinct, inverse = np.unique(cells, return_inverse=True)
-    cost = board.newly_broken_ms(parent, distinct, group.i, group.j)[inverse]
-    by_cost = np.lexsort((at, cells, cost, above))
-    at, cells = at[by_cost], cells[by_cost]
-    n = int(np.searchsorted(np.cumsum(room[at]), lots))
-    if n >= len(at) - 1:
-        return at
-    further = np.flatnonzero(cells[n + 1 :] != cells[n])
-    return at[: n + 1 + int(further[0])] if len(further) else at
+    return np.array([_root(each, root) for each in gpu_ms(board, groups).tolist()], dtype=np.int64)
+
+
+def _better(board: Board, groups: Groups, first: Layout, second: Layout) -> Layout:
+    """The one that leaves out less, the first where they are equal."""
+    weight = weight_of(board, groups)
+    less = int((second.short(groups) * weight).sum()) < int((first.short(groups) * weight).sum())
+    return second if less else first
+
+
+def _gathered(rows: IntArray) -> IntArray:
+    """Rows (group, cell, lots) sorted, with those of one group and cell added up."""
+    if not len(rows):
+        return rows.reshape(-1, 3)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    starts = np.flatnonzero(np.any(np.diff(rows[:, :2], axis=0, prepend=-1) != 0, axis=1))
+    return np.stack((rows[starts, 0], rows[starts, 1], np.add.reduceat(rows[:, 2], starts)), axis=1)
+
+
+def _lots_of(board: Board, layout: Layout, groups: Groups, root: int) -> tuple[IntArray, Lots]:
+    """(group of each lot, the lots), by group, placed ones first."""
+    short = layout.short(groups)
+    of = np.concatenate((np.repeat(layout.rows[:, 0], layout.rows[:, 2]), np.repeat(np.arange(len(short)), short)))
+    cell = np.concatenate(
+        (np.repeat(layout.rows[:, 1], layout.rows[:, 2]), np.full(int(short.sum()), -1, dtype=np.int64))
+    )
+    by_group = np.argsort(of, kind="stable")
+    of, cell = of[by_group], cell[by_group]
+    weight = weight_of(board, groups, root)
+    return of, Lots(groups.level[of], groups.i[of], groups.j[of], cell, weight[of])
+
+
+def _spans_of(lots: Lots) -> Spans:
+    """The index by time: classes of doubling length, by start inside."""
+    length = lots.j - lots.i
+    highest = int(length.max()).bit_length()
+    longest = 2 ** np.arange(1, highest + 1, dtype=np.int64) - 1
+    of_class = np.searchsorted(longest, length)
+    by_class = np.lexsort((lots.i, of_class))
+    first = np.searchsorted(of_class[by_class], np.arange(highest + 1))
+    return Spans(by_class, lots.i[by_class], first, longest)
+
+
+@lru_cache(maxsize=65_536)
+def _root(number: int, degree: int) -> int:
+    """The integer root of `number`, times WEIGHT_SCALE, rounded down; at least 1."""
+    scaled = number * WEIGHT_SCALE**degree
+    if degree == 4:
+        return max(1, math.isqrt(math.isqrt(scaled)))
+    low, high = 1, 1 << (scaled.bit_length() // degree + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**degree <= scaled else (low, middle)
+    return low

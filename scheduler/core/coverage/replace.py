@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +19,9 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.assign import admit, assign
 from scheduler.core.coverage.columns import Columns, Holdings, clipped, columns_of, merged, moved, order, rows_of
-from scheduler.core.coverage.ownership import owner_at
-from scheduler.core.coverage.shortage import Certificate, FirmnessClass, ShortClaim, ration
+from scheduler.core.coverage.shortage import Certificate
 from scheduler.core.coverage.topology import LEVELS, Topology, topology_of
+from scheduler.core.coverage.waterfall import Rank, Waterfall
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
 from scheduler.core.quantities import INT64_MAX
@@ -35,25 +34,20 @@ REPLANS_MAX = 8
 """How often one call plans the future anew, each time with fewer new positions."""
 
 
-class Rank(NamedTuple):
-    """How the shortage rule sees a position."""
-
-    firmness_class: int
-    acquired_ms: int
-
-
 @dataclass(frozen=True, slots=True)
 class Covering:
     """What changes from an instant on. `holdings` is all that each of `positions` holds from then on, sorted.
 
     `refused`: (position, lots that found no cell), by position; of a trade, the position is then not covered at all; of
-    a failure, the lots stay where they were. `certificates`: the shortages that were decided on the way.
+    a failure, the lots stay where they were. `certificates`: the shortages that were decided on the way. `uncovered`:
+    of a failure, those of the refused lots that stand on no cell any more.
     """
 
     positions: tuple[str, ...]
     holdings: tuple[Holding, ...]
     refused: tuple[tuple[str, int], ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    uncovered: tuple[tuple[str, int], ...] = ()
 
 
 def cover(
@@ -95,25 +89,34 @@ def replace_failed(
     position_rank: Mapping[str, Rank] | None = None,
     *,
     loss_by_gpu: IntArray | None = None,
+    waiting: Sequence[Demand] = (),
+    oversold: Sequence[Demand] = (),
 ) -> Covering:
-    """New cells for what is in force on cells with an unusable GPU: spares, then unsold cells, then the shortage rule.
+    """New cells for what is in force on cells with an unusable GPU: spares, then unsold cells, then those of lower
+    classes by the shortage rule (see `waterfall`); other coverage in force does not move.
 
-    The rule shares the free cells, and those that lower classes hold at the same level, among the lots that were hit
-    and the lower classes; other coverage in force does not move. A cell that is free for a while serves for that while.
-    Later windows are looked at when they begin: call this at every turn of the calendar too. `loss_by_gpu` (n_gpus)
-    int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first. Positions without a rank count
-    as FIRM, acquired at 0.
+    `waiting`: lots in force that were displaced before and stand nowhere; `oversold`: lots in force of positions that
+    were never covered as sold, each position whole or not at all, not from spares. A cell that is free for a while
+    serves for that while. Later windows are looked at when they begin: call this at every turn of the calendar too.
+    `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first.
+    Positions without a rank count as FIRM, acquired at 0.
     """
-    if not _is_hit(fleet, holdings, usable, now_ms):
+    if not (waiting or oversold or _is_hit(fleet, holdings, usable, now_ms)):
         return Covering((), ())
-    ahead = _ahead(rows_of(holdings), now_ms)
-    loss = np.zeros(fleet.n_gpus, dtype=np.int64) if loss_by_gpu is None else loss_by_gpu
-    work = _Replacing(fleet, ahead, usable, now_ms, set(spare_nodes), dict(position_rank or {}), loss)
-    for level in sorted({ahead[k].level for k in work.hit}, reverse=True):
-        for pool in sorted({work.pool_of(k) for k in work.hit if ahead[k].level == level}):
-            work.serve(level, pool)
-    left = Counter(ahead[k].position for k in work.hit if k not in work.replaced)
-    return _covering(work.future(), work.changed, left, work.certificates)
+    work = Waterfall(
+        fleet,
+        _ahead(rows_of(holdings), now_ms),
+        usable,
+        now_ms,
+        spare_nodes=spare_nodes,
+        ranks=position_rank,
+        loss_by_gpu=loss_by_gpu,
+        waiting=waiting,
+        oversold=oversold,
+    )
+    work.serve()
+    made = _covering(work.future(), work.changed, work.short, work.certificates)
+    return replace(made, uncovered=tuple(sorted(work.uncovered.items())))
 
 
 def transfer(
@@ -282,175 +285,3 @@ def _is_hit(fleet: Fleet, holdings: Holdings, usable: Mask, now_ms: int) -> bool
         not topology.whole_and_usable(level, usable)[columns.cell[in_force & (columns.level == level)]].all()
         for level in LEVELS
     )
-
-
-class _Replacing:
-    """One call of `replace_failed` in progress: what is free, what was hit, and what has been exchanged so far."""
-
-    def __init__(
-        self,
-        fleet: Fleet,
-        ahead: Sequence[Holding],
-        usable: Mask,
-        now_ms: int,
-        spare_nodes: set[int],
-        ranks: Mapping[str, Rank],
-        loss: IntArray,
-    ) -> None:
-        self.fleet, self.ahead, self.now_ms = fleet, ahead, now_ms
-        self.topology, self.ranks = topology_of(fleet), ranks
-        columns = columns_of(ahead)
-        index = {position: k for k, position in enumerate(sorted({h.position for h in ahead}))}
-        owner, until_ms = owner_at(fleet, columns, now_ms, index)
-        by_rank = self.topology.gpu_at
-        self.free = ((owner < 0) & usable)[by_rank]
-        """By rank: GPUs that a hit lot may have now."""
-        self.sold = (owner >= 0)[by_rank]
-        self.until_ms, self.loss = until_ms[by_rank], loss[by_rank]
-        self.spare = np.isin(fleet.node_of_gpu, sorted(spare_nodes))[by_rank]
-        self.healthy = [self.topology.whole_and_usable(level, usable) for level in LEVELS]
-        self.in_force = [k for k, h in enumerate(ahead) if h.start_ms <= now_ms]
-        self.hit = [k for k in self.in_force if not self.healthy[ahead[k].level][ahead[k].cell]]
-        self.replaced: set[int] = set()
-        self.moved_to: dict[int, tuple[int, int]] = {}
-        """Holding by row: (its cell from now on, until when)."""
-        self.changed: set[str] = set()
-        self.certificates: list[Certificate] = []
-
-    def pool_of(self, row: int) -> int:
-        """The pool of a holding's cell."""
-        return int(self.topology.pool[self.ahead[row].level][self.ahead[row].cell])
-
-    def rank_of(self, row: int) -> tuple[int, int, str, int]:
-        """The order of service: the rule's, then by cell."""
-        holding = self.ahead[row]
-        rank = self.ranks.get(holding.position, Rank(FirmnessClass.FIRM, 0))
-        return rank.firmness_class, rank.acquired_ms, holding.position, holding.cell
-
-    def serve(self, level: Level, pool: int) -> None:
-        """Replace what was hit at a level of a pool, by rank; where free cells do not reach, by the shortage rule."""
-        hit = sorted((k for k in self.hit if self._is_at(k, level, pool)), key=self.rank_of)
-        cells = self._free_cells(level, pool)
-        if len(cells) >= len(hit):
-            for row in hit:
-                self._take_free(row, cells)
-            return
-        highest = min(self.rank_of(k)[0] for k in hit)
-        lower = [
-            k
-            for k in self.in_force
-            if self._is_at(k, level, pool)
-            and self.healthy[level][self.ahead[k].cell]
-            and self.rank_of(k)[0] > highest
-            and k not in self.moved_to
-        ]
-        certificate = self._decided(level, pool, hit, lower, len(cells))
-        self.certificates.append(certificate)
-        self._give_effect(certificate, hit, lower, cells)
-
-    def future(self) -> list[Holding]:
-        """All holdings from now on, exchanged as decided."""
-        result: list[Holding] = []
-        for row, holding in enumerate(self.ahead):
-            if row not in self.moved_to:
-                result.append(holding)
-                continue
-            cell, until_ms = self.moved_to[row]
-            result.append(moved(holding, cell=cell, end_ms=until_ms))
-            if until_ms < holding.end_ms:
-                result.append(moved(holding, start_ms=until_ms))
-        return result
-
-    def _is_at(self, row: int, level: Level, pool: int) -> bool:
-        return self.ahead[row].level == level and self.pool_of(row) == pool
-
-    def _decided(self, level: Level, pool: int, hit: list[int], lower: list[int], free: int) -> Certificate:
-        lots = Counter(self.ahead[k].position for k in (*hit, *lower))
-        claims = [
-            ShortClaim(
-                position=position,
-                firmness_class=self.ranks.get(position, Rank(FirmnessClass.FIRM, 0)).firmness_class,
-                lots=count,
-                acquired_ms=self.ranks.get(position, Rank(FirmnessClass.FIRM, 0)).acquired_ms,
-            )
-            for position, count in sorted(lots.items())
-        ]
-        grade, site = self.fleet.pools[pool]
-        return ration(claims, free + len(lower), pool=f"{grade}@{site}", level=level, start_ms=self.now_ms)
-
-    def _give_effect(self, certificate: Certificate, hit: list[int], lower: list[int], cells: list[int]) -> None:
-        """Who holds more than the award gives up its cheapest cells; who holds less takes free cells first, then
-        those.
-        """
-        has = Counter(self.ahead[k].position for k in lower)
-        awarded = certificate.awarded
-        given_up: list[int] = []
-        for position in sorted(has):
-            surplus = has[position] - awarded[position]
-            theirs = sorted((k for k in lower if self.ahead[k].position == position), key=self._loss_of)
-            given_up += theirs[: max(0, surplus)]
-        due = {position: awarded[position] - min(has[position], awarded[position]) for position in awarded}
-        given_up.sort(key=lambda k: (-self.rank_of(k)[0], *self._loss_of(k)))
-        for row in hit:
-            position = self.ahead[row].position
-            if due[position] == 0:
-                continue
-            if cells:
-                self._take_free(row, cells)
-            else:
-                self._exchange(row, given_up.pop(0))
-            due[position] -= 1
-
-    def _loss_of(self, row: int) -> tuple[int, int]:
-        level, cell = self.ahead[row].level, self.ahead[row].cell
-        first, end = int(self.topology.first_gpu[level][cell]), int(self.topology.end_gpu[level][cell])
-        return int(self.loss[first:end].sum()), cell
-
-    def _free_cells(self, level: Level, pool: int) -> list[int]:
-        """Whole cells of the pool that cover nobody now and are usable."""
-        first, end = self.topology.first_gpu[level], self.topology.end_gpu[level]
-        taken = np.concatenate(([0], np.cumsum(~self.free)))
-        free = (taken[first] == taken[end]) & (self.topology.pool[level] == pool)
-        return [int(cell) for cell in np.flatnonzero(free)]
-
-    def _take_free(self, row: int, cells: list[int]) -> None:
-        """The cell that serves longest; of those spares first, then where least is newly broken, then by number."""
-        holding = self.ahead[row]
-        level = holding.level
-        first, end = self.topology.first_gpu[level], self.topology.end_gpu[level]
-
-        def worth(cell: int) -> tuple[int, bool, int, int]:
-            until_ms = int(self.until_ms[first[cell] : end[cell]].min())
-            spare = bool(self.spare[first[cell] : end[cell]].all())
-            return -min(until_ms, holding.end_ms), not spare, self._newly_broken(level, cell), cell
-
-        best = min(cells, key=worth)
-        until_ms = -worth(best)[0]
-        cells.remove(best)
-        self.free[first[best] : end[best]] = False
-        self.sold[first[best] : end[best]] = True
-        self._move(row, best, until_ms)
-        self.replaced.add(row)
-
-    def _newly_broken(self, level: Level, cell: int) -> int:
-        """How many of the cells above hold nothing sold yet."""
-        at = int(self.topology.first_gpu[level][cell])
-        broken = 0
-        for above in LEVELS[level + 1 :]:
-            outer = int(self.topology.cell_of_rank[above][at])
-            first, end = int(self.topology.first_gpu[above][outer]), int(self.topology.end_gpu[above][outer])
-            broken += int(not self.sold[first:end].any())
-        return broken
-
-    def _exchange(self, row: int, victim: int) -> None:
-        """The hit lot and the victim trade cells for as long as both last."""
-        mine, theirs = self.ahead[row], self.ahead[victim]
-        until_ms = min(mine.end_ms, theirs.end_ms)
-        self._move(row, theirs.cell, until_ms)
-        self._move(victim, mine.cell, until_ms)
-        self.replaced.add(row)
-        self.hit.append(victim)
-
-    def _move(self, row: int, cell: int, until_ms: int) -> None:
-        self.moved_to[row] = (cell, until_ms)
-        self.changed.add(self.ahead[row].position)

@@ -20,8 +20,14 @@ from scheduler.core.ids import Name
 from scheduler.core.models import Model, canonical_bytes, canonical_hash
 from scheduler.core.quantities import apportion
 
-RULE: Literal["class-then-pro-rata-1"] = "class-then-pro-rata-1"
-"""The rule's published name; a change of the rule is a new name."""
+RuleName = Literal["class-then-pro-rata-1", "class-then-pro-rata-2"]
+FIRST_RULE: RuleName = "class-then-pro-rata-1"
+"""One level at a time: lots of all classes of that level share its cells. Certificates of old logs name it."""
+RULE: RuleName = "class-then-pro-rata-2"
+"""The rule in force, by its published name; a change of the rule is a new name. One class at a time, at every level:
+the first class of a certificate are lots that wait for a cell; the claims of lower classes are the cells that they
+hold, each counted for the most senior lot in it.
+"""
 
 
 class FirmnessClass(IntEnum):
@@ -55,7 +61,7 @@ class Certificate(Model):
     digest.
     """
 
-    rule: Literal["class-then-pro-rata-1"] = RULE
+    rule: RuleName = RULE
     pool: str = Field(max_length=600)
     level: Level
     start_ms: int
@@ -84,14 +90,19 @@ def ration(
     level: Level = Level.NODE,
     start_ms: int = 0,
     end_ms: int | None = None,
+    rule: RuleName = RULE,
 ) -> Certificate:
-    """The certificate of sharing so many whole cells among the claims. Raises InvalidValue on fewer than 0 cells or
-    two claims of one position.
+    """The certificate of sharing so many whole cells among the claims. Raises InvalidValue on fewer than 0 cells, two
+    claims of one position, or, by the rule in force, fewer cells than lower classes hold.
     """
     if cells < 0:
         raise InvalidValue("cells", "a shortage", cells, "0 or more")
     if len({claim.position for claim in claims}) != len(claims):
         raise InvalidValue("claims", "a shortage", [claim.position for claim in claims], "one for each position")
+    first = min((claim.firmness_class for claim in claims), default=0)
+    held = sum(claim.lots for claim in claims if claim.firmness_class > first)
+    if rule == RULE and cells < held:
+        raise InvalidValue("cells", "a shortage", cells, f"{held} or more: lower classes hold so many")
     ordered = tuple(sorted(claims, key=lambda c: (c.firmness_class, c.acquired_ms, c.position)))
     awards: list[Award] = []
     left = cells
@@ -105,7 +116,7 @@ def ration(
             for claim, share in zip(members, shares, strict=True)
         ]
     facts = {
-        "rule": RULE,
+        "rule": rule,
         "pool": pool,
         "level": int(level),
         "start_ms": start_ms,
@@ -115,6 +126,7 @@ def ration(
         "awards": [award.model_dump(mode="json") for award in awards],
     }
     return Certificate(
+        rule=rule,
         pool=pool,
         level=level,
         start_ms=start_ms,
@@ -139,21 +151,51 @@ def certificate_of(body: bytes | str) -> Certificate:
 
 
 def verify(certificate: Certificate | bytes | str) -> Certificate:
-    """The certificate, once the rule gives the same awards and digest from its facts. Raises Conflict where it does
-    not, Damaged where bytes cannot be read.
+    """The certificate, once the rule that it names gives the same order, awards and digest from its facts. Raises
+    Conflict where it does not, naming the first thing that is wrong; Damaged where bytes cannot be read.
     """
     given = certificate if isinstance(certificate, Certificate) else certificate_of(certificate)
-    again = ration(
-        given.claims,
-        given.cells,
-        pool=given.pool,
-        level=given.level,
-        start_ms=given.start_ms,
-        end_ms=given.end_ms,
-    )
-    if again != given:
-        differing = sorted(name for name in Certificate.model_fields if getattr(again, name) != getattr(given, name))
-        raise Conflict(
-            f"the shortage certificate {given.digest[:12]} does not follow from its facts: {differing} differ"
+    named = f"the shortage certificate {given.digest[:12]}"
+    try:
+        again = ration(
+            given.claims,
+            given.cells,
+            pool=given.pool,
+            level=given.level,
+            start_ms=given.start_ms,
+            end_ms=given.end_ms,
+            rule=given.rule,
         )
+    except InvalidValue as error:
+        raise Conflict(f"{named} states facts that cannot be: {error}") from error
+    if again.claims != given.claims:
+        wrong = next(
+            (was, right)
+            for was, right in zip(given.claims, again.claims, strict=True)
+            if was.position != right.position
+        )
+        raise Conflict(f"{named}: the order of its claims had {wrong[0].position}, expected {wrong[1].position}")
+    if [award.position for award in again.awards] != [award.position for award in given.awards]:
+        raise Conflict(f"{named}: its awards are of {sorted(given.awarded)}, expected one for each claim in its order")
+    for got, due in zip(given.awards, again.awards, strict=True):
+        if got != due:
+            told, expected = f"{got.awarded} of {got.claimed}", f"{due.awarded} of {due.claimed}"
+            raise Conflict(f"{named} does not follow from its facts: {got.position} got {told}, expected {expected}")
+    if again.digest != given.digest:
+        raise Conflict(f"{named}: its digest was {given.digest}, expected {again.digest}")
     return given
+
+
+def unmet(certificate: Certificate) -> dict[str, int]:
+    """Lots by position, of the first class of a certificate, that got no cell."""
+    first = min((claim.firmness_class for claim in certificate.claims), default=0)
+    return {
+        award.position: award.claimed - award.awarded
+        for claim, award in zip(certificate.claims, certificate.awards, strict=True)
+        if claim.firmness_class == first and award.awarded < award.claimed
+    }
+
+
+def changes_nothing(certificate: Certificate) -> bool:
+    """Whether nobody gets a cell by it: it only says that the same lots wait on."""
+    return not any(award.awarded for award in certificate.awards)

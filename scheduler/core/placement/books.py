@@ -2,9 +2,11 @@
 
 Built from a snapshot in a few array operations, then changed by `place`, `stop` and `withdraw` alone, each in time
 that depends on the gang and not on the fleet; the snapshot's arrays are never written to. A *row* is a gang that is or
-was placed, in order of number; gangs placed in this round come after. A GPU's *holder* is the row that has it or has
-claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is free without either, and open (for a
-gang inside its entitlement) without a holder.
+was placed; their *ranks*, which break ties, follow their numbers, and gangs placed in this round come after. A GPU's
+*holder* is the row that has it or has claimed it (-1 none); a *leaver* is a stopping row that is still on it. A GPU is
+free without either, and open (for a gang inside its entitlement) without a holder.
+
+One round's books can become the next one's: see `scheduler.core.placement.follow`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import AT_NODE, NOBODY, POOL, RING, floor_of
+from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
@@ -35,6 +38,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
 NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
+LATE = 1 << 40
+"""Ranks of gangs that a round places come after those of all that were there."""
 STEPS_A_GANG = 1_000
 """About how many steps it takes to look at a waiting gang."""
 
@@ -76,10 +81,10 @@ class Books:
         for row in self.stopped:
             causes = {self.rows[row].stop_cause, *(rider.gang.stop_cause for rider in self.riders.get(row, ()))}
             self.counts_of_row[row] = not MOVED.isdisjoint(causes)
-        self._n_known = len(self.rows)
-        self._first_rows: list[int] | None = None
-        self._rows_by_part: list[int] = []
-        self._more_rows: dict[tuple[int, int], list[int]] = {}
+        self._n_first = len(self.rows)
+        self.rank_of_row = [gang.number for gang in self.rows]
+        self._parts: dict[tuple[int, int], list[int]] = {}
+        self._rows_by_part: tuple[list[int], list[int]] | None = None
         # 3. the floor, and what each account owns and uses, by pool
         holder, leaver = _held(snapshot, self.rows, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
@@ -100,6 +105,7 @@ class Books:
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
         self._search = Search(self.fleet, self.floor, self.units, compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
+        self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
@@ -109,6 +115,9 @@ class Books:
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
+        self._withdrawn_ever: list[Gang] = []
+        self._joined: list[Gang] = []
+        self._undone: list[int] = []
         self.lowered: set[int] = set()
 
     @property
@@ -180,28 +189,35 @@ class Books:
     def own_gpus(self, account: int, pool: int) -> IntArray:
         """Numbers of the account's usable owned GPUs of the pool, ascending."""
         at = account * self.n_pools + pool
-        return self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
+        gpus = self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
+        usable: IntArray = gpus[self.floor.gpus[gpus, USABLE] != 0]
+        return usable
 
     def gpus_of_pool(self, pool: int) -> IntArray:
         """Numbers of the pool's usable GPUs, ascending."""
         return np.flatnonzero(self.floor.usable & (self.pool_of_gpu == pool))
 
     def holders(self, gpus: IntArray) -> list[int]:
-        """The rows that hold any of these GPUs, ascending."""
-        rows: list[int] = np.unique(self.floor.holder[gpus]).tolist()
-        return [row for row in rows if row >= 0]
+        """The rows that hold any of these GPUs, in order of rank."""
+        rows = {row for row in self.floor.holder[gpus].tolist() if row >= 0}
+        return sorted(rows, key=self.rank_of_row.__getitem__)
 
     def rows_of(self, account: int, pool: int) -> list[int]:
-        """All rows of the account in the pool, ascending, also those that ended in this round."""
-        if self._first_rows is None:
-            parts = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
-            known = parts[: self._n_known]
-            order = known.argsort(kind="stable")
-            self._first_rows = known[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1)).tolist()
-            self._rows_by_part = order.tolist()
-        at = account * self.n_pools + pool
-        known_rows = self._rows_by_part[self._first_rows[at] : self._first_rows[at + 1]]
-        return known_rows + self._more_rows.get((account, pool), [])
+        """All rows of the account in the pool, in order of rank, also those that ended in this round."""
+        return sorted(self._part(account, pool), key=self.rank_of_row.__getitem__)
+
+    def _part(self, account: int, pool: int) -> list[int]:
+        rows = self._parts.get((account, pool))
+        if rows is None:
+            if self._rows_by_part is None:
+                part = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
+                order = part.argsort(kind="stable")
+                firsts = part[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1))
+                self._rows_by_part = order.tolist(), firsts.tolist()
+            listed, firsts_of = self._rows_by_part
+            at = account * self.n_pools + pool
+            rows = self._parts[account, pool] = listed[firsts_of[at] : firsts_of[at + 1]]
+        return rows
 
     def held_by(self, row: int) -> IntArray:
         """Numbers of the GPUs that the row holds now, ascending; none once it was stopped or withdrawn."""
@@ -266,6 +282,16 @@ class Books:
             if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
 
+    def leavers_gone_ms(self) -> int:
+        """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
+        gone_ms = [self.now_ms]
+        for row in self.stopped:
+            gang, gpus = self.rows[row], self.gpus_of_row[row]
+            if (self.floor.gpus[list(gpus), LEAVER] == row).any():
+                deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
+                gone_ms.append(self.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
+        return max(gone_ms[1:], default=self.now_ms)
+
     # ---- what is decided ----
 
     def place(self, gang: Gang, gpus: IntArray, *, inside: bool) -> int:
@@ -283,13 +309,7 @@ class Books:
         )
         account = self.account_index[gang.spec.account]
         pool = int(self.floor.nodes[self.floor.gpus[numbers[0], AT_NODE], POOL]) if self.n_pools > 1 else 0
-        self.rows.append(gang)
-        self.gpus_of_row.append(numbers)
-        self.account_of_row.append(account)
-        self.pool_of_row.append(pool)
-        self.counts_of_row.append(True)
-        self.firm_of_row.append(firm)
-        self._more_rows.setdefault((account, pool), []).append(row)
+        self._new_row(gang, numbers, account, pool, LATE + row)
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)
         self.actions.append(action)
@@ -299,9 +319,21 @@ class Books:
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
-        rows = [leaver for leaver in np.unique(self.floor.leaver[gpus]).tolist() if leaver >= 0]
+        rows = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
         gangs = [gang for row in rows for gang in (self.rows[row], *self._riding(row))]
         return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
+
+    def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
+        part = self._part(account, pool)
+        part.append(len(self.rows))
+        self.rows.append(gang)
+        self.gpus_of_row.append(numbers)
+        self.account_of_row.append(account)
+        self.pool_of_row.append(pool)
+        self.counts_of_row.append(True)
+        self.firm_of_row.append(not gang.shape.preemptible)
+        self.rank_of_row.append(rank)
+        return part[-1]
 
     def _riding(self, row: int) -> list[Gang]:
         return [rider.gang for rider in self.riders.get(row, ())]
@@ -326,6 +358,7 @@ class Books:
         gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
         inside = self.headroom(account, self.pool_of_row[row]) >= 0
         self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
+        self._joined.append(gang)
         host = self.fleet.host_of_gpu[gpu]
         self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
         if self._joinable is not None:
@@ -387,6 +420,7 @@ class Books:
         if rider.action is not None:
             self.actions[rider.action] = None
             self.withdrawn.append((rider.gang, rider.inside))
+            self._withdrawn_ever.append(rider.gang)
 
     def _leave_joinable(self, row: int) -> None:
         if self._joinable is not None and self.rows[row].shape.is_share:
@@ -408,10 +442,91 @@ class Books:
         self.counts_of_row[row] = False
         self.lowered.add(self.account_of_row[row])
         self.withdrawn.append((gang, inside))
+        self._withdrawn_ever.append(gang)
+        self._undone.append(row)
+
+    # ---- the next round ----
+
+    @cached_property
+    def row_of_number(self) -> dict[int, int]:
+        """The row of each placed gang, by number; kept from the first time that somebody asks."""
+        return {self.rows[row].number: row for row in range(self._n_first)}
+
+    def gangs_of_round(self) -> list[Gang]:
+        """The gangs that the last round placed, stopped or withdrew."""
+        return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def gangs_taken(self) -> list[Gang]:
+        """The waiting gangs that this round placed, also those that it withdrew again."""
+        return [*(gang for gang, _ in self.decided.values()), *self._joined, *self._withdrawn_ever]
+
+    def knows(self, accounts: Sequence[str]) -> bool:
+        """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
+        known = len(self.account_index)
+        if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
+            return False
+        for name in accounts[known:]:
+            self.account_index[name] = len(self.account_index)
+            for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
+                table.append([0] * self.n_pools)
+            for firsts in (self.units.first_unit, self.units.first_gpu):
+                firsts.extend([firsts[-1]] * self.n_pools)
+            for pool in range(self.n_pools):
+                self._parts[self.account_index[name], pool] = []
+        return True
+
+    def begin_round(self, snapshot: Snapshot) -> None:
+        """Decide anew at another instant; who holds what is for `drop_row`, `add_row` and `set_anew` to say."""
+        numbers = self.row_of_number
+        for row, (gang, _) in self.decided.items():
+            numbers[gang.number] = row
+        for row in self._undone:
+            self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+            self.stopped.discard(row)
+        self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
+        self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
+        self._joinable = None
+        self.action_of_row, self.decided = {}, {}
+        self.withdrawn.clear()
+        self.lowered.clear()
+
+    def drop_row(self, row: int) -> None:
+        """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
+        del self.row_of_number[self.rows[row].number]
+        if self.counts_of_row[row]:
+            self._count(row, -1)
+            self.counts_of_row[row] = False
+        self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+        self.stopped.discard(row)
+
+    def add_row(self, gang: Gang) -> None:
+        """A gang that is placed; its GPUs are for `set_anew`."""
+        pool = self._pools_of((gang,))[0]
+        row = self._new_row(gang, gang.gpu_numbers, self.account_index[gang.spec.account], pool, gang.number)
+        self.row_of_number[gang.number] = row
+        if gang.status is GangStatus.STOPPING:
+            self.stopped.add(row)
+            self.counts_of_row[row] = gang.stop_cause in MOVED
+        if self.counts_of_row[row]:
+            self._count(row, 1)
+
+    def set_anew(self, gpus: IntArray, now: IntArray) -> None:
+        """Make these GPUs what they are now (see `floor.set_anew`)."""
+        changed = np.flatnonzero(self.floor.gpus[gpus, USABLE] != now[:, 0])
+        for at in changed.tolist():
+            gpu, sign = int(gpus[at]), 1 if now[at, 0] else -1
+            owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
+            self._usable_by_pool[pool] += sign
+            if owner >= 0:
+                entitled = self.entitled[owner] = self.entitled[owner].copy()
+                entitled[pool] += sign
+                self._own_until_ms.pop((owner, pool), None)
+        self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        self.used[account][pool] += sign * shape.gpus
+        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
+        used[pool] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return

@@ -1,35 +1,37 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
-Order: who waits longer than `starving_ms`, then by waiting time and a near deadline, ties to the account that
-lent more than it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared
-end. A gang that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose
-work is being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so
-that whole nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
+Order: by waiting time, to which a near deadline adds, so that nobody starves; ties to the account that lent more than
+it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang
+that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is
+being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole
+nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
-from scheduler.core.placement.lines import Key, Line, Lines
+from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
 from scheduler.core.placement.protect import Protected, ends_ms, protected
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Tiers, tiers
+from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import demand, wants
+from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.workloads import Gang, Shape, asked_shape
 
 FREE = tiers(Kind.ANY)
 FIRM = tiers(Kind.LASTING_UNSOLD)
 ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
 ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
 
-Turn = tuple[bool, int, int, tuple[int, int, int]]
+Entry = tuple[int, tuple[()] | tuple[int, tuple[int, int, int]], int, tuple[list[Turn], int]]
+"""Since when it waits, and what breaks ties; then what comes up: a line, or (no tie) all of a list from an index on."""
 
 
 class Borrowed:
@@ -40,6 +42,9 @@ class Borrowed:
         self._lines = lines
         self._refused: set[Shape] = set()
         self._fitting: set[Shape] = set()
+        self._moving: set[str] = set()
+        self._turns: list[Entry] = []
+        self._roomy_wants: dict[tuple[int, Want], bool] = {}
         self._held_shapes: set[Shape] = set()
         self._is_held = False
         self.protected: dict[int, Protected] = {}
@@ -52,62 +57,72 @@ class Borrowed:
         books = self._books
         if not any(books.free_gpus(pool) for pool in range(books.n_pools)):
             return
-        turns: list[tuple[Turn, Line]] = []
         moving = books.accounts_moving()
-        for account in self._lines.accounts():
-            if books.account_index[account] not in moving:
-                for line in self._lines.of(account).values():
-                    self._line_up(turns, line)
-        self._protect(moving)
-        heapify(turns)
+        self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
+        for shape in self._lines.by_shape():
+            if self._may_fit(shape):
+                self._line_up_from(self._lines.in_turn(shape), 0)
+        for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
+            if self._may_fit(shape):
+                self._line_up(self._lines.of(account)[shape])
+        self._protect()
+        self._serve()
+
+    def _serve(self) -> None:
+        """Place who comes up and fits; who is held back stands aside, for the one behind it may be short."""
         passed: dict[Line, None] = {}
-        while turns:
-            _, line = heappop(turns)
-            gang = line.head()
-            if gang is None or line.shape in self._refused:
+        while self._turns:
+            _, tie, _, (turns, at) = heappop(self._turns)
+            line = turns[at][2]
+            if line.shape in self._refused:
                 continue
-            if self._placed(gang, line):
+            if not tie:
+                self._bring_up(turns, at)
+            elif (gang := line.head()) is not None and self._placed(gang, line):
                 line.take()
+                self._line_up(line)
             elif self._is_held:
                 line.pass_over()
                 passed[line] = None
+                self._line_up(line)
             else:
                 self._refused.add(line.shape)
-            self._line_up(turns, line)
         for line in passed:
             line.recall()
 
-    def _protect(self, moving: set[int]) -> None:
+    def _protect(self) -> None:
         """Find who is protected, of those that do not fit now."""
-        books = self._books
-        since_ms = books.now_ms - books.policy.protect_after_ms
-        lines = [line for line in self._lines.all() if line.shape.preemptible and not line.shape.reckless]
-        heads = [
-            head
-            for line in lines
-            if (head := line.head()) is not None
-            and head.queued_ms < since_ms
-            and books.account_index[line.account] not in moving
-            and not self._may_fit(line.shape)
-        ]
-        if heads:
-            self.protected = protected(books, sorted(heads, key=self._turn))
+        long_ms = self._books.now_ms - self._books.policy.protect_after_ms
+        found: list[Turn] = []
+        for shape in self._lines.by_shape():
+            if shape.preemptible and not shape.reckless and not self._may_fit(shape):
+                turns = (turn for turn in self._lines.in_turn(shape) if turn[2].account not in self._moving)
+                first = next(turns, None)
+                if first is not None and first[2].first().queued_ms < long_ms:
+                    found.append(first)
+        if found:
+            heads = [head for _, _, line in sorted(found, key=_turn) if (head := line.head()) is not None]
+            self.protected = protected(self._books, heads)
 
-    def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
-        if self._may_fit(line.shape):
-            gang = line.head()
-            if gang is not None:
-                heappush(turns, (self._turn(gang), line))
+    def _line_up_from(self, turns: list[Turn], at: int) -> None:
+        """All lines of a shape from this one on, by an entry that comes before that of each of them."""
+        if at < len(turns):
+            heappush(self._turns, (turns[at][0], (), len(self._turns), (turns, at)))
 
-    def _turn(self, gang: Gang) -> Turn:
-        snapshot = self._books.snapshot
-        starves = self._books.now_ms - gang.queued_ms > self._books.policy.starving_ms
-        return (
-            not starves,
-            gang.queued_ms - gang.head_start_ms,
-            -snapshot.balance_gpu_ms.get(gang.spec.account, 0),
-            gang.order,
-        )
+    def _bring_up(self, turns: list[Turn], at: int) -> None:
+        """Line up those that have waited equally long, and after them the others."""
+        queued_ms = turns[at][0]
+        while at < len(turns) and turns[at][0] == queued_ms:
+            if not turns[at][2].moved:  # one that lost gangs stands where its next gang does
+                self._line_up(turns[at][2])
+            at += 1
+        self._line_up_from(turns, at)
+
+    def _line_up(self, line: Line) -> None:
+        gang = line.head()
+        if gang is not None and line.account not in self._moving:
+            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), gang.order)
+            heappush(self._turns, (since_ms(gang), tie, 0, ([(since_ms(gang), gang.order, line)], 0)))
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
@@ -115,9 +130,22 @@ class Borrowed:
             return True
         if shape in self._refused:
             return False
-        fits = any(fits_free(self._books, shape, pool) for pool in self._books.pools_for(shape.grade))
+        fits = any(self._fits_in(shape, pool) for pool in self._books.pools_for(shape.grade))
         (self._fitting if fits else self._refused).add(shape)
         return fits
+
+    def _fits_in(self, shape: Shape, pool: int) -> bool:
+        """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
+        want = least_demand(shape)
+        if want is None:
+            return False
+        key = (pool, want)
+        fits = self._roomy_wants.get(key)
+        if fits is None:
+            fits = self._roomy_wants[key] = self._books.has_room(want, Tiers(FREE, pool))
+        if shape.preemptible or not fits:
+            return fits and roomy(self._books, shape, pool)
+        return self._books.has_room(want, Tiers(FIRM, pool, end_ms=self._books.now_ms + shape.runtime_ms))
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
@@ -143,19 +171,18 @@ class Borrowed:
         not, or others.
         """
         books = self._books
-        sizes = tried_sizes(line.shape, len(gpus) // line.shape.gpus_per_worker)
-        where = borrowing_tiers(books, gang, pool)
+        found: tuple[Gang, IntArray | None] = (gang, None)
         if guard.allows(books, gpus):
-            found: tuple[Gang, IntArray | None] = (gang, gpus)
-        elif line.shape in self._held_shapes:
-            found = (gang, None)
-        else:
+            found = (gang, gpus)
+        elif line.shape not in self._held_shapes:
+            where = borrowing_tiers(books, gang, pool)
+            sizes = tried_sizes(line.shape, floor_div(len(gpus), line.shape.gpus_per_worker))
             tried = (
                 (sized(gang, workers), fit_by_scan(books.fleet, books.floor, want, where, guard.spare))
                 for workers in sizes
                 if (want := demand(line.shape.sized(workers))) is not None
             )
-            found = next((each for each in tried if each[1] is not None), (gang, None))
+            found = next((each for each in tried if each[1] is not None), found)
         if found[1] is None:
             self._is_held = True
             self._held_shapes.add(line.shape)
@@ -172,6 +199,10 @@ class Borrowed:
         most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
         workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
         return None if workers is None else sized(gang, workers)
+
+
+def _turn(turn: Turn) -> tuple[int, tuple[int, int, int]]:
+    return turn[:2]
 
 
 def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
@@ -197,11 +228,6 @@ def spare_gpus(books: Books, shape: Shape, pool: int) -> int:
     return books.free_gpus(pool) - kept
 
 
-def fits_free(books: Books, shape: Shape, pool: int) -> bool:
-    """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
-    want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
-    if want is None or not books.has_room(want, Tiers(FREE, pool)):
-        return False
-    if shape.preemptible:
-        return roomy(books, shape, pool)
-    return books.has_room(want, Tiers(FIRM, pool, end_ms=books.now_ms + shape.runtime_ms))
+def keeps_idle(policy: Policy, idle: int, usable: int) -> bool:
+    """Whether so many idle GPUs of a pool are the share that reckless borrowers must leave."""
+    return idle * ONE_PPM >= policy.reckless_idle_ppm * usable

@@ -19,7 +19,7 @@ from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.protect import Protected
-from scheduler.core.placement.wants import Want, demand
+from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM
 from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause, ran_for_ms
 
@@ -32,22 +32,22 @@ def consolidate(books: Books, lines: Lines, guarded: Mapping[int, Protected]) ->
     if not free_gpus:
         return
     sizes = set(np.diff(books.fleet.first_gpu).tolist())
-    heads = [
-        (head.queued_ms, head.order, line)
-        for line in lines.all()
-        if line.gpus <= free_gpus and _asks_whole_nodes(line, sizes) and (head := line.head()) is not None
-    ]
-    refused: set[Shape] = set()
+    heads: list[tuple[tuple[int, tuple[int, int, int]], Line]] = []
+    for shape, of_shape in lines.by_shape().items():
+        if shape.least_gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
+            turns = (((head.queued_ms, head.order), line) for line in of_shape.values() if (head := line.head()))
+            first = min(turns, default=None)
+            if first is not None:
+                heads.append(first)
     yards: dict[tuple[int, int], Yard] = {}
-    for _, _, line in sorted(heads):
+    for _, line in sorted(heads):
         gang = line.head()
-        if gang is None or line.shape in refused:
+        if gang is None:
             continue
         gang = sized(gang, gang.shape.min_workers) if gang.shape.is_elastic else gang
         if any(_emptied(books, gang, pool, yards) for pool in _pools(books, gang, guarded)):
             line.take()
             return
-        refused.add(line.shape)
 
 
 def _pools(books: Books, gang: Gang, guarded: Mapping[int, Protected]) -> list[int]:
@@ -56,9 +56,9 @@ def _pools(books: Books, gang: Gang, guarded: Mapping[int, Protected]) -> list[i
     return [pool for pool in pools if pool not in guarded or guarded[pool].gang.number == gang.number]
 
 
-def _asks_whole_nodes(line: Line, sizes: set[int]) -> bool:
-    want = line.least
-    return line.shape.preemptible and want is not None and want.size in sizes
+def _asks_whole_nodes(shape: Shape, sizes: set[int]) -> bool:
+    want = least_demand(shape)
+    return shape.preemptible and want is not None and want.size in sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Yard:
         offers = []
         for node in nodes[~free].tolist():
             gpus = slice(*floor.first_gpu[node : node + 2].tolist())
-            rows = sorted(set(floor.holder[gpus].tolist()) - {-1})
+            rows = books.holders(np.arange(gpus.start, gpus.stop))
             if (floor.leaver[gpus] < 0).all() and all(_moves(books, row) for row in rows):
                 offers.append((sum(books.price(row) for row in rows), node, rows))
         return cls(nodes[free].tolist(), sorted(offers))

@@ -4,7 +4,7 @@ Flat arrays, changed by `hold` and `let_go` alone, in time that depends on the G
 node whose GPUs change is written to a ring, so that whatever is kept about nodes (`scheduler.core.placement.tight`)
 catches up by reading what is new there.
 
-A *unit* is one account's usable GPUs on one node. Units are sorted by (account, pool, node), so that an account's part
+A *unit* is one account's GPUs on one node. Units are sorted by (account, pool, node), so that an account's part
 of a pool is a slice.
 """
 
@@ -28,7 +28,7 @@ RING = 1 << 14
 
 AT_NODE, OWNER, UNTIL_MS, UNIT, USABLE, HOLDER, LEAVER, IS_FREE = range(8)
 """Columns of `Floor.gpus`."""
-FIRST_GPU, POOL, PLACE, N_FREE, N_UNSOLD, MARK = range(6)
+FIRST_GPU, POOL, PLACE, N_FREE, N_UNSOLD, N_OPEN, MARK = range(7)
 """Columns of `Floor.nodes`."""
 ON_NODE, FREE_HERE, ROOM_HERE, MARK_HERE = range(4)
 """Columns of `Floor.units`."""
@@ -38,14 +38,16 @@ class Floor(NamedTuple):
     """Tables by GPU, node and unit (see the module), one row each, so that what is read together lies together."""
 
     gpus: IntArray
-    """(n_gpus, 8): its node; owner, -1 unsold, and until when; its unit, -1 where it is not usable and owned; whether
-    it is usable; the row that has or has claimed it, -1 none; the stopping row that is still on it, -1 none; whether it
+    """(n_gpus, 8): its node; owner, -1 unsold, and until when; its unit, -1 where it is unsold; whether it is usable;
+    the row that has or has claimed it, -1 none; the stopping row that is still on it, -1 none; whether it
     is free: usable, nobody's and nobody there.
     """
     nodes: IntArray
-    """(n_nodes + 1, 6): first GPU; pool, and which of its nodes it is; free GPUs, and those that nobody owns; zeros."""
+    """(n_nodes + 1, 7): first GPU; pool, and which of its nodes it is; free GPUs, and those that nobody owns; usable
+    GPUs without a holder; zeros.
+    """
     units: IntArray
-    """(n_units, 4): its node; free GPUs; GPUs that hold nothing non-preemptible; scratch."""
+    """(n_units, 4): its node; free GPUs; usable GPUs that hold nothing non-preemptible; scratch."""
     ring: IntArray
     """(RING + 1 + n_pools): touched nodes, the latest over the oldest; how many ever were; free GPUs of each pool."""
 
@@ -108,7 +110,7 @@ class Units(NamedTuple):
     first_unit: list[int]
     first_gpu: list[int]
     gpus: IntArray
-    """Usable owned GPUs by (account, pool, number)."""
+    """Owned GPUs by (account, pool, number)."""
 
 
 def floor_of(
@@ -119,7 +121,7 @@ def floor_of(
     n_nodes, n_gpus, n_pools = len(fleet.nodes), fleet.n_gpus, len(fleet.pools)
     node_of_gpu = fleet.node_of_gpu
     free = snapshot.usable & (holder < 0) & (leaver < 0)
-    owned = np.flatnonzero(snapshot.usable & (snapshot.owner >= 0))
+    owned = np.flatnonzero(snapshot.owner >= 0)
     part = snapshot.owner[owned].astype(np.int64) * n_pools + _pool_of_gpu(fleet)[owned]
     order = part.argsort(kind="stable")
     owned, part = owned[order], part[order]
@@ -143,16 +145,17 @@ def floor_of(
         (IS_FREE, free),
     ):
         gpus[:, column] = values
-    by_node = np.zeros((n_nodes + 1, 6), dtype=np.int64)
+    by_node = np.zeros((n_nodes + 1, 7), dtype=np.int64)
     by_node[:, FIRST_GPU] = fleet.first_gpu
     by_node[:-1, POOL] = fleet.pool_of_node
     by_node[:-1, PLACE] = _places(fleet)
     by_node[:-1, N_FREE] = np.bincount(node_of_gpu[free], minlength=n_nodes)
     by_node[:-1, N_UNSOLD] = np.bincount(node_of_gpu[free & (snapshot.owner < 0)], minlength=n_nodes)
+    by_node[:-1, N_OPEN] = np.bincount(node_of_gpu[snapshot.usable & (holder < 0)], minlength=n_nodes)
     by_unit = np.zeros((n_units, 4), dtype=np.int64)
     by_unit[:, ON_NODE] = nodes[starts]
     by_unit[:, FREE_HERE] = np.bincount(unit[free[owned]], minlength=n_units)
-    by_unit[:, ROOM_HERE] = np.bincount(unit[~firm[owned]], minlength=n_units)
+    by_unit[:, ROOM_HERE] = np.bincount(unit[(snapshot.usable & ~firm)[owned]], minlength=n_units)
     ring = np.zeros(RING + 1 + n_pools, dtype=np.int64)
     ring[RING + 1 :] = np.bincount(_pool_of_gpu(fleet)[free], minlength=n_pools)
     floor = Floor(gpus, by_node, by_unit, ring)
@@ -180,25 +183,36 @@ def touch(floor: Floor, node: int) -> None:
 
 
 @kernel
+def count_gpu(floor: Floor, gpu: int, firm: int, sign: int) -> None:
+    """Take the GPU as it is into the counts, or out of them (-1); firm: its holder cannot be preempted."""
+    if not floor.gpus[gpu, USABLE]:
+        return
+    node, unit = floor.gpus[gpu, AT_NODE], floor.gpus[gpu, UNIT]
+    if floor.gpus[gpu, HOLDER] < 0:
+        floor.nodes[node, N_OPEN] += sign
+    if floor.gpus[gpu, IS_FREE]:
+        floor.nodes[node, N_FREE] += sign
+        floor.ring[RING + 1 + floor.nodes[node, POOL]] += sign
+        if unit >= 0:
+            floor.units[unit, FREE_HERE] += sign
+        else:
+            floor.nodes[node, N_UNSOLD] += sign
+    if unit >= 0 and not firm:
+        floor.units[unit, ROOM_HERE] += sign
+
+
+@kernel
 def hold(floor: Floor, gpus: IntArray, row: int, firm: int) -> int:
     """The row gets these GPUs, ascending by node, none of which has a holder. On how many somebody else still is."""
     last, left = NOBODY, 0
     for gpu in gpus:
-        node = floor.gpus[gpu, AT_NODE]
-        unit = floor.gpus[gpu, UNIT]
+        count_gpu(floor, gpu, 0, -1)
         floor.gpus[gpu, HOLDER] = row
+        floor.gpus[gpu, IS_FREE] = 0
+        count_gpu(floor, gpu, firm, 1)
         if floor.gpus[gpu, LEAVER] >= 0:
             left += 1
-        if floor.gpus[gpu, IS_FREE]:
-            floor.gpus[gpu, IS_FREE] = 0
-            floor.nodes[node, N_FREE] -= 1
-            floor.ring[RING + 1 + floor.nodes[node, POOL]] -= 1
-            if unit >= 0:
-                floor.units[unit, FREE_HERE] -= 1
-            elif floor.gpus[gpu, OWNER] < 0:
-                floor.nodes[node, N_UNSOLD] -= 1
-        if firm and unit >= 0:
-            floor.units[unit, ROOM_HERE] -= 1
+        node = floor.gpus[gpu, AT_NODE]
         if node != last:
             touch(floor, node)
             last = node
@@ -216,20 +230,25 @@ def let_go(floor: Floor, gpus: IntArray, row: int, firm: int, occupied: BoolArra
         if floor.gpus[gpu, HOLDER] != row:
             continue
         held += 1
-        node = floor.gpus[gpu, AT_NODE]
-        unit = floor.gpus[gpu, UNIT]
+        count_gpu(floor, gpu, firm, -1)
         floor.gpus[gpu, HOLDER] = NOBODY
         if len(occupied) and occupied[i]:
             floor.gpus[gpu, LEAVER] = row
-        if floor.gpus[gpu, LEAVER] < 0 and floor.gpus[gpu, USABLE]:
-            floor.gpus[gpu, IS_FREE] = 1
-            floor.nodes[node, N_FREE] += 1
-            floor.ring[RING + 1 + floor.nodes[node, POOL]] += 1
-            if unit >= 0:
-                floor.units[unit, FREE_HERE] += 1
-            elif floor.gpus[gpu, OWNER] < 0:
-                floor.nodes[node, N_UNSOLD] += 1
-        if firm and unit >= 0:
-            floor.units[unit, ROOM_HERE] += 1
-        touch(floor, node)
+        floor.gpus[gpu, IS_FREE] = int(floor.gpus[gpu, LEAVER] < 0 and floor.gpus[gpu, USABLE] != 0)
+        count_gpu(floor, gpu, 0, 1)
+        touch(floor, floor.gpus[gpu, AT_NODE])
     return held
+
+
+@kernel
+def set_anew(floor: Floor, gpus: IntArray, now: IntArray) -> None:
+    """Make these GPUs what they are now; `now` (n, 5): usable, holder, leaver, whether the holder was firm, and is."""
+    for i in range(len(gpus)):
+        gpu = gpus[i]
+        count_gpu(floor, gpu, now[i, 3], -1)
+        floor.gpus[gpu, USABLE] = now[i, 0]
+        floor.gpus[gpu, HOLDER] = now[i, 1]
+        floor.gpus[gpu, LEAVER] = now[i, 2]
+        floor.gpus[gpu, IS_FREE] = int(now[i, 0] != 0 and now[i, 1] < 0 and now[i, 2] < 0)
+        count_gpu(floor, gpu, now[i, 4], 1)
+        touch(floor, floor.gpus[gpu, AT_NODE])

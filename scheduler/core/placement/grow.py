@@ -25,7 +25,7 @@ from scheduler.core.placement.room import room_from_accounts_over_count
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM, floor_div
-from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms, ran_for_ms, shape_of
+from scheduler.core.workloads import Gang, GangStatus, StopCause, asked_shape, lost_work_ms, ran_for_ms
 
 
 def grow(books: Books, lines: Lines) -> None:
@@ -52,7 +52,11 @@ def _may_grow(books: Books, row: int) -> bool:
 def _waiting(books: Books, lines: Lines, pool: int) -> set[str]:
     """Accounts of which something waits that might use the pool."""
     return {
-        line.account for line in lines.all() if line.head() is not None and pool in books.pools_for(line.shape.grade)
+        account
+        for shape, of_shape in lines.by_shape().items()
+        if pool in books.pools_for(shape.grade)
+        for account, line in of_shape.items()
+        if line.head() is not None
     }
 
 
@@ -60,7 +64,7 @@ def _is_worth_it(books: Books, row: int, waiting: set[str]) -> bool:
     gang, account = books.rows[row], books.account_of_row[row]
     if gang.spec.account in waiting:
         return False
-    asked = replace(gang, shape=shape_of(gang.spec))
+    asked = replace(gang, shape=asked_shape(gang))
     with books.without(row):
         inside = books.headroom(account, books.pool_of_row[row]) >= asked.shape.least_gpus
         if waiting and not inside:

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.inside import packed
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import Gang, StopCause
 
@@ -82,7 +82,7 @@ def _settle(
                 ranked.append((2 if row >= 0 else 1 if floor.leaver[gpu] >= 0 else 0, gpu))
         gpus += sorted(gpu for _, gpu in sorted(ranked)[: parts * size])
     chosen = np.array(gpus, dtype=np.int64)
-    for row in sorted(books.holders(chosen), key=lambda row: (books.rows[row].shape.gpus, row)):
+    for row in sorted(books.holders(chosen), key=lambda row: (books.rows[row].shape.gpus, books.rank_of_row[row])):
         books.stop(row, gang)
     books.place(gang, chosen, inside=inside)
 
@@ -95,7 +95,7 @@ def _fewest_moves(
     ]
     holder = books.floor.holder[ground.gpus]
     taken = {row: ground.by_node(holder == row) for row in own}
-    home = sorted((row for row in own if taken[row].any()), key=lambda row: (books.price(row), row))
+    home = sorted((row for row in own if taken[row].any()), key=lambda row: (books.price(row), books.rank_of_row[row]))
     coming = [row for row in own if row in books.stopped]
     new = _item(gang)
     room = ground.by_node(ground.gpus >= 0)
@@ -119,7 +119,7 @@ def _fewest_moves(
 def _without_needless(
     books: Books, movers: list[int], found: Arrangement, arranged: Callable[[list[int]], Arrangement | None]
 ) -> tuple[list[int], Arrangement]:
-    for row in sorted(movers, key=lambda row: (-books.price(row), row)):
+    for row in sorted(movers, key=lambda row: (-books.price(row), books.rank_of_row[row])):
         fewer = [other for other in movers if other != row]
         better = arranged(fewer)
         if better is not None:
@@ -135,7 +135,7 @@ def _item(gang: Gang) -> tuple[Want, int]:
 def _arranged(books: Books, room: IntArray, ground: _Ground, items: Iterable[tuple[Want, int]]) -> Arrangement | None:
     """The published packing of these gangs, told apart: gangs of one want take their parts in order of number."""
     numbers: dict[Want, list[int]] = {}
-    for want, number in sorted(items, key=lambda item: item[1]):
+    for want, number in sorted(items, key=lambda item: (packing_order(item[0]), item[1])):
         numbers.setdefault(want, []).append(number)
     steps = packed(room, [(want, len(gangs)) for want, gangs in numbers.items()], books.fleet, ground.nodes)
     if steps is None:

@@ -13,7 +13,9 @@ A gang of k GPUs of account `a` is inside in a pool when
 first, each into the first cell with enough slots; then those whose parts must be apart, largest first, each part onto
 the first node with room of every first cell; then all other parts, largest first, each into the first node with room. A
 gang that is bound to a cell and apart in it takes the first cell that has enough distinct ones. For sizes of which each
-divides the next larger (1, 2, 4, 8; whole nodes), and nothing apart, it succeeds exactly when any packing does.
+divides the next larger (1, 2, 4, 8; whole nodes), and nothing apart, it succeeds exactly when any packing does, also
+beside gangs that are bound to a domain, of as many GPUs in all; where some are bound to a domain and others to a block,
+a packing may exist that the rule does not find. None of this depends on where an account's lots lie.
 
 An elastic gang is inside when its least workers are; then k are the GPUs that it gets. A device that gangs of `a` share
 is one GPU and one gang of one GPU, however many are on it; a share that joins one adds nothing.

@@ -17,9 +17,12 @@ class Joins:
 
     def __init__(self, books: Books, lines: Lines) -> None:
         self._books = books
-        queue = books.snapshot.queue
-        shapes = [(account, [shape for shape in queue[account] if shape.is_share]) for account in lines.accounts()]
-        self._lines = [[lines.of(account)[shape] for shape in shares] for account, shares in shapes if shares]
+        by_account: dict[str, list[Line]] = {}
+        for shape, of_shape in lines.by_shape().items():
+            if shape.is_share:
+                for account, line in of_shape.items():
+                    by_account.setdefault(account, []).append(line)
+        self._lines = [by_account[account] for account in sorted(by_account)]
 
     def run(self) -> None:
         """Let every share join that can."""

@@ -9,7 +9,8 @@ well be inside its entitlement and wait. The laws:
 - *gangs whole*: a placed gang has all its workers, an elastic one as many as it may have, each inside one node, all of
   one pool, of its grade;
 - *topology*: where it is required, all workers are inside one cell of that level, or each in another;
-- *firm stays*: what cannot be preempted stands where its account owns or nobody does, to its declared end;
+- *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
+  is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`), an
   elastic one with its least workers, nor any share that could join a device of its account.
 """
@@ -191,7 +192,7 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
             owner = int(snapshot.owner[gpu])
             if owner not in (-1, account):
                 yield f"gang {gang.number} cannot be preempted and is on GPU {gpu}, which another account owns"
-            elif int(snapshot.until_ms[gpu]) < gang.placed_ms + gang.shape.runtime_ms:
+            elif gang.placed_ms == snapshot.now_ms > int(snapshot.until_ms[gpu]) - gang.shape.runtime_ms:
                 yield f"gang {gang.number} cannot be preempted and outlasts the ownership of GPU {gpu}"
 
 
@@ -284,7 +285,7 @@ def _repack(snapshot: Snapshot, room: dict[int, int], shapes: list[Shape]) -> bo
         level, apart = _required(shape)
         if apart == Level.SITE or (level == Level.GPU and shape.gpus > 1):
             return False
-        if level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK):
+        if level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK) and shape.workers > 1:
             bound.append((level, -shape.gpus, -shape.gpus_per_worker, apart, shape.workers))
         elif apart:
             spread.append((apart, -shape.gpus, -shape.gpus_per_worker, shape.workers))

@@ -9,7 +9,7 @@ the most that its account's count holds.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from scheduler.core.placement.books import Books
@@ -23,9 +23,17 @@ from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
-from scheduler.core.workloads import Gang, shape_of
+from scheduler.core.workloads import Gang, asked_shape
 
 INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Who may have come inside since the last round: everybody of these accounts, and these lines of others."""
+
+    accounts: set[str]
+    lines: list[Line]
 
 
 class Owned:
@@ -35,13 +43,21 @@ class Owned:
         self._books = books
         self._lines = lines
         self._heap: list[tuple[tuple[int, int, int], Line]] = []
+        self._awake: set[str] | None = None
         self.unpacked: dict[str, dict[Line, None]] = {}
         """By account: lines within their count whose cells did not repack. More work may, oddly, help the rule."""
 
-    def run(self) -> None:
-        """Place every gang that is inside its entitlement."""
-        for account in self._lines.accounts():
-            self._ask_all(account)
+    def run(self, due: Due | None = None) -> None:
+        """Place every gang that is inside its entitlement; only those due may have come inside (None: all)."""
+        if due is None:
+            for account in self._lines.accounts():
+                self._ask_all(account)
+        else:
+            self._awake = set()
+            for account in sorted(due.accounts & self._books.account_index.keys()):
+                self._wake(account)
+            for line in due.lines:
+                self._ask(line)
         self._drain()
 
     def run_again(self) -> None:
@@ -49,7 +65,19 @@ class Owned:
         again = [line for lines in self.unpacked.values() for line in lines]
         for line in again:
             self._ask(line)
+        if self._awake is not None:
+            # Lines of accounts that were not asked in this round were refused for their cells in an earlier one.
+            for account in sorted({gang.spec.account for gang, _ in self._books.decided.values()} - self._awake):
+                for line in self._lines.of(account).values():
+                    if line.shape.preemptible:
+                        self._ask(line)
         self._drain()
+
+    def _wake(self, account: str) -> None:
+        """Ask all lines of an account that so far was left as the last round left it."""
+        if self._awake is not None:
+            self._awake.add(account)
+        self._ask_all(account)
 
     def _ask(self, line: Line) -> None:
         if line.asked or not self._has_room(line):
@@ -86,6 +114,8 @@ class Owned:
             line.take()
             self._settle_withdrawn()
             self._ask(line)
+            if self._awake is not None and line.account not in self._awake:
+                self._wake(line.account)
             for again in self.unpacked.pop(line.account, ()):
                 self._ask(again)
             self._ask_lowered()
@@ -95,7 +125,7 @@ class Owned:
         books = self._books
         while books.withdrawn:
             placed, inside = books.withdrawn.pop()
-            gang = replace(placed, shape=shape_of(placed.spec)) if placed.spec.is_elastic else placed
+            gang = replace(placed, shape=asked_shape(placed)) if placed.spec.is_elastic else placed
             line = self._lines.of(gang.spec.account)[gang.shape]
             if not inside or not self._placed(gang, line):
                 line.give_back(gang)
@@ -108,7 +138,7 @@ class Owned:
         books.lowered.clear()
         for name in names:
             self.unpacked.pop(name, None)
-            self._ask_all(name)
+            self._wake(name)
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         """Place the gang in the first pool in which it is inside. Whether there was one."""

@@ -19,7 +19,7 @@ from scheduler.core.placement.consolidate import consolidate
 from scheduler.core.placement.grow import grow
 from scheduler.core.placement.joining import Joins
 from scheduler.core.placement.lines import Lines
-from scheduler.core.placement.owned import Owned
+from scheduler.core.placement.owned import Due, Owned
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
@@ -29,17 +29,16 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
     return decided(Books(snapshot, policy), Lines(snapshot.queue))
 
 
-def decided(books: Books, lines: Lines) -> Plan:
-    """The round's steps over these books."""
+def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
+    """The round's steps over these books; `due`: who alone may have come inside since the last round over them."""
     joins, owned, borrowed = Joins(books, lines), Owned(books, lines), Borrowed(books, lines)
     joins.run()
-    owned.run()
+    owned.run(due)
     joins.run()
     borrowed.run()
     if books.policy.consolidate:
         consolidate(books, lines, borrowed.protected)
-    if owned.unpacked:
-        owned.run_again()
+    owned.run_again()
     joins.run()
     if books.policy.grow:
         grow(books, lines)

@@ -18,7 +18,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.profile import Profile, expected_start
 from scheduler.core.placement.scan import spread_over
-from scheduler.core.placement.wants import demand
+from scheduler.core.placement.wants import least_demand
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
 
@@ -69,7 +69,7 @@ def ends_ms(gang: Gang, now_ms: int) -> int:
 def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) -> tuple[int, int, IntArray] | None:
     """(when it should start, the pool, what others may have); None: nobody knows, or it has room now."""
     shape = gang.shape
-    want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
+    want = least_demand(shape)
     if want is None:
         return None
     if pool not in profiles:

@@ -18,21 +18,19 @@ OVER_ENTITLEMENT      the account uses its count, and too little is free to borr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from scheduler.core.cluster import IntArray
-from scheduler.core.placement.books import Books, BoolArray
-from scheduler.core.placement.borrowed import Borrowed, roomy
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.borrowed import Borrowed, keeps_idle
 from scheduler.core.placement.fits import has_slots, parts_on
-from scheduler.core.placement.lines import Lines
-from scheduler.core.placement.wants import demand
+from scheduler.core.placement.floor import N_FREE, N_OPEN, N_UNSOLD
+from scheduler.core.placement.lines import Key, Lines
+from scheduler.core.placement.wants import least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
-
-Key = tuple[str, Shape]
-"""(account, shape)."""
 
 REMEDIES: Mapping[Reason, str] = {
     Reason.NO_SUCH_GRADE: "ask for a grade that the fleet has",
@@ -56,14 +54,22 @@ class Reasons(Mapping[Key, Waiting]):
     """
 
     def __init__(self, books: Books, lines: Lines, borrowed: Borrowed) -> None:
-        self._books = books
+        self._waiting = lines.waiting(books.gangs_taken())
         self._held = borrowed.held
         guards = borrowed.protected.values()
         self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
-        # What the books share with the state as it is now: the round is over, the state goes on.
-        self._usable, self._owner = books.floor.usable.copy(), books.owner.copy()
-        self._opens = dict(books.opens)
-        self._waiting = lines.waiting()
+        # What the books go on with into the next round, as it is now.
+        self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
+        self._nodes, self._holder = books.floor.nodes.copy(), books.floor.holder.copy()
+        self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
+        self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
+        self._placed_now = set(books.decided)
+        self._owned, self._entitled, self._used = list(books.owned_gpus), list(books.entitled), list(books.used)
+        self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
+        self._opens, self._account_index = dict(books.opens), books.account_index
+        self._leavers_gone_ms = books.leavers_gone_ms()
+        self._pools_for = books.pools_for
+        self._rows_of: dict[tuple[int, int], list[int]] | None = None
         self._known: dict[Key, Waiting] = {}
         self._of_shape: dict[Shape, tuple[Reason | None, tuple[tuple[str, int], ...], int | None]] = {}
         self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
@@ -90,8 +96,7 @@ class Reasons(Mapping[Key, Waiting]):
         return repr(dict(self))
 
     def _reason(self, account: str, shape: Shape) -> Waiting:
-        books = self._books
-        index = books.account_index[account]
+        index = self._account_index[account]
         if shape not in self._of_shape:
             self._of_shape[shape] = self._physical(shape)
         physical, free, until_ms = self._of_shape[shape]
@@ -99,12 +104,12 @@ class Reasons(Mapping[Key, Waiting]):
             return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
         least = (("least_gpus", shape.least_gpus),) if shape.is_elastic else ()
         numbers = (("asked_gpus", shape.gpus), *least, *self._numbers(index, shape.grade), *free)
-        pools = self._books.pools_for(shape.grade)
-        gpus = shape.least_gpus
-        if any(books.headroom(index, pool) >= gpus for pool in pools):
+        pools, gpus = self._pools_for(shape.grade), shape.least_gpus
+        owned, entitled, used = self._owned[index], self._entitled[index], self._used[index]
+        if any(entitled[pool] - used[pool] >= gpus for pool in pools):
             reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
             return Waiting(reason, numbers, None, REMEDIES[reason])
-        if any(books.owned_gpus[index][pool] - books.used[index][pool] >= gpus for pool in pools):
+        if any(owned[pool] - used[pool] >= gpus for pool in pools):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
         guard = self._held.get((account, shape))
         if guard is not None:
@@ -115,9 +120,9 @@ class Reasons(Mapping[Key, Waiting]):
             at_ms = starts_ms if until_ms is None else until_ms
             return Waiting(physical, (*numbers, *_protected(starts_ms)), at_ms, REMEDIES[physical])
         opens = self._opens.get(account)
-        if opens is not None and opens.gpus >= gpus + min(books.used[index][pool] for pool in pools):
+        if opens is not None and opens.gpus >= gpus + min(used[pool] for pool in pools):
             return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
-        own_ms = self._own_ends_ms(index, shape)
+        own_ms = self._own_ends_ms(index, shape.least_gpus, pools)
         told = (*numbers, *(_protected(starts_ms) if own_ms is None or (starts_ms or own_ms) < own_ms else ()))
         expected_ms = min((at_ms for at_ms in (own_ms, starts_ms) if at_ms is not None), default=None)
         return Waiting(Reason.OVER_ENTITLEMENT, told, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
@@ -125,82 +130,70 @@ class Reasons(Mapping[Key, Waiting]):
     def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
         key = (account, grade)
         if key not in self._of_account:
-            books, pools = self._books, self._books.pools_for(grade)
+            pools = self._pools_for(grade)
+            owned, entitled, used = self._owned[account], self._entitled[account], self._used[account]
             self._of_account[key] = (
-                ("entitled_gpus", sum(books.entitled[account][pool] for pool in pools)),
-                (
-                    "unusable_gpus",
-                    sum(books.owned_gpus[account][pool] - books.entitled[account][pool] for pool in pools),
-                ),
-                ("used_gpus", sum(books.used[account][pool] for pool in pools)),
+                ("entitled_gpus", sum(entitled[pool] for pool in pools)),
+                ("unusable_gpus", sum(owned[pool] - entitled[pool] for pool in pools)),
+                ("used_gpus", sum(used[pool] for pool in pools)),
                 ("lent_gpus", self._lent_by(account)),
             )
         return self._of_account[key]
 
     def _lent_by(self, account: int) -> int:
         if self._lent is None:
-            books = self._books
-            holders = np.array([*books.account_of_row, -1], dtype=np.int64)[books.floor.holder]
-            owner = self._owner
+            holders = np.array([*self._account_of_row, -1], dtype=np.int64)[self._holder]
+            owner = self._floor.owner  # the floor is another where ownership is
             lent = (owner >= 0) & (holders >= 0) & (holders != owner)
-            self._lent = np.bincount(owner[lent], minlength=len(books.account_index)).tolist()
+            self._lent = np.bincount(owner[lent], minlength=len(self._used)).tolist()
         return self._lent[account]
 
     def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
         """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
-        books, pools = self._books, self._books.pools_for(shape.grade)
-        want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
+        want, pools = least_demand(shape), self._pools_for(shape.grade)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
-        all_gpus = [self._by_node(pool, np.ones_like(self._usable)) for pool in pools]
-        if want is None or not any(has_slots(books.fleet, each, want) for each in all_gpus):
+        all_gpus = [self._in_pool(pool, np.diff(self._fleet.first_gpu)) for pool in pools]
+        if want is None or not any(has_slots(self._fleet, each, want) for each in all_gpus):
             return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in all_gpus)),), None
-        free = [self._by_node(pool, books.floor.free) for pool in pools]
+        # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
+        column = N_FREE if shape.preemptible else N_UNSOLD
+        free = [self._in_pool(pool, self._nodes[:-1, column]) for pool in pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
-            ("free_parts", max(parts_on(books.fleet, want, enumerate(each.tolist())) for each in free)),
+            ("free_parts", max(parts_on(self._fleet, want, enumerate(each.tolist())) for each in free)),
             ("asked_parts", want.parts),
         )
         if not shape.preemptible:
-            unsold = [self._by_node(pool, books.floor.free & (self._owner < 0)) for pool in pools]
-            fits_unsold = any(has_slots(books.fleet, each, want) for each in unsold)
+            fits_unsold = any(has_slots(self._fleet, each, want) for each in free)
             return Reason.OUTLASTS_WINDOW if fits_unsold else None, numbers, None
-        if any(has_slots(books.fleet, each, want) for each in free):
-            reason = None if any(roomy(books, shape, pool) for pool in pools) else Reason.BORROWING_RESTRICTED
-            return reason, numbers, None
-        opening = self._usable & (books.floor.holder < 0)
-        if any(has_slots(books.fleet, self._by_node(pool, opening), want) for pool in pools):
-            return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms()
+        if any(has_slots(self._fleet, each, want) for each in free):
+            roomy = not shape.reckless or any(self._keeps_idle(pool, shape.least_gpus) for pool in pools)
+            return None if roomy else Reason.BORROWING_RESTRICTED, numbers, None
+        opening = [self._in_pool(pool, self._nodes[:-1, N_OPEN]) for pool in pools]
+        if any(has_slots(self._fleet, each, want) for each in opening):
+            return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms
         fragmented = any(int(each.sum()) >= want.gpus for each in free)
         return Reason.FRAGMENTED if fragmented else None, numbers, None
 
-    def _by_node(self, pool: int, chosen: BoolArray) -> IntArray:
-        """(n_nodes): the chosen GPUs of each node of the pool."""
-        nodes = self._books.floor.node_of_gpu[chosen & (self._books.pool_of_gpu == pool)]
-        return np.bincount(nodes, minlength=self._books.n_nodes)
+    def _in_pool(self, pool: int, by_node: IntArray) -> IntArray:
+        """(n_nodes): the same, and nothing on nodes of other pools."""
+        return np.where(self._fleet.pool_of_node == pool, by_node, 0)
 
-    def _leavers_gone_ms(self) -> int:
-        """The latest deadline of all gangs that are stopping."""
-        books = self._books
-        deadlines = [
-            books.now_ms + books.rows[row].spec.grace_ms
-            if books.rows[row].stop_deadline_ms is None
-            else int(books.rows[row].stop_deadline_ms or 0)
-            for row in np.unique(books.floor.leaver[books.floor.leaver >= 0]).tolist()
-        ]
-        return max(deadlines, default=books.now_ms)
+    def _keeps_idle(self, pool: int, gpus: int) -> bool:
+        free, usable = self._idle[pool]
+        return keeps_idle(self._policy, free - gpus, usable)
 
-    def _own_ends_ms(self, account: int, shape: Shape) -> int | None:
+    def _own_ends_ms(self, account: int, gpus: int, pools: Sequence[int]) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""
-        books = self._books
-        pools = self._books.pools_for(shape.grade)
-        if all(books.entitled[account][pool] < shape.gpus for pool in pools):
+        entitled, used = self._entitled[account], self._used[account]
+        if all(entitled[pool] < gpus for pool in pools):
             return None
         best: int | None = None
         for pool in pools:
             ends_ms, freed = self._ends_in(account, pool)
-            at = bisect_left(freed, shape.gpus - books.headroom(account, pool))
-            if books.entitled[account][pool] >= shape.gpus and at < len(freed):
+            at = bisect_left(freed, gpus - (entitled[pool] - used[pool]))
+            if entitled[pool] >= gpus and at < len(freed):
                 best = ends_ms[at] if best is None else min(best, ends_ms[at])
         return best
 
@@ -208,16 +201,18 @@ class Reasons(Mapping[Key, Waiting]):
         """Declared ends of the account's placed work in the pool, ascending, with the GPUs freed up to each."""
         key = (account, pool)
         if key not in self._ends:
-            books = self._books
-            rows = books.rows_of(account, pool)
-            began = {row: books.now_ms if row in books.decided else books.rows[row].started_ms for row in rows}
-            ends = sorted(
-                ((began[row] or books.now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus)
-                for row in rows
-                if books.counts_of_row[row]
-                and (gang := books.rows[row]).status is not GangStatus.STOPPING
-                and gang.spec.max_runtime_ms is not None
-            )
+            if self._rows_of is None:
+                self._rows_of = {}
+                for row, part in enumerate(zip(self._account_of_row, self._pool_of_row, strict=True)):
+                    if self._counts_of_row[row]:
+                        self._rows_of.setdefault(part, []).append(row)
+            ends: list[tuple[int, int]] = []
+            for row in self._rows_of.get(key, ()):
+                gang = self._rows[row]
+                if gang.status is not GangStatus.STOPPING and gang.spec.max_runtime_ms is not None:
+                    began_ms = None if row in self._placed_now else gang.started_ms
+                    ends.append(((began_ms or self._now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus))
+            ends.sort()
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
         return self._ends[key]
 

@@ -18,7 +18,7 @@ from scheduler.core.placement.fits import cells_of_nodes, parts_on
 from scheduler.core.placement.wants import Want
 
 Victim = tuple[int, int, int]
-"""(price, row, GPUs that it frees on the node)."""
+"""(price, rank of the row, GPUs that it frees on the node)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class Ground:
     allowed: IntArray
     """GPUs that may be used, ascending."""
     prices: Mapping[int, int]
-    """Price of each row that may be ended."""
+    """Price of each row that may be ended, by rank."""
+    row_of_rank: Mapping[int, int]
     excess: Mapping[int, int] | None
     """By account: how far it is over its count; its rows are ended only until it is there. None: no such limit."""
     open_by_node: dict[int, int]
@@ -53,6 +54,8 @@ class Ground:
         open_by_node = dict.fromkeys(nodes.tolist(), 0)
         opens, numbers = np.unique(nodes[holder < 0], return_counts=True)
         open_by_node.update(zip(opens.tolist(), numbers.tolist(), strict=True))
+        ranks = {books.rank_of_row[row]: row for row in prices}
+        by_rank = {rank: prices[row] for rank, row in ranks.items()}
         victims: dict[int, list[Victim]] = {}
         nodes_of_row: dict[int, dict[int, int]] = {}
         priced = np.zeros(len(books.rows) + 1, dtype=np.bool_)
@@ -61,11 +64,12 @@ class Ground:
         pairs, numbers = np.unique(holder[held] * books.n_nodes + nodes[held], return_counts=True)
         for key, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
             row, node = divmod(key, books.n_nodes)
-            nodes_of_row.setdefault(row, {})[node] = number
-            victims.setdefault(node, []).append((prices[row], row, number))
+            rank = books.rank_of_row[row]
+            nodes_of_row.setdefault(rank, {})[node] = number
+            victims.setdefault(node, []).append((by_rank[rank], rank, number))
         for there in victims.values():
             there.sort()
-        return cls(books, allowed, prices, excess, open_by_node, victims, nodes_of_row)
+        return cls(books, allowed, by_rank, ranks, excess, open_by_node, victims, nodes_of_row)
 
     def capacity(self) -> dict[int, int]:
         """GPUs of each node once everybody displaceable is gone."""
@@ -78,7 +82,8 @@ class Ground:
             return True
         total: dict[int, int] = {}
         largest: dict[int, int] = {}
-        for row in rows:
+        for rank in rows:
+            row = self.row_of_rank[rank]
             account, gpus = self.books.account_of_row[row], self.books.rows[row].shape.gpus
             total[account] = total.get(account, 0) + gpus
             largest[account] = max(largest.get(account, 0), gpus)
@@ -94,7 +99,7 @@ def cheapest_room(ground: Ground, want: Want) -> Room | None:
     regions = _regions(fleet, room, want)
     found = (_victims_in(ground, want, region) for region in regions)
     best = min(
-        ((sum(ground.prices[row] for row in rows), i, rows) for i, rows in enumerate(found) if rows is not None),
+        ((sum(ground.prices[rank] for rank in rows), i, rows) for i, rows in enumerate(found) if rows is not None),
         default=None,
         key=lambda offer: offer[:2],
     )
@@ -155,7 +160,7 @@ def _node_offer(ground: Ground, need: int, node: int, ended: set[int]) -> tuple[
         if need > 0 and ground.lawful(ended | rows | {row}):
             rows.add(row)
             need -= number
-    return (sum(ground.prices[row] for row in rows), rows) if need <= 0 else None
+    return (sum(ground.prices[rank] for rank in rows), rows) if need <= 0 else None
 
 
 def _least(victims: list[Victim], need: int) -> tuple[int, set[int]]:
@@ -270,19 +275,20 @@ def _room(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> Room 
     if parts > 0:
         return None
     gpus = [gpu for node, here in sorted(taken) for gpu in _picked(ground, node, here * want.size, rows)]
-    touched = {int(row) for row in ground.books.floor.holder[gpus] if row >= 0}
-    return Room(np.array(gpus, dtype=np.int64), tuple(sorted(touched)))
+    chosen = np.array(gpus, dtype=np.int64)
+    return Room(chosen, tuple(ground.books.holders(chosen)))
 
 
 def _picked(ground: Ground, node: int, number: int, rows: set[int]) -> list[int]:
     """So many GPUs of the node, ascending: free ones first, then leavers', then those of these rows."""
     floor = ground.books.floor
+    ended = {ground.row_of_rank[rank] for rank in rows}
     low, high = ground.allowed.searchsorted(floor.first_gpu[node : node + 2])
     ranked: list[tuple[int, int]] = []
     for gpu in ground.allowed[low:high].tolist():
         row = int(floor.holder[gpu])
         if row < 0:
             ranked.append((1 if floor.leaver[gpu] >= 0 else 0, gpu))
-        elif row in rows:
+        elif row in ended:
             ranked.append((2, gpu))
     return sorted(gpu for _, gpu in sorted(ranked)[:number])

@@ -22,7 +22,7 @@ def free_fit(books: Books, wished: tuple[Want, ...], where: Tiers) -> IntArray |
 def take_room(books: Books, gang: Gang, room: Room) -> None:
     """End the victims and place the gang, inside its entitlement, in the room that they leave."""
     # The smallest first: an account is over its count until its last victim, or it would not be one.
-    for row in sorted(room.victims, key=lambda row: (books.rows[row].shape.gpus, row)):
+    for row in sorted(room.victims, key=lambda row: (books.rows[row].shape.gpus, books.rank_of_row[row])):
         books.stop(row, gang)
     books.place(gang, room.gpus, inside=True)
 

@@ -64,6 +64,20 @@ class Snapshot:
     """When an account next owns more than now, where the calendar says so; only reasons speak of it."""
 
 
+@dataclass(slots=True)
+class Touched:
+    """What changed in a state since it was asked last; whoever keeps books reads these anew."""
+
+    gangs: set[int] = field(default_factory=set)
+    """Numbers of gangs that were placed or are."""
+    lines: set[tuple[str, Shape]] = field(default_factory=set)
+    """(account, shape) where another gang waits, or one less."""
+    gpus: set[int] = field(default_factory=set)
+    """GPUs that may have become usable or not."""
+    ownership: bool = False
+    """Whether owners, windows or the fleet itself changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Swap:
     """Two whole cells trade places in the calendar: nobody moves, ownership does."""

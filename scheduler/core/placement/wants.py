@@ -1,8 +1,8 @@
 """What a shape wants of the fleet: so many equal parts, each inside one node, perhaps all inside one cell, or apart.
 
 A gang that must stand in one node is one part of all its GPUs. A SITE wish is always kept, for a gang never leaves its
-pool; a GPU wish can only be kept by a gang of one GPU. Workers are on distinct GPUs whatever they wish, and never on
-distinct sites.
+pool; a GPU wish can only be kept by a gang of one GPU; one worker is inside one domain and one block wherever it is.
+Workers are on distinct GPUs whatever they wish, and never on distinct sites.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def demand(shape: Shape) -> Want | None:
     return _want(shape, within=shape.topology_required, apart=shape.spread_required)
 
 
+def least_demand(shape: Shape) -> Want | None:
+    """The same with as few workers as will do."""
+    return demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
+
+
 @lru_cache(maxsize=16_384)
 def wants(shape: Shape) -> tuple[Want, ...]:
     """What to try, best first: what is only preferred goes before doing without it, together before apart, and both
@@ -60,7 +65,7 @@ def _want(shape: Shape, *, within: bool, apart: bool) -> Want | None:
                 want = Want(1, 1, None) if shape.gpus == 1 else None
             case Level.NODE:
                 want = Want(1, shape.gpus, None)
-            case Level.NVLINK_DOMAIN | Level.FABRIC_BLOCK:
+            case Level.NVLINK_DOMAIN | Level.FABRIC_BLOCK if shape.workers > 1:
                 want = plain._replace(level=Level(shape.topology))
             case _:
                 pass

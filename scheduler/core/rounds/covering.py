@@ -7,7 +7,7 @@ or closed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from scheduler.core.causes import Cause
 from scheduler.core.coverage.columns import clipped, merged, moved
 from scheduler.core.coverage.follow import follow_work
-from scheduler.core.coverage.replace import Covering, Rank, cover, replace_failed, transfer
-from scheduler.core.entitlements import demands
+from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
+from scheduler.core.coverage.shortage import changes_nothing
 from scheduler.core.events import (
     CellsSwapped,
     CoverageAssigned,
@@ -28,14 +28,25 @@ from scheduler.core.events import (
     HealthChanged,
     NodeJoined,
     ShortageDecided,
+    ShortageOver,
 )
 from scheduler.core.holdings import Demand, Holding
 from scheduler.core.positions import PositionEvent, PositionEventKind
 from scheduler.core.quantities import INT64_MAX
+from scheduler.core.rounds.claims import (
+    account_names,
+    demands_of,
+    lots_of,
+    node_numbers,
+    pool_of,
+    promised_until_ms,
+    rank_of,
+)
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.shortages import shortage_of
 from scheduler.core.state.state import State
-from scheduler.core.workloads import GangStatus, ends_by_ms, lost_work_ms
+from scheduler.core.workloads import GangStatus, lost_work_ms
 
 Why = Literal["traded", "replaced", "planned", "drained", "shortage", "transferred", "ended"]
 
@@ -92,42 +103,87 @@ def after_drain(state: State, order: DrainOrdered, spares: Sequence[str]) -> Ite
 
 
 def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Lots on sick cells and refused positions, tried again. What is refused still is not told again."""
-    if not state.health.usable.all():
-        yield from replaced(state, now_ms, spares)
-    refused = [name for name in sorted(state.refused) if _wanted(state, [name], now_ms)]
+    """Lots on sick cells, displaced and refused ones, tried again. What is refused still is not told again."""
+    refused = [name for name in sorted(state.refused) if demands_of(state, [name], now_ms)]
+    refused = [name for name in refused if state.refused[name] != Cause.SHORTAGE_RULE]
     partly = {holding.position for holding in state.calendar.holdings if holding.position in state.refused}
     # Positions that keep a part let go of it only for the whole, so each of them is tried alone.
     for names in [[name for name in refused if name not in partly], *([name] for name in refused if name in partly)]:
         for event in _covered(state, names, now_ms, spares):
             if not isinstance(event, CoverageRefused):
                 yield event
+    if state.refused or state.shortages or not state.health.usable.all():
+        yield from replaced(state, now_ms, spares)
 
 
-def replaced(state: State, now_ms: int, spares: Sequence[str]) -> list[Event]:
-    """New cells for lots in force on unusable ones, by spares, unsold cells and the shortage rule."""
+def replaced(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """New cells for lots in force on unusable ones or on none: spares, unsold cells, then those of lower classes by the
+    shortage rule. A certificate where its facts are new; an event where a shortage is over.
+    """
     unsold = state.calendar.owner_position == UNSOLD
-    usable = state.health.usable & ~(unsold & (_promised_until_ms(state) > now_ms))
+    usable = state.health.usable & ~(unsold & (promised_until_ms(state) > now_ms))
     covering = _replacing(state, usable, now_ms, spares)
     if covering.refused:
         # A contract goes before a borrower, also before one who cannot be preempted: he loses only where it must be.
         covering = _replacing(state, state.health.usable, now_ms, spares)
-    certificates = [
-        ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode()) for certificate in covering.certificates
-    ]
-    return [*certificates, *_assigned(covering, "replaced", now_ms)]
+    lasting = dict(state.shortages)
+    found = [(*shortage_of(certificate), certificate) for certificate in covering.certificates]
+    for shortage, waits, certificate in found:
+        known = lasting.get(shortage)
+        if known is None or known.lots != waits.lots or not changes_nothing(certificate):
+            yield ShortageDecided(at_ms=now_ms, certificate=certificate.body.decode())
+    yield from _assigned(covering, "replaced", now_ms)
+    still = {shortage for shortage, waits, _ in found if waits.lots}
+    for shortage, waits in sorted(lasting.items()):
+        if shortage not in still:
+            yield ShortageOver(at_ms=now_ms, **shortage._asdict(), certificate=waits.certificate)
+    for name, lots in covering.uncovered:
+        if name not in state.refused:
+            yield CoverageRefused(at_ms=now_ms, position=name, cause=Cause.SHORTAGE_RULE, uncovered_lots=lots)
+    yield from _whole_again(state, now_ms)
+
+
+def _whole_again(state: State, now_ms: int) -> Iterator[Event]:
+    """Positions that the rule had displaced and that have all their cells again."""
+    for name in sorted(name for name, cause in state.refused.items() if cause == Cause.SHORTAGE_RULE):
+        held = state.calendar.of(name)
+        kept, complete = _within_contract(state, name, held, now_ms, now_ms)
+        if complete:
+            yield CoverageAssigned(at_ms=now_ms, from_ms=now_ms, why="planned", positions=(name,), holdings=kept)
 
 
 def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares: Sequence[str]) -> Covering:
+    waiting, oversold = _without_cell(state, now_ms)
+    names = {holding.position for holding in state.calendar.holdings} | {
+        each.position for each in (*waiting, *oversold)
+    }
     return replace_failed(
         state.fleet,
         state.calendar.holdings,
         usable,
         now_ms,
-        _numbers(state, spares),
-        {name: _rank(state, name) for name in {holding.position for holding in state.calendar.holdings}},
+        node_numbers(state, spares),
+        {name: rank_of(state, name) for name in names},
         loss_by_gpu=_loss_by_gpu(state, now_ms),
+        waiting=waiting,
+        oversold=oversold,
     )
+
+
+def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]]:
+    """(lots in force that a higher class displaced, those of positions that were never covered as sold) and that stand
+    on no cell.
+    """
+    waiting: list[Demand] = []
+    oversold: list[Demand] = []
+    for demand in demands_of(state, [name for name in sorted(state.refused) if name in state.book.positions], now_ms):
+        if demand.start_ms > now_ms:
+            continue
+        held = sum(held.start_ms <= now_ms for held in state.calendar.of(demand.position))
+        if demand.lots > held:
+            displaced = state.refused[demand.position] == Cause.SHORTAGE_RULE
+            (waiting if displaced else oversold).append(demand._replace(lots=demand.lots - held))
+    return waiting, oversold
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
@@ -148,6 +204,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
+        usable=state.health.usable,
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
@@ -160,12 +217,12 @@ def _covered(
 ) -> list[Event]:
     """Coverage of all that positions are to have from an instant (None: now) on, or a refusal of each, whole."""
     start_ms = now_ms if from_ms is None else from_ms
-    wanted = _wanted(state, names, start_ms)
+    wanted = demands_of(state, names, start_ms)
     missing = sorted(set(names) - {demand.position for demand in wanted})
     events: list[Event] = [
-        CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=_lots(state, name))
+        CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=lots_of(state, name))
         for name in missing
-        if _pool(state, name) is None and _lots(state, name)
+        if pool_of(state, name) is None and lots_of(state, name)
     ]
     if not wanted:
         return events
@@ -181,10 +238,10 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     """Cells for demands beside what all other positions hold, or held, from an instant on."""
     names = {demand.position for demand in wanted}
     others = [held for held in (*state.calendar.past, *state.calendar.holdings) if held.position not in names]
-    usable = state.health.usable & (_promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
-    for node in _numbers(state, spares):
+    usable = state.health.usable & (promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
+    for node in node_numbers(state, spares):
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
-    return cover(state.fleet, wanted, others, from_ms, usable, account_of=_account_names(state))
+    return cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state))
 
 
 def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:
@@ -193,7 +250,7 @@ def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[st
     """
     late_ms = now_ms - event.effective_ms
     if 0 < late_ms <= state.instruments[event.instrument].bind_limit_s * 1_000:
-        wanted = _wanted(state, [event.position], event.effective_ms)
+        wanted = demands_of(state, [event.position], event.effective_ms)
         covering = _found(state, wanted, event.effective_ms, spares) if wanted else Covering((), ())
         if covering.positions == (event.position,) and not covering.refused:
             return _assigned(covering, "traded", now_ms, event.effective_ms)
@@ -264,42 +321,6 @@ def _assigned(covering: Covering, why: Why, now_ms: int, from_ms: int | None = N
     ]
 
 
-def _wanted(state: State, names: Iterable[str], now_ms: int) -> list[Demand]:
-    """Demands from now on of positions whose pool exists."""
-    found: list[Demand] = []
-    for name in names:
-        position = state.book.positions[name]
-        pool = _pool(state, name)
-        if pool is not None:
-            terms = state.instruments[position.instrument]
-            found += demands(position, terms, lambda _grade, _site, pool=pool: pool, now_ms)  # type: ignore[misc]
-    return found
-
-
-def _pool(state: State, name: str) -> int | None:
-    terms = state.instruments[state.book.positions[name].instrument]
-    pool = (terms.grade.klass, terms.site)
-    return state.fleet.pools.index(pool) if pool in state.fleet.pools else None
-
-
-def _lots(state: State, name: str) -> int:
-    return max((lots for _, lots in state.book.positions[name].lots), default=0)
-
-
-def _rank(state: State, name: str) -> Rank:
-    position = state.book.positions[name]
-    return Rank(state.instruments[position.instrument].firmness_rank, position.acquired_ms)
-
-
-def _account_names(state: State) -> dict[str, str]:
-    return {name: position.account for name, position in state.book.positions.items()}
-
-
-def _numbers(state: State, nodes: Iterable[str]) -> list[int]:
-    """Numbers of those nodes that have joined."""
-    return sorted(state.fleet.index_of_node[node] for node in nodes if node in state.fleet.index_of_node)
-
-
 def _worked_by(state: State, account: str) -> npt.NDArray[np.bool_]:
     """(n_gpus): where the account's own work runs or is about to; what others borrowed of it moves with the GPU."""
     busy = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
@@ -307,16 +328,6 @@ def _worked_by(state: State, account: str) -> npt.NDArray[np.bool_]:
         if gang.account == account and gang.status is not GangStatus.STOPPING:
             busy[list(gang.gpu_numbers)] = True
     return busy
-
-
-def _promised_until_ms(state: State) -> npt.NDArray[np.int64]:
-    """(n_gpus): until when each GPU was given to a gang that cannot be preempted; 0 where it was not."""
-    until_ms = np.zeros(state.fleet.n_gpus, dtype=np.int64)
-    for number in sorted(state.gangs.firm):
-        gang = state.gangs.by_number(number)
-        given = list(gang.gpu_numbers)
-        until_ms[given] = np.maximum(until_ms[given], ends_by_ms(gang))
-    return until_ms
 
 
 def _loss_by_gpu(state: State, now_ms: int) -> npt.NDArray[np.int64]:

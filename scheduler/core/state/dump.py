@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from scheduler.core.causes import Cause
-from scheduler.core.cluster import Fleet, NodeSpec
+from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.errors import Damaged
+from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
@@ -28,7 +30,7 @@ LAYOUT = 3
 
 def dump(state: State) -> bytes:
     """The state's bytes."""
-    plain = {
+    plain: dict[str, Any] = {
         "layout": LAYOUT,
         "now_ms": state.now_ms,
         "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
@@ -58,6 +60,10 @@ def dump(state: State) -> bytes:
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
     }
+    if state.shortages:  # a state without any has the bytes that it had before they were known
+        plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
+    if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
+        plain["score"] = state.score.model_dump(mode="json")
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
 
 
@@ -80,6 +86,8 @@ def load(body: bytes) -> State:
         _load_fleet(state, plain)
         _load_positions(state, plain)
         _load_gangs(state.gangs, plain)
+        if "score" in plain:
+            state.score = ScoreChosen.model_validate_json(json.dumps(plain["score"]))
         state.meter = Meter.load(meter)
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"a snapshot cannot be read: {error}") from error
@@ -119,6 +127,13 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
     state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
+    for pool, level, firmness, certificate, lots in plain.get("shortages", ()):
+        waits = Waits(certificate, tuple((position, count) for position, count in lots))
+        state.shortages[Shortage(pool, Level(level), firmness)] = waits
+
+
+def _shortages(state: State) -> list[tuple[Shortage, Waits]]:
+    return sorted(state.shortages.items())
 
 
 def _load_gangs(gangs: Gangs, plain: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
+from scheduler.core.placement.snapshot import Touched
 from scheduler.core.state.health import gpus_named
 from scheduler.core.state.shares import Shares
 from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, held_shape, shape_of
@@ -39,6 +40,8 @@ class Gangs:
         self.occupant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.claimant: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.shares = Shares()
+        self.touched = Touched()
+        """What changed since somebody took it: see `State.take_touched`."""
         self.waiting_count = 0
         self.due_ms: dict[int, int] = {}
         """When something falls due by itself, by number of the placed gang: its run time is over, or its bind late."""
@@ -141,13 +144,15 @@ class Gangs:
     def on_stop_asked(self, event: GangStopAsked) -> Gang:
         """The attempt is on its way out; it holds its GPUs until it is gone.
 
-        One that is on its way already stays so; a cancellation then still holds, so that it does not come back.
+        One that is on its way already stays so; a cancellation then still holds, so that it does not come back, and an
+        earlier deadline does, since an owner waits for its GPUs.
         """
         gang = self._attempt(event.gang, event.attempt)
         if gang.status is GangStatus.STOPPING:
-            if event.cause is StopCause.CANCELLED:
-                gang = replace(gang, stop_cause=StopCause.CANCELLED)
-                self._keep(gang)
+            cause = StopCause.CANCELLED if event.cause is StopCause.CANCELLED else gang.stop_cause
+            deadline_ms = min(event.deadline_ms, gang.stop_deadline_ms or event.deadline_ms)
+            gang = replace(gang, stop_cause=cause, stop_deadline_ms=deadline_ms)
+            self._keep(gang)
             return gang
         stopping = gang.moved(
             GangStatus.STOPPING,
@@ -230,6 +235,7 @@ class Gangs:
         return gang
 
     def _keep(self, gang: Gang) -> None:
+        self.touched.gangs.add(gang.number)
         self.by_id[gang.id] = gang
         self.placed[gang.number] = gang
         due_ms = _due_ms(gang)
@@ -245,6 +251,7 @@ class Gangs:
 
     def _let_go(self, gang: Gang) -> None:
         del self.placed[gang.number]
+        self.touched.gangs.add(gang.number)
         self.due_ms.pop(gang.number, None)
         self.in_motion.discard(gang.number)
         self.firm.discard(gang.number)
@@ -293,12 +300,14 @@ class Gangs:
     def _enqueue(self, gang: Gang) -> None:
         gangs = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
         insort(gangs, gang, key=lambda waiting: waiting.order)
+        self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count += 1
 
     def _dequeue(self, gang: Gang) -> None:
         shapes = self.queue[gang.account]
         gangs = shapes[gang.shape]
         gangs.pop(bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
+        self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count -= 1
         if not gangs:
             del shapes[gang.shape]

@@ -39,20 +39,24 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
+    ShortageOver,
 )
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
-from scheduler.core.placement.snapshot import Opening, Snapshot
+from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
 from scheduler.core.positions import PositionBook
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.shortages import Shortage, Waits
+from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
@@ -91,10 +95,14 @@ class State:
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.shortages: dict[Shortage, Waits] = {}
+        """Who waits for cells, by the certificates of the shortages that last."""
         self.closed_ms: dict[int, int] = {}
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.score: ScoreChosen | None = None
+        """The score that a rehearsal chose last; None: the default."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -124,6 +132,11 @@ class State:
             queue=self.gangs.queue,
             opens=self.opens,
         )
+
+    def take_touched(self) -> Touched:
+        """What changed since this was called last, for a planner that keeps its books (`placement.standing`)."""
+        touched, self.gangs.touched = self.gangs.touched, Touched()
+        return touched
 
     def gpus_of(self, node: str) -> range:
         """The numbers of a node's GPUs; none where it has not joined."""
@@ -167,12 +180,14 @@ class State:
                 self.refused[event.position] = event.cause
             case HealthChanged():
                 gpus = self.health.on_health(event, self.fleet)
+                self.gangs.touched.gpus.update(gpus.tolist())
                 self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
             case PerformanceMeasured():
                 gpus = self.health.on_performance(event, self.fleet)
                 self.meter.set_ppm(event.at_ms, gpus, event.ppm, event.suite)
             case DrainOrdered():
                 self.health.on_drain(event, self.fleet)
+                self.gangs.touched.gpus.update(self.gpus_of(event.node))
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
@@ -189,8 +204,10 @@ class State:
                 self._on_closed(event)
             case IntervalCorrected():
                 self.closings = (*self.closings, _closed(event))
-            case ShortageDecided():
-                pass
+            case ShortageDecided() | ShortageOver():
+                self.shortages = after_shortage(self.shortages, event)
+            case ScoreChosen():
+                self.score = event
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
@@ -220,6 +237,7 @@ class State:
 
     def _on_joined(self, event: NodeJoined) -> None:
         self.fleet = self.fleet.joined(event.node)
+        self.gangs.touched.ownership = True
         self.health.grow(self.fleet.n_gpus)
         self.gangs.grow(self.fleet.n_gpus)
         self.calendar.grow(self.fleet)
@@ -278,6 +296,7 @@ class State:
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
+        self.gangs.touched.ownership = True
         gpus = np.concatenate(
             [self.fleet.gpus_of_cell(event.level, event.left), self.fleet.gpus_of_cell(event.level, event.right)]
         )
@@ -292,7 +311,7 @@ class State:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
         self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
-        if event.why in {"traded", "planned", "ended"}:
+        if event.why in {"traded", "planned", "ended"} and event.from_ms <= now_ms:  # until then it stays short
             for position in event.positions:
                 self.refused.pop(position, None)
         self._turn(now_ms)
@@ -331,7 +350,10 @@ class State:
             self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
+        owner, until_ms = self.calendar.owner_account, self.calendar.until_ms
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
+        same = np.array_equal(owner, self.calendar.owner_account) and np.array_equal(until_ms, self.calendar.until_ms)
+        self.gangs.touched.ownership |= not same
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.assign import assign
 from scheduler.core.coverage.columns import merged
-from scheduler.core.coverage.replace import Covering, Rank, cover, replace_failed, transfer
+from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
 from scheduler.core.coverage.shortage import verify
+from scheduler.core.coverage.topology import topology_of
+from scheduler.core.coverage.waterfall import Rank
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
 from tests.core.coverage.drawn import calendars, cells_at, faults, fleet_of, fleets, lots_placed
@@ -110,6 +112,11 @@ def test_an_account_stays_on_its_node_into_a_window_that_it_buys_later() -> None
     assert covering.holdings == (held("more", Level.NODE, 2, 5, 9),)
 
 
+def sick(fleet: Fleet, usable: np.ndarray, h: Holding) -> bool:
+    return not usable[fleet.gpus_of_cell(h.level, h.cell)].all()
+
+
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 5))
 def test_a_failure_moves_only_what_it_hit_and_lower_classes(data: st.DataObject, now_ms: int) -> None:
     fleet = data.draw(fleets())
@@ -119,31 +126,90 @@ def test_a_failure_moves_only_what_it_hit_and_lower_classes(data: st.DataObject,
     covering = replace_failed(fleet, holdings, usable, now_ms, [0], ranks)
     future = after(holdings, covering, now_ms)
     assert faults(fleet, future) == []
+    uncovered = dict(covering.uncovered)
     for position in {h.position for h in holdings}:
+        before = cells_at(fleet, holdings, position, now_ms)
+        assert cells_at(fleet, future, position, now_ms) == before - uncovered.get(position, 0)
         for at_ms in range(now_ms, 9):
-            assert cells_at(fleet, future, position, at_ms) == cells_at(fleet, holdings, position, at_ms)
-
-    def sick(h: Holding) -> bool:
-        return not usable[fleet.gpus_of_cell(h.level, h.cell)].all()
-
+            had, has = cells_at(fleet, holdings, position, at_ms), cells_at(fleet, future, position, at_ms)
+            assert has <= had
+            assert has == had or position in covering.positions
     now = [h for h in future if h.start_ms <= now_ms]
-    hit_classes = [ranks[h.position].firmness_class for h in holdings if h.start_ms <= now_ms < h.end_ms and sick(h)]
+    was = [h for h in holdings if h.start_ms <= now_ms < h.end_ms]
+    classes = {h.position: ranks[h.position].firmness_class for h in holdings}
+    hit = {h.position for h in was if sick(fleet, usable, h)}
     for position in covering.positions:
-        was_hit = any(h.position == position and h.start_ms <= now_ms < h.end_ms and sick(h) for h in holdings)
-        assert was_hit or ranks[position].firmness_class > min(hit_classes)
-    for h in now:
-        if sick(h):
-            pool = fleet.pool_of_node[fleet.node_of_gpu[fleet.gpus_of_cell(h.level, h.cell)[0]]]
-            for other in now:
-                same = other.level == h.level and not sick(other)
-                other_pool = fleet.pool_of_node[fleet.node_of_gpu[fleet.gpus_of_cell(other.level, other.cell)[0]]]
-                if same and pool == other_pool:
-                    assert ranks[other.position].firmness_class <= ranks[h.position].firmness_class
+        assert position in hit or classes[position] > min(classes[each] for each in hit)
+    short = {p: sum(h.position == p and sick(fleet, usable, h) for h in now) + uncovered.get(p, 0) for p in classes}
+    assert dict(covering.refused) == {position: count for position, count in short.items() if count}
+    for waiting in [h for h in was if short[h.position]]:
+        assert not usable_by(fleet, usable, now, waiting, classes)
     assert all(verify(certificate.body) == certificate for certificate in covering.certificates)
-    assert set(covering.refused) == {
-        (position, sum(1 for h in now if h.position == position and sick(h)))
-        for position in {h.position for h in now if sick(h)}
-    }
+
+
+def usable_by(
+    fleet: Fleet, usable: np.ndarray, now: list[Holding], waiting: Holding, classes: dict[str, int]
+) -> list[int]:
+    """The whole, healthy cells of a lot's pool and level that nobody holds, or lower classes alone, at any level."""
+    topology = topology_of(fleet)
+    pool = topology.pool[waiting.level][waiting.cell]
+    found = []
+    for cell in range(topology.n_cells(waiting.level)):
+        gpus = set(fleet.gpus_of_cell(waiting.level, cell).tolist())
+        if topology.pool[waiting.level][cell] != pool or not usable[list(gpus)].all():
+            continue
+        holders = [h.position for h in now if gpus & set(fleet.gpus_of_cell(h.level, h.cell).tolist())]
+        if all(classes[holder] > classes[waiting.position] for holder in holders):
+            found.append(cell)
+    return found
+
+
+def test_a_node_is_taken_from_the_single_gpus_of_a_lower_class_which_take_its_place() -> None:
+    fleet = fleet_of(nodes=2)
+    usable = all_well(fleet)
+    usable[0] = False
+    holdings = [held("firm", Level.NODE, 0, 0, 9), held("a", Level.GPU, 2, 0, 9), held("b", Level.GPU, 3, 0, 5)]
+    covering = replace_failed(fleet, holdings, usable, 2, (), {"a": Rank(3, 0), "b": Rank(3, 1)})
+    assert covering.refused == (("a", 1),)
+    assert covering.holdings == (
+        held("a", Level.GPU, 0, 2, 9),
+        held("b", Level.GPU, 1, 2, 5),
+        held("firm", Level.NODE, 1, 2, 9),
+    )
+    first, second = covering.certificates
+    assert (first.level, first.awarded) == (Level.NODE, {"firm": 1, "a": 0})
+    assert (second.level, second.awarded) == (Level.GPU, {"a": 0})
+
+
+def test_a_larger_lot_of_a_lower_class_loses_its_cell_to_a_smaller_one_and_gets_it_back() -> None:
+    fleet = fleet_of(domains=2, nodes=2, gpus=1)
+    usable = all_well(fleet)
+    usable[0] = False
+    holdings = [
+        held("firm", Level.NODE, 0, 0, 5),
+        held("same", Level.NODE, 1, 0, 9),
+        held("low", Level.NVLINK_DOMAIN, 1, 0, 9),
+    ]
+    covering = replace_failed(fleet, holdings, usable, 2, (), {"low": Rank(2, 0)})
+    assert (covering.refused, covering.uncovered) == ((("low", 1),), (("low", 1),))
+    assert covering.holdings == (held("firm", Level.NODE, 2, 2, 5), held("low", Level.NVLINK_DOMAIN, 1, 5, 9))
+
+
+def test_what_was_displaced_comes_back_when_there_is_room_and_the_oversold_only_whole() -> None:
+    fleet = fleet_of(nodes=3)
+    holdings = [held("low", Level.NODE, 1, 0, 9)]
+    two = Demand("two", Level.NODE, 2, 0, 9, 0)
+    ranks = {"low": Rank(3, 0), "two": Rank(0, 0)}
+    well = all_well(fleet)
+    covering = replace_failed(fleet, holdings, well, 2, [0], ranks, oversold=[two])
+    assert covering.positions == ("low", "two")
+    assert [h.cell for h in covering.holdings if h.position == "two"] == [1, 2]
+    assert [h.cell for h in covering.holdings if h.position == "low"] == [0]
+    three = two._replace(lots=3)
+    assert replace_failed(fleet, holdings, well, 2, [0], ranks, oversold=[three]) == Covering((), ())
+    waiting = Demand("low", Level.NODE, 1, 0, 9, 0)
+    covering = replace_failed(fleet, [], well, 2, (), ranks, waiting=[waiting])
+    assert covering.holdings == (held("low", Level.NODE, 0, 2, 9),)
 
 
 def test_a_spare_is_taken_first_and_only_for_as_long_as_it_is_free() -> None:
@@ -168,15 +234,15 @@ def test_a_lower_class_gives_up_its_cheapest_cell_and_stands_on_the_sick_one() -
     covering = replace_failed(fleet, holdings, usable, 2, (), {"low": Rank(2, 0)}, loss_by_gpu=loss)
     assert covering.refused == (("low", 1),)
     assert [h for h in covering.holdings if h.position == "firm"] == [
-        held("firm", Level.NODE, 2, 2, 5),
-        held("firm", Level.NODE, 0, 5, 9),
+        held("firm", Level.NODE, 2, 2, 9),
     ]
     assert [h for h in covering.holdings if h.position == "low"] == [
         held("low", Level.NODE, 0, 2, 5),
         held("low", Level.NODE, 1, 2, 5),
     ]
-    (certificate,) = covering.certificates
-    assert certificate.awarded == {"firm": 1, "low": 1}
+    taken, left = covering.certificates
+    assert (taken.cells, taken.awarded) == (2, {"firm": 1, "low": 1})
+    assert (left.cells, left.awarded) == (0, {"low": 0})
 
 
 def test_without_anything_to_replace_it_a_lot_stays_and_the_shortage_is_certified() -> None:

@@ -157,8 +157,8 @@ def firm_on_lent(world: World) -> None:
 
 def firm_outlasts(world: World) -> None:
     shape = world.gangs[0].shape._replace(preemptible=False, runtime_ms=HOUR_MS)
-    world.gangs[0] = replace(world.gangs[0], shape=shape)
-    world.until_ms[3] = world.now_ms + HOUR_MS - 2
+    world.gangs[0] = replace(world.gangs[0], shape=shape, placed_ms=world.now_ms)
+    world.until_ms[3] = world.now_ms + HOUR_MS - 1
 
 
 def inside_and_waits(world: World) -> None:
@@ -196,6 +196,13 @@ def test_every_wrong_is_found(wrong: Callable[[World], None], said: str) -> None
     world = lawful_world()
     wrong(world)
     assert any(said in violation for violation in violations(world.snapshot())), violations(world.snapshot())
+
+
+def test_an_account_may_sell_from_under_its_own_work() -> None:
+    world = lawful_world()
+    firm_outlasts(world)
+    world.gangs[0] = replace(world.gangs[0], placed_ms=world.now_ms - 1)
+    assert violations(world.snapshot()) == ()
 
 
 def test_a_gang_that_does_not_repack_may_wait() -> None:

@@ -115,7 +115,7 @@ def test_a_lost_node_moves_its_lots_to_the_spare_and_a_second_one_is_short_by_th
     assert {cell for cell, _ in cells(state, "one")} == {1, 2}
     back = HealthChanged(at_ms=NOW, node="node-0")
     state.apply(back)
-    assert after(state, covering.after_health(state, back, NOW, SPARE)) == ["coverage_assigned"]
+    assert after(state, covering.after_health(state, back, NOW, SPARE)) == ["coverage_assigned", "shortage_over"]
     assert {cell for cell, _ in cells(state, "one")} == {0, 2}
 
 

@@ -1,0 +1,106 @@
+"""Why lines wait, for a plan that was put together from others': worked out when somebody asks.
+
+The plan's actions are played into the books of its snapshot; what the books say then is what `plan` itself would have
+said at its end. Law: for the actions of `plan(snapshot)` the reasons are those of `plan(snapshot)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.borrowed import Borrowed
+from scheduler.core.placement.elastic import sized
+from scheduler.core.placement.lines import Key, Lines
+from scheduler.core.placement.reasons import Reasons
+from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
+from scheduler.core.quantities import floor_div
+from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
+
+
+class ReasonsAfter(Mapping[Key, Waiting]):
+    """A reason for every line that still waits once the actions are done. Keeps what it needs of the snapshot."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action]) -> None:
+        self._before = _kept(snapshot)
+        self._policy = policy
+        self._actions = tuple(actions)
+        placed = {action.gang.number for action in actions if isinstance(action, Place)}
+        lines = {(action.gang.account, asked_shape(action.gang)) for action in actions if isinstance(action, Place)}
+        self._rest = _without(snapshot.queue, placed, lines)
+        self._reasons: Reasons | None = None
+
+    def __len__(self) -> int:
+        return sum(len(shapes) for shapes in self._rest.values())
+
+    def __iter__(self) -> Iterator[Key]:
+        return ((account, shape) for account in sorted(self._rest) for shape in self._rest[account])
+
+    def __contains__(self, line: object) -> bool:
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], {})
+
+    def __getitem__(self, line: Key) -> Waiting:
+        if line not in self:
+            raise KeyError(line)
+        if self._reasons is None:
+            self._reasons = self._worked_out()
+        return self._reasons[line]
+
+    def _worked_out(self) -> Reasons:
+        books = Books(self._before, self._policy)
+        lines = Lines(self._rest)
+        rows = {gang.number: row for row, gang in enumerate(books.rows)}
+        gangs = {action.gang.id: action.gang for action in self._actions if isinstance(action, Place)}
+        for action in self._actions:
+            match action:
+                case Stop() if action.gang.number in rows:  # who shares a device ends with its carrier
+                    books.stop(rows[action.gang.number], gangs.get(action.for_gang or "", action.gang), action.cause)
+                case Place():
+                    _play(books, action)
+                case _:
+                    pass
+        return Reasons(books, lines, Borrowed(books, lines))
+
+
+def _play(books: Books, action: Place) -> None:
+    """Give the gang its GPUs; a share perhaps beside others."""
+    gang, gpus = action.gang, np.array(action.gpu_numbers, dtype=np.int64)
+    row = int(books.floor.holder[gpus[0]])
+    if gang.shape.is_share and row >= 0:
+        books.join(row, gang)
+        return
+    if gang.shape.is_elastic:
+        gang = sized(gang, floor_div(len(gpus), gang.shape.gpus_per_worker))
+    books.place(gang, gpus, inside=action.inside)
+
+
+def _kept(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with copies of what the state goes on to change."""
+    return replace(
+        snapshot,
+        usable=snapshot.usable.copy(),
+        owner=snapshot.owner.copy(),
+        until_ms=snapshot.until_ms.copy(),
+        occupant=snapshot.occupant.copy(),
+        claimant=snapshot.claimant.copy(),
+        placed=dict(snapshot.placed),
+        queue={account: dict.fromkeys(shapes, ()) for account, shapes in snapshot.queue.items()},
+        opens=dict(snapshot.opens),
+    )
+
+
+def _without(queue: Queue, placed: set[int], lines: set[Key]) -> dict[str, dict[Shape, tuple[Gang, ...]]]:
+    rest: dict[str, dict[Shape, tuple[Gang, ...]]] = {}
+    for account, shapes in queue.items():
+        for shape, gangs in shapes.items():
+            waiting = (
+                tuple(gang for gang in gangs if gang.number not in placed)
+                if (account, shape) in lines
+                else tuple(gangs[:1])  # only that there is one matters
+            )
+            if waiting:
+                rest.setdefault(account, {})[shape] = waiting
+    return rest

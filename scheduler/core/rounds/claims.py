@@ -1,0 +1,64 @@
+"""What positions claim of the fleet and what of it is spoken for, read from the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.coverage.waterfall import Rank
+from scheduler.core.entitlements import demands
+from scheduler.core.holdings import Demand
+from scheduler.core.state.state import State
+from scheduler.core.workloads import ends_by_ms
+
+
+def demands_of(state: State, names: Iterable[str], now_ms: int) -> list[Demand]:
+    """Demands from now on of positions whose pool exists."""
+    found: list[Demand] = []
+    for name in names:
+        position = state.book.positions[name]
+        pool = pool_of(state, name)
+        if pool is not None:
+            terms = state.instruments[position.instrument]
+            found += demands(position, terms, lambda _grade, _site, pool=pool: pool, now_ms)  # type: ignore[misc]
+    return found
+
+
+def pool_of(state: State, name: str) -> int | None:
+    """The pool of a position's par grade; None: the fleet has none."""
+    terms = state.instruments[state.book.positions[name].instrument]
+    pool = (terms.grade.klass, terms.site)
+    return state.fleet.pools.index(pool) if pool in state.fleet.pools else None
+
+
+def lots_of(state: State, name: str) -> int:
+    """The most lots that a position ever holds."""
+    return max((lots for _, lots in state.book.positions[name].lots), default=0)
+
+
+def rank_of(state: State, name: str) -> Rank:
+    """How the shortage rule sees a position."""
+    position = state.book.positions[name]
+    return Rank(state.instruments[position.instrument].firmness_rank, position.acquired_ms)
+
+
+def account_names(state: State) -> dict[str, str]:
+    """Account by position."""
+    return {name: position.account for name, position in state.book.positions.items()}
+
+
+def node_numbers(state: State, nodes: Iterable[str]) -> list[int]:
+    """Numbers of those nodes that have joined."""
+    return sorted(state.fleet.index_of_node[node] for node in nodes if node in state.fleet.index_of_node)
+
+
+def promised_until_ms(state: State) -> npt.NDArray[np.int64]:
+    """(n_gpus): until when each GPU was given to a gang that cannot be preempted; 0 where it was not."""
+    until_ms = np.zeros(state.fleet.n_gpus, dtype=np.int64)
+    for number in sorted(state.gangs.firm):
+        gang = state.gangs.by_number(number)
+        given = list(gang.gpu_numbers)
+        until_ms[given] = np.maximum(until_ms[given], ends_by_ms(gang))
+    return until_ms

@@ -1,0 +1,219 @@
+"""A round over several pools: gangs are offered, every pool is planned by itself, and the answers are one plan.
+
+    1. look at what changed, pool by pool (`tracks`)
+    2. offer the gangs that may use several pools to one of them (`scheduler.core.placement.offers`)
+    3. ask each pool's actor; pools whose actor is not there are planned here meanwhile (`posts`)
+    4. merge by pool, whoever answered and in whatever order
+
+At the first plan of a round every pool is asked, afterwards those with news or offers, until nothing is left to offer.
+Laws: with one pool the plan is that of `plan(snapshot)`; with several it keeps every law, and it does not depend on
+which pools were planned where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from scheduler.core.placement.afterwards import ReasonsAfter
+from scheduler.core.placement.lines import Key
+from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
+from scheduler.core.placement.pools import Division, merged
+from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot, Stop
+from scheduler.core.workloads import ENDED, Gang, GangStatus
+from scheduler.planners.deltas import Placed
+from scheduler.planners.planner import HERE, Planned
+from scheduler.planners.posts import Post, StandIn, Verdicts, Workers
+from scheduler.planners.tracks import Track
+
+
+class Coordinator:
+    """See the module. Without workers all pools are planned in this process."""
+
+    def __init__(self, workers: Workers | None = None) -> None:
+        self._workers = workers
+        self._division: Division | None = None
+        self._tracks: list[Track] = []
+        self._posts: dict[int, Post] = {}
+        self._stand_ins: dict[int, StandIn] = {}
+        self._home: dict[int, int] = {}
+        """The pool that a gang stands in or waits for alone, by number."""
+        self._offered: dict[int, int] = {}
+        """The pool that a gang which may use several is offered to, by number."""
+        self._tried = Tried()
+        self._planned_at: dict[int, int] = {}
+        """The version at which each pool was planned in this round."""
+
+    def plan(
+        self, snapshot: Snapshot, policy: Policy, touched: Mapping[int, Gang] | None = None, *, first: bool = True
+    ) -> Planned:
+        """One plan. `touched`: every gang that changed since the last one, as it is now; None: any may have. `first`:
+        whether a round begins with it; else it goes on from the last one, whose actions are done.
+        """
+        division = self._look(snapshot, touched)
+        if first:
+            self._tried = Tried()
+            self._planned_at.clear()
+        lines = wandering_lines(snapshot.queue, division)
+        dealt = self._deal(lines, snapshot, division)
+        pools = [
+            pool
+            for pool, track in enumerate(self._tracks)
+            if pool in dealt or self._planned_at.get(pool) != track.version
+        ]
+        verdicts, by = self._verdicts(pools, snapshot.now_ms, policy, division)
+        by_pool = [self._actions(pool, verdicts[pool], division) for pool in pools]
+        for pool, decided in zip(pools, by_pool, strict=True):
+            self._tracks[pool].planned(decided)
+            self._planned_at[pool] = self._tracks[pool].version
+        actions = merged(by_pool)
+        left = self._note_refused(lines, dealt, {a.gang.number for a in actions if isinstance(a, Place)})
+        plan = Plan(actions, ReasonsAfter(snapshot, policy, actions))
+        return Planned(plan, by, unfinished=left and bool(dealt or actions))
+
+    # -- 1. look -------------------------------------------------------------------------------------------------------
+
+    def _look(self, snapshot: Snapshot, touched: Mapping[int, Gang] | None) -> Division:
+        if self._division is None or self._division.fleet is not snapshot.fleet:
+            self._divide(snapshot)
+            touched = None
+        division = self._division
+        assert division is not None  # noqa: S101 - for the type checker: it was just made
+        for track in self._tracks:
+            track.look(snapshot)
+        for gang in _all(snapshot) if touched is None else touched.values():
+            self._settle(gang, division)
+        if touched is None:
+            there = {gang.number for gang in _all(snapshot)}
+            for number in sorted((self._home.keys() | self._offered.keys()) - there):
+                self._leave(number)
+        return division
+
+    def _divide(self, snapshot: Snapshot) -> None:
+        """The fleet grew: pools that did not grow keep their replicas."""
+        self._division = division = Division.of(snapshot.fleet)
+        for pool, part in enumerate(division.parts):
+            if pool < len(self._tracks) and len(self._tracks[pool].part.nodes) == len(part.nodes):
+                continue
+            self._stand_ins.pop(pool, None)
+            for gone in (self._home, self._offered):
+                for number in [number for number, where in gone.items() if where == pool]:
+                    del gone[number]
+            self._tracks[pool : pool + 1] = [Track(part)]
+            if pool in self._posts:
+                self._posts.pop(pool).release()
+            if self._workers is not None:
+                name = "@".join(division.fleet.pools[pool])
+                self._posts[pool] = Post(name, self._tracks[pool], self._workers)
+
+    def _settle(self, gang: Gang, division: Division) -> None:
+        """The gang goes to the one pool that it concerns; one that may use several goes to none until it is offered."""
+        if gang.status is GangStatus.WAITING:
+            pools = division.pools_for(gang.shape.grade)
+            home = pools[0] if len(pools) == 1 else None
+        else:
+            home = None if gang.status in ENDED else division.pool_of(gang)
+        before = self._home.get(gang.number)
+        if before is not None and before != home:
+            self._tracks[before].drop(gang.number)
+            del self._home[gang.number]
+        offered = self._offered.get(gang.number)
+        if offered is not None and (home is not None or gang.status is not GangStatus.WAITING):
+            del self._offered[gang.number]
+            if offered != home:
+                self._tracks[offered].drop(gang.number, offered=True)
+        if home is not None:
+            self._home[gang.number] = home
+            self._tracks[home].keep(gang)
+
+    def _leave(self, number: int) -> None:
+        for where in (self._home, self._offered):
+            pool = where.pop(number, None)
+            if pool is not None:
+                self._tracks[pool].drop(number)
+
+    # -- 2. offer ------------------------------------------------------------------------------------------------------
+
+    def _deal(self, lines: Mapping[Key, Sequence[Gang]], snapshot: Snapshot, division: Division) -> Offers:
+        if not lines and not self._offered:
+            return {}
+        rooms = [track.room() for track in self._tracks]
+        versions = [track.version for track in self._tracks]
+        dealt = offers(lines, snapshot.queue, division, rooms, versions, self._tried)
+        new = {gang.number: pool for pool, gangs in dealt.items() for gang in gangs}
+        for number, pool in list(self._offered.items()):
+            if new.get(number) != pool:
+                self._tracks[pool].drop(number, offered=True)
+        for pool, gangs in sorted(dealt.items()):
+            for gang in gangs:
+                self._tracks[pool].keep(gang, offered=True)
+        self._offered = new
+        return dealt
+
+    def _note_refused(self, lines: Mapping[Key, Sequence[Gang]], dealt: Offers, placed: set[int]) -> bool:
+        """Which pools refused which lines; whether any gang that may use several pools still waits."""
+        for pool, gangs in dealt.items():
+            for gang in gangs:
+                if gang.number not in placed:
+                    self._tried.refused[(gang.account, gang.shape), pool] = self._tracks[pool].version
+        return any(gang.number not in placed for gangs in lines.values() for gang in gangs)
+
+    # -- 3. ask --------------------------------------------------------------------------------------------------------
+
+    def _verdicts(
+        self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division
+    ) -> tuple[dict[int, Verdicts], str]:
+        numbers = division.number_in_part
+        tickets = {
+            pool: ticket
+            for pool in pools
+            if (post := self._posts.get(pool)) is not None and (ticket := post.ask(now_ms, policy, numbers)) is not None
+        }
+        found = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in tickets}
+        if self._workers is not None:
+            self._workers.wait(list(tickets.values()))
+        for pool, ticket in tickets.items():
+            verdicts = self._posts[pool].answer(ticket, now_ms)
+            if verdicts is None:
+                found[pool] = self._plan_here(pool, now_ms, policy, division)
+            else:
+                self._stand_ins.pop(pool, None)
+                found[pool] = verdicts
+        return found, self._said()
+
+    def _plan_here(self, pool: int, now_ms: int, policy: Policy, division: Division) -> Verdicts:
+        if pool not in self._stand_ins:
+            self._stand_ins[pool] = StandIn(self._tracks[pool])
+        return self._stand_ins[pool].plan(now_ms, policy, division.number_in_part)
+
+    def _said(self) -> str:
+        """Who plans which pools, for people."""
+        if self._workers is None:
+            return HERE
+        away = [post for pool, post in sorted(self._posts.items()) if pool not in self._stand_ins]
+        here = [
+            f"{post.name} ({post.absence})" for pool, post in sorted(self._posts.items()) if pool in self._stand_ins
+        ]
+        said = f"{len(away)} of {len(self._posts)} pools {self._workers.where}"
+        return said if not here else f"{said}, {HERE}: {'; '.join(here)}"
+
+    # -- 4. merge ------------------------------------------------------------------------------------------------------
+
+    def _actions(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+        gangs = self._tracks[pool].gangs
+        actions: list[Place | Stop] = []
+        for verdict in verdicts:
+            gang = gangs[verdict.gang]
+            if isinstance(verdict, Placed):
+                waits_for = [gangs[number].id for number in verdict.waits_for]
+                actions.append(division.place(pool, gang, verdict.gpus, inside=verdict.inside, waits_for=waits_for))
+            else:
+                for_gang = None if verdict.for_gang is None else gangs[verdict.for_gang].id
+                actions.append(Stop(gang, verdict.cause, for_gang))
+        return actions
+
+
+def _all(snapshot: Snapshot) -> Iterable[Gang]:
+    yield from snapshot.placed.values()
+    for shapes in snapshot.queue.values():
+        for gangs in shapes.values():
+            yield from gangs

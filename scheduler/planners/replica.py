@@ -1,0 +1,180 @@
+"""A pool's replica: what planning needs of one pool, kept up to date by deltas, and the plan made of it.
+
+The same code runs in an actor and in the scheduler's own process. Law: equal deltas in equal order give equal plans.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scheduler.core.errors import Damaged
+from scheduler.core.placement.plan import plan
+from scheduler.core.placement.pools import PoolFleet
+from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop
+from scheduler.core.workloads import Gang, GangStatus, Shape
+from scheduler.planners.deltas import (
+    BY_GPU,
+    COLUMNS,
+    NOWHERE,
+    Answer,
+    Array,
+    Delta,
+    Mark,
+    Placed,
+    PoolNodes,
+    Stopped,
+    decode_ask,
+    decode_delta,
+    encode_answer,
+    next_mark,
+)
+
+
+@dataclass(slots=True, eq=False)
+class PoolReplica:
+    """See the module. Empty until a delta with the pool's nodes is applied."""
+
+    fleet: PoolFleet = field(default_factory=PoolFleet)
+    accounts: list[str] = field(default_factory=list)
+    balances: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, Array] = field(default_factory=dict)
+    gangs: dict[int, Gang] = field(default_factory=dict)
+    """Every gang that waits for the pool or stands in it, by number."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """The numbers of `gangs` by their ids."""
+    placed: dict[int, Gang] = field(default_factory=dict)
+    queue: dict[str, dict[Shape, list[Gang]]] = field(default_factory=dict)
+    sharing: set[int] = field(default_factory=set)
+    """Numbers of the placed shares."""
+    elastic: set[int] = field(default_factory=set)
+    """Numbers of the placed elastic gangs."""
+
+    def apply(self, delta: Delta) -> None:
+        """Take in what changed. Raises Damaged where it does not fit what is here."""
+        if delta.pool is not None:
+            self._start(delta.pool)
+        self.accounts.extend(delta.accounts)
+        if delta.balances is not None:
+            self.balances = dict(delta.balances)
+        for number in delta.gone:
+            self._drop(number)
+        for row in delta.gangs:
+            self._keep(row.gang)
+        for column, (where, values) in zip(COLUMNS, delta.changes, strict=True):
+            array = self.columns.get(column.name)
+            if len(where) and (array is None or int(where.max()) >= len(array)):
+                raise Damaged(f"a delta changes {column.name} of an entry that its pool does not have")
+            if array is not None:
+                array[where] = values
+
+    def snapshot(self, now_ms: int) -> Snapshot:
+        """The pool as a round sees it. Shares the replica's arrays."""
+        arrays: dict[str, Any] = self.columns
+        return Snapshot(
+            now_ms=now_ms,
+            fleet=self.fleet,
+            accounts=tuple(self.accounts),
+            placed=self.placed,
+            queue=self.queue,
+            shares=self._shares(),
+            growing=self._growing(),
+            balance_gpu_ms=self.balances,
+            **arrays,
+        )
+
+    def _growing(self) -> list[int]:
+        """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
+        gangs = (self.placed[number] for number in sorted(self.elastic))
+        return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
+
+    def _shares(self) -> dict[int, dict[int, int]]:
+        """By shared GPU: the milli-GPUs of each gang that is on it. Who claims one is not on it yet."""
+        shares: dict[int, dict[int, int]] = {}
+        claimant = self.columns["claimant"]
+        for number in sorted(self.sharing):
+            (gpu,) = self.placed[number].gpu_numbers
+            if int(claimant[gpu]) != number:
+                shares.setdefault(gpu, {})[number] = self.placed[number].shape.gpu_milli
+        return shares
+
+    def plan(self, now_ms: int, policy: Policy) -> tuple[Placed | Stopped, ...]:
+        """The pool's plan for this instant, by numbers."""
+        if not self.fleet.nodes:
+            return ()
+        made = plan(self.snapshot(now_ms), policy)
+        return tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop))
+
+    def _by_numbers(self, action: Place | Stop) -> Placed | Stopped:
+        if isinstance(action, Stop):
+            for_gang = None if action.for_gang is None else self.numbers[action.for_gang]
+            return Stopped(action.gang.number, action.cause, for_gang)
+        waits_for = tuple(self.numbers[name] for name in action.waits_for)
+        return Placed(action.gang.number, action.gpu_numbers, action.inside, waits_for)
+
+    def _start(self, pool: PoolNodes) -> None:
+        self.fleet = PoolFleet(pool.nodes, pool.domains, pool.blocks)
+        sizes = {column.name: self.fleet.n_gpus if column in BY_GPU else len(pool.nodes) for column in COLUMNS}
+        self.columns = {column.name: np.full(sizes[column.name], column.fresh, dtype=column.kind) for column in COLUMNS}
+        self.accounts, self.balances = [], {}
+        self.gangs, self.numbers, self.placed, self.queue = {}, {}, {}, {}
+        self.sharing, self.elastic = set(), set()
+
+    def _keep(self, gang: Gang) -> None:
+        self._drop(gang.number)
+        self.gangs[gang.number] = gang
+        self.numbers[gang.id] = gang.number
+        if gang.status is GangStatus.WAITING:
+            line = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
+            insort(line, gang, key=lambda waiting: waiting.order)
+        else:
+            self.placed[gang.number] = gang
+            if gang.shape.is_share:
+                self.sharing.add(gang.number)
+            if gang.spec.is_elastic:
+                self.elastic.add(gang.number)
+
+    def _drop(self, number: int) -> None:
+        gang = self.gangs.pop(number, None)
+        if gang is None:
+            return
+        del self.numbers[gang.id]
+        if gang.status is not GangStatus.WAITING:
+            del self.placed[number]
+            self.sharing.discard(number)
+            self.elastic.discard(number)
+            return
+        shapes = self.queue[gang.account]
+        line = shapes[gang.shape]
+        line.pop(bisect_left(line, gang.order, key=lambda waiting: waiting.order))
+        if not line:
+            del shapes[gang.shape]
+        if not shapes:
+            del self.queue[gang.account]
+
+
+@dataclass(slots=True)
+class ReplicaServer:
+    """A replica that is told and asked in bytes: what an actor holds."""
+
+    replica: PoolReplica = field(default_factory=PoolReplica)
+    mark: Mark = NOWHERE
+
+    def serve(self, body: bytes) -> bytes:
+        """Apply and plan what an encoded `Ask` says; an encoded `Answer`. Raises Damaged on bytes that are none.
+
+        An ask at `NOWHERE` starts anew; one at another mark than the replica's is refused, and nothing changes.
+        """
+        ask, encoded = decode_ask(body)
+        if ask.mark not in {self.mark, NOWHERE}:
+            return encode_answer(Answer(self.mark, None))
+        if encoded:
+            delta = decode_delta(encoded)
+            self.mark = NOWHERE  # where applying fails midway, the next ask is refused
+            self.replica.apply(delta)
+            self.mark = next_mark(ask.mark, encoded)
+        actions = () if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
+        return encode_answer(Answer(self.mark, actions))

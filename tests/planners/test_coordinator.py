@@ -1,0 +1,60 @@
+"""Planning pool by pool: the same as the whole where there is one pool, lawful where there are several."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.placement.laws import violations
+from scheduler.core.placement.plan import plan
+from scheduler.planners.coordinator import Coordinator
+from tests.planners.crowds import Crowd
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 5, 6, 7])
+def test_with_one_pool_the_plan_and_its_reasons_are_those_of_the_whole(seed: int) -> None:
+    crowd = Crowd(seed, pools=False)
+    assert len(crowd.world.fleet.pools) == 1
+    for _ in range(120):
+        expected = plan(crowd.world.snapshot(), crowd.policy)
+        whole = dict(expected.waiting)
+        planned = crowd.coordinator.plan(crowd.world.snapshot(), crowd.policy)
+        assert planned.plan.actions == expected.actions
+        assert dict(planned.plan.waiting) == whole
+        assert len(planned.plan.waiting) == len(whole)
+        assert not planned.unfinished
+        crowd.world.apply(expected)
+        crowd.happen()
+    assert crowd.world.now_ms
+
+
+@pytest.mark.parametrize("seed", range(1, 13))
+def test_with_several_pools_every_law_holds_and_the_run_comes_to_rest(seed: int) -> None:
+    crowd = Crowd(seed, pools=True)
+    for _ in range(120):
+        crowd.round()
+        crowd.happen()
+    assert crowd.come_to_rest()
+
+
+def test_the_runs_reach_offers_that_are_refused_and_every_resort() -> None:
+    crowds = [Crowd(seed, pools=True) for seed in range(20, 30)]
+    for crowd in crowds:
+        for _ in range(120):
+            crowd.round()
+            crowd.happen()
+    seen = sum((crowd.seen for crowd in crowds), start=crowds[0].seen - crowds[0].seen)
+    assert min(seen["inside"], seen["borrowed"], seen["reclaimed"]) > 50
+    assert sum(crowd.passes[2] + crowd.passes[3] for crowd in crowds) > 50
+    assert max(len(crowd.world.fleet.pools) for crowd in crowds) == 4
+
+
+@pytest.mark.parametrize("seed", [2, 4, 9])
+def test_a_coordinator_that_starts_anew_at_any_round_goes_on_with_the_same_plans(seed: int) -> None:
+    """What a coordinator keeps is only for speed: nothing in a plan depends on its past."""
+    kept, anew = Crowd(seed, pools=True), Crowd(seed, pools=True)
+    for _ in range(60):
+        anew.coordinator = Coordinator()
+        assert [made.actions for made in kept.plans()] == [made.actions for made in anew.plans()]
+        assert violations(kept.world.snapshot()) == ()
+        kept.happen()
+        anew.happen()

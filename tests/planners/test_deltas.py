@@ -1,0 +1,132 @@
+"""What travels between coordinator and replica: whole, in order, with nothing that planning does not need."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import Damaged
+from scheduler.core.placement.pools import Division
+from scheduler.core.placement.snapshot import Policy
+from scheduler.core.workloads import Gang, GangSpec
+from scheduler.planners.deltas import (
+    COLUMNS,
+    NOWHERE,
+    Answer,
+    Ask,
+    Delta,
+    decode_answer,
+    decode_delta,
+    encode_ask,
+    encode_delta,
+    next_mark,
+)
+from scheduler.planners.replica import PoolReplica, ReplicaServer
+from scheduler.planners.rows import GANG_LEFT_OUT, SPEC_LEFT_OUT, GangRow
+from scheduler.planners.tracks import Mirror, Track
+from tests.planners.crowds import Crowd
+
+
+def same(left: Delta, right: Delta) -> bool:
+    """Whether two deltas say the same."""
+    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone) for d in (left, right)]
+    pairs = zip(left.changes, right.changes, strict=True)
+    return told[0] == told[1] and all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in pairs)
+
+
+class Followed:
+    """The pools of a crowd, each with its track and a mirror, as the crowd goes on."""
+
+    def __init__(self, seed: int) -> None:
+        self.crowd = Crowd(seed, pools=True)
+        self.division = Division.of(self.crowd.world.fleet)
+        self.tracks = [Track(part) for part in self.division.parts]
+        self.mirrors: list[Mirror] = [track.mirror() for track in self.tracks]
+
+    def deltas(self) -> list[Delta]:
+        """What each mirror must be told now; only gangs that stand in a pool or name no other are looked at."""
+        for track in self.tracks:
+            track.look(self.crowd.world.snapshot())
+            for number in list(track.gangs):
+                if number not in self.crowd.world.gangs:
+                    track.drop(number)
+        for gang in self.crowd.world.gangs.values():
+            pools = self.division.pools_for(gang.shape.grade)
+            home = self.division.pool_of(gang) if gang.gpu_numbers else pools[0] if len(pools) == 1 else None
+            for pool, track in enumerate(self.tracks):
+                if pool == home:
+                    track.keep(gang)
+                else:
+                    track.drop(gang.number)
+        return [mirror.delta(self.division.number_in_part) for mirror in self.mirrors]
+
+
+def test_every_field_of_a_gang_is_carried_or_left_out_on_purpose() -> None:
+    assert set(GangSpec.model_fields) - set(GangRow._fields) == SPEC_LEFT_OUT
+    assert {field.name for field in fields(Gang)} - set(GangRow._fields) == GANG_LEFT_OUT
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 5])
+def test_deltas_are_read_back_as_they_were_written_and_add_up_to_the_whole(seed: int) -> None:
+    followed = Followed(seed)
+    replicas = [PoolReplica() for _ in followed.tracks]
+    for _ in range(40):
+        for delta, replica in zip(followed.deltas(), replicas, strict=True):
+            assert same(decode_delta(encode_delta(delta)), delta)
+            replica.apply(decode_delta(encode_delta(delta)))
+        assert all(delta.is_empty for delta in followed.deltas())
+        followed.crowd.plans()
+        followed.crowd.happen()
+    for delta, replica in zip(followed.deltas(), replicas, strict=True):
+        replica.apply(delta)
+    for track, replica in zip(followed.tracks, replicas, strict=True):
+        anew = PoolReplica()
+        anew.apply(track.mirror().delta(followed.division.number_in_part))
+        assert (replica.gangs, replica.placed, replica.queue) == (anew.gangs, anew.placed, anew.queue)
+        assert replica.accounts == anew.accounts
+        assert all(np.array_equal(replica.columns[c.name], anew.columns[c.name]) for c in COLUMNS)
+        assert replica.fleet.domain_of_node.tolist() == sorted(replica.fleet.domain_of_node.tolist())
+
+
+def first_delta() -> bytes:
+    return encode_delta(Followed(2).deltas()[0])
+
+
+@given(st.integers(0, 10_000), st.sampled_from(("cut", "changed")))
+def test_damaged_bytes_are_refused_or_say_something_else_but_never_the_same(at: int, how: str) -> None:
+    whole = first_delta()
+    at %= len(whole)
+    other = whole[:at] if how == "cut" else whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    try:
+        read = decode_delta(other)
+    except Damaged:
+        return
+    assert not same(read, decode_delta(whole))
+
+
+def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None:
+    followed = Followed(2)
+    load = encode_delta(followed.deltas()[0])
+    server = ReplicaServer()
+    policy = Policy()
+    at_load = next_mark(NOWHERE, load)
+    ask = encode_ask(Ask(at_load, 5, policy), b"")
+    assert decode_answer(server.serve(ask)) == Answer(NOWHERE, None)
+    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, ())
+    answer = server.serve(ask)
+    assert decode_answer(answer).actions is not None
+    assert server.serve(ask) == answer
+    behind = encode_ask(Ask(next_mark(at_load, b"missed"), 5, policy), b"")
+    assert decode_answer(server.serve(behind)) == Answer(at_load, None)
+    assert server.serve(ask) == answer
+    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))).mark == at_load
+
+
+@pytest.mark.parametrize("body", [b"", b"{}\n", b"[1]\nx", b"null\n[0,0,0,0,0,0]\n"])
+def test_what_is_no_ask_is_damaged(body: bytes) -> None:
+    with pytest.raises(Damaged, match="cannot be read"):
+        ReplicaServer().serve(body)

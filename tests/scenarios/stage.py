@@ -1,0 +1,210 @@
+"""Where a scenario plays: the production scheduler on virtual time, with a journal in memory and simulated execution.
+
+Nothing of the scheduler is replaced: what a scenario says goes in as the exchange, teams, admins and machines say it,
+and what it prints are events of the journal. Every law that `LawChecker` knows is checked after every round; one that
+breaks fails the scenario whatever it expects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from scheduler.core.cluster import Level, NodeSpec
+from scheduler.core.events import Event
+from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
+from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.records import MeterRecord
+from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
+from scheduler.core.workloads import Gang, GangSpec
+from scheduler.delivery import LogWriter
+from scheduler.execution.protocol import Launch
+from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
+from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.replay.checks import LawChecker
+from scheduler.service import Scheduler, ServiceSettings
+
+START_MS = 1_767_225_600_000
+"""2026-01-01T00:00:00Z: instants in scenarios count from here."""
+WEEK_MS = 7 * 86_400_000
+SIGNER = SignerKey.generate("tenor.test/scenarios")
+FIRMNESS: dict[str, Firmness] = {
+    "firm": Firm(),
+    "unit": UnitFirm(pool="H100"),
+    "system": SystemFirm(),
+    "recallable": Recallable(notice_ms=0, max_events=100, max_quantity_gpu_ms=WEEK_MS),
+    "nonfirm": NonFirm(),
+}
+
+
+@dataclass
+class Stage:
+    """See the module. `nodes`, `spares` and `settings` are set before anything else happens."""
+
+    nodes: list[NodeSpec] = field(default_factory=list)
+    settings: ServiceSettings = field(default_factory=lambda: ServiceSettings(close_lag_ms=0))
+    now_ms: int = START_MS
+    works: dict[str, Work] = field(default_factory=dict)
+    gang_ids: dict[str, str] = field(default_factory=dict)
+    """Gang by the name under which it was submitted."""
+    heard: list[tuple[int, Event]] = field(default_factory=list)
+    """(instant, event) of what nobody was told of yet."""
+    records: list[MeterRecord] = field(default_factory=list)
+    laws: LawChecker = field(default_factory=LawChecker)
+    _scheduler: Scheduler | None = None
+    _executor: SimulatedExecutor | None = None
+    _journal: Journal | None = None
+    _seq: int = 0
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler; it starts when it is first asked for, and sees the fleet."""
+        if self._scheduler is None:
+            self._journal = Journal.open(":memory:", durable=False)
+            self._executor = SimulatedExecutor(self.nodes, lambda: self.now_ms, self._work)
+            log = LogWriter("scenario", SIGNER)
+            self._scheduler = Scheduler(self._journal, self._executor, log, lambda: self.now_ms, self.settings)
+            self._scheduler.listeners.append(lambda event: self.heard.append((self.now_ms, event)))
+            self._scheduler.closing_listeners.append(self._on_closing)
+            self.rounds()
+            self.heard.clear()
+        return self._scheduler
+
+    def _work(self, launch: Launch) -> Work:
+        return self.works[launch.name]
+
+    def _on_closing(self, closing: Closing) -> None:
+        self.records += closing.records
+        self.laws.on_records(closing.records, closing.interval.end_ms)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def rounds(self) -> None:
+        """Rounds at this instant until nothing more happens at it; every law after each of them."""
+        scheduler = self.scheduler
+        assert self._journal is not None
+        while True:
+            before = self._journal.head[0]
+            scheduler.round()
+            self.laws.after_round(scheduler.state, self.now_ms)
+            assert self.laws.found == [], self.laws.found
+            if self._journal.head[0] == before:
+                return
+
+    def next_ms(self) -> int:
+        """The next instant at which something falls due or happens; far off where nothing does."""
+        assert self._executor is not None
+        due = (self.scheduler.next_due_ms(), self._executor.next_event_ms())
+        return min((each for each in due if each is not None), default=self.now_ms + WEEK_MS)
+
+    def pass_ms(self, length_ms: int) -> None:
+        """Let time pass, with rounds whenever something falls due or happens."""
+        until_ms = self.now_ms + length_ms
+        self.rounds()  # what was said a moment ago is heard at once
+        while self.now_ms < until_ms:
+            self.now_ms = max(self.now_ms, min(until_ms, self.next_ms()))
+            self.rounds()
+
+    # -- what is said --------------------------------------------------------------------------------------------------
+
+    def buy(self, account: str, lots: int, level: Level, wished: dict[str, Any]) -> None:
+        """The exchange lists the lots that are wanted, where it has not yet, and tells of the trade."""
+        grade = wished.pop("grade", self.nodes[0].grade)
+        start_ms, end_ms = wished.pop("from_ms", 0), wished.pop("until_ms", WEEK_MS)
+        name = wished.pop("position")
+        terms = standard_terms(
+            symbol=f"{name}.LOT",
+            start_ms=START_MS + start_ms,
+            end_ms=START_MS + end_ms,
+            grade=grade,
+            cell=level,
+            gpus=self._gpus_of(level, grade),
+            **{**wished, "firmness": FIRMNESS[wished.get("firmness", "firm")]},
+        )
+        self.scheduler.learn_instruments([terms])
+        self.told(PositionEventKind.TRADE, name, account, lots, terms.id)
+
+    def _gpus_of(self, level: Level, grade: str) -> int:
+        """GPUs of one cell of the grade's."""
+        nodes = [node for node in self.nodes if node.grade == grade]
+        match level:
+            case Level.GPU:
+                return 1
+            case Level.NODE:
+                return nodes[0].gpus
+            case Level.NVLINK_DOMAIN:
+                return sum(
+                    node.gpus for node in nodes if (node.block, node.domain) == (nodes[0].block, nodes[0].domain)
+                )
+            case Level.FABRIC_BLOCK:
+                return sum(node.gpus for node in nodes if node.block == nodes[0].block)
+            case _:
+                return sum(node.gpus for node in nodes)
+
+    def told(
+        self,
+        kind: PositionEventKind,
+        position: str,
+        account: str,
+        lots: int,
+        instrument: str,
+        *,
+        source: str | None = None,
+        effective_ms: int | None = None,
+    ) -> None:
+        """The exchange tells of an event. Raises Refused where it makes no sense; then the exchange did not say it."""
+        self.scheduler.learn_event(
+            PositionEvent(
+                cursor=Cursor(stream="exchange", epoch=1, seq=self._seq + 1),
+                kind=kind,
+                position=position,
+                account=account,
+                instrument=instrument,
+                lots=lots,
+                source=source,
+                effective_ms=self.now_ms if effective_ms is None else effective_ms,
+                committed_ms=self.now_ms,
+            )
+        )
+        self._seq += 1
+
+    def submit(self, spec: GangSpec, work: Work) -> Gang:
+        """A team submits a gang that does this work. Raises ValueError where its name is taken."""
+        if spec.name in self.gang_ids:
+            raise ValueError(f"there is a gang {spec.name!r} already")
+        self.works[spec.name] = work
+        gang = self.scheduler.submit(spec)
+        self.gang_ids[spec.name] = gang.id
+        return gang
+
+    def break_down(self, fault: Fault) -> None:
+        """Something breaks or is well again; a round sees it."""
+        self.scheduler  # noqa: B018 - the fleet is seen first
+        assert self._executor is not None
+        self._executor.inject(fault)
+
+    def set_policy(self, **values: Any) -> None:
+        """Change the policy from now on."""
+        self.settings = replace(self.settings, policy=replace(self.settings.policy, **values))
+        if self._scheduler is not None:
+            self._scheduler.settings = self.settings
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def gang(self, name: str) -> Gang:
+        """The gang of that name."""
+        return self.scheduler.state.gangs.get(self.gang_ids[name])
+
+    def name_of(self, gang_id: str) -> str:
+        """The name of a gang."""
+        return self.scheduler.state.gangs.get(gang_id).spec.name
+
+    def since_start(self, at_ms: int) -> int:
+        """An instant, counted from the scenario's beginning."""
+        return at_ms - START_MS

@@ -1,0 +1,251 @@
+"""The commands of a scenario: what each word does, and what it prints.
+
+A line is an order (`round`, `after 10m`) or somebody who does something (`acme buys 2 nodes`, `node-1 fails`). An
+unknown word fails the scenario; so does a wish that nobody can grant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import NodeSpec
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.placement.snapshot import Policy
+from scheduler.core.positions import PositionEventKind
+from scheduler.core.workloads import GangSpec
+from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
+from tests.scenarios.stage import Stage
+from tests.scenarios.telling import coverage, fleet_map, told, waiting
+from tests.scenarios.text import length_ms
+from tests.scenarios.wishes import GANG_WORDS, level_named, wishes
+
+FOREVER_MS = 10**12
+_FLEET = re.compile(r"(\d+) nodes of (\d+) (\S+)(.*)")
+
+
+def run(stage: Stage, line: str) -> list[str]:
+    """Carry out one line; what it prints. Raises ValueError on a word that nobody knows."""
+    words = line.split()
+    if words[0] in ORDERS:
+        return list(ORDERS[words[0]](stage, words[1:]))
+    if len(words) > 1 and words[1] in DEEDS:
+        return list(DEEDS[words[1]](stage, words[0], words[2:]))
+    raise ValueError(f"{line!r} means nothing, expected one of {', '.join([*ORDERS, *DEEDS])}")
+
+
+# -- orders ------------------------------------------------------------------------------------------------------------
+
+
+def fleet(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`4 nodes of 8 H100 domain=2 block=4`: so many nodes share a domain, so many a block; numbers go on."""
+    found = _FLEET.fullmatch(" ".join(words))
+    if found is None:
+        raise ValueError(f"{words} is no fleet, expected `4 nodes of 8 H100 domain=2 block=4`")
+    count, gpus, grade, wished = found.groups()
+    sizes = {"domain": 2, "block": 4} | wishes(wished.split(), ("domain", "block"))
+    first = len(stage.nodes)
+    for i in range(int(count)):
+        domain, block = first + i // sizes["domain"], first + i // sizes["block"]
+        stage.nodes.append(
+            NodeSpec(
+                name=f"node-{first + i}", grade=grade, gpus=int(gpus), domain=f"domain-{domain}", block=f"block-{block}"
+            )
+        )
+    yield from ()
+
+
+def spares(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`node-3`: nodes that are kept out of what is sold."""
+    stage.settings = replace(stage.settings, spares=tuple(words))
+    yield from ()
+
+
+def policy(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`consolidate=no starving=1h`: values of the policy, from now on."""
+    stage.set_policy(**wishes(words, (field.name for field in fields(Policy))))
+    yield from ()
+
+
+def play_round(stage: Stage, words: list[str]) -> Iterator[str]:
+    """One instant: rounds until nothing more happens at it."""
+    _none(words)
+    stage.rounds()
+    yield from _news(stage, timed=False)
+
+
+def after(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`10m`: time passes, with rounds whenever something happens or falls due."""
+    stage.pass_ms(length_ms(words[0]))
+    yield from _news(stage, timed=True)
+
+
+def show_map(stage: Stage, words: list[str]) -> Iterator[str]:
+    """Owner and occupant of every GPU."""
+    _none(words)
+    return fleet_map(stage)
+
+
+def show_lots(stage: Stage, words: list[str]) -> Iterator[str]:
+    """What stands behind every position from now on."""
+    _none(words)
+    calendar = stage.scheduler.state.calendar
+    for name in sorted(stage.scheduler.state.book.positions):
+        yield f"{name}: {coverage(stage, calendar.of(name), stage.now_ms) or 'nothing'}"
+
+
+def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:
+    """GPU-seconds of each position that were contracted and not delivered, by cause, in the closed intervals."""
+    _none(words)
+    lost: Counter[tuple[str, str]] = Counter()
+    for record in stage.records:
+        for cause, gpu_ms in record.losses:
+            lost[record.position, Cause(cause).name] += gpu_ms
+    for (position, name), gpu_ms in sorted(lost.items()):
+        yield f"{position}: {gpu_ms // 1_000} GPU-seconds, {name}"
+
+
+def drain(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`node-1 by=10m` empties a node, `node-1 off` calls it off."""
+    node, wish = words
+    by_ms = None if wish == "off" else stage.now_ms + wishes([wish], ("by_ms",))["by_ms"]
+    stage.scheduler.drain(node, by_ms)
+    yield from ()
+
+
+def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`train`: the gang is not wanted any more."""
+    for name in words:
+        stage.scheduler.cancel(stage.gang_ids[name])
+    yield from ()
+
+
+# -- deeds -------------------------------------------------------------------------------------------------------------
+
+
+def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
+    """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`."""
+    held = sum(position.account == account for position in stage.scheduler.state.book.positions.values())
+    own = ("from_ms", "until_ms", "firmness", "grade", "as")
+    wished = wishes(words[2:], (*own, *InstrumentTerms.model_fields))
+    wished["position"] = wished.pop("as", f"{account}-{held + 1}")
+    stage.buy(account, int(words[0]), level_named(words[1]), wished)
+    yield from ()
+
+
+def sells(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
+    """`1 of acme-1 to bolt at=2h`: lots of a position change hands."""
+    lots, _, source, _, buyer, *rest = words
+    wished = wishes(rest, ("at_ms", "as"))
+    positions = stage.scheduler.state.book.positions
+    held = sum(position.account == buyer for position in positions.values())
+    stage.told(
+        PositionEventKind.TRANSFER,
+        wished.get("as", f"{buyer}-{held + 1}"),
+        buyer,
+        int(lots),
+        positions[source].instrument,
+        source=source,
+        effective_ms=stage.now_ms + wished.get("at_ms", 0),
+    )
+    yield from ()
+
+
+def expires(stage: Stage, position: str, words: list[str]) -> Iterator[str]:
+    """The position is over, now."""
+    _none(words)
+    held = stage.scheduler.state.book.positions[position]
+    stage.told(PositionEventKind.EXPIRY, position, held.account, 0, held.instrument)
+    yield from ()
+
+
+def submits(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
+    """`train 2x8 near=domain works=1h`: a gang, its workers and wishes, and what it will do.
+
+    Unless it says otherwise it checkpoints every ten minutes, works for ever, and uses its whole grace of ten seconds.
+    """
+    name, size, *rest = words
+    workers, _, gpus = size.rpartition("x")
+    own = ("works_ms", "stops_ms", "starts_ms", "exit_code")
+    wished = wishes(rest, (*own, *GangSpec.model_fields), GANG_WORDS)
+    work_ms, stop_ms = wished.pop("works_ms", FOREVER_MS), wished.pop("stops_ms", None)
+    start_ms, exit_code = wished.pop("starts_ms", 0), wished.pop("exit_code", 0)
+    given = {"checkpoint_ms": 600_000, "grace_ms": 10_000, "restart_ms": 0, **wished}
+    spec = GangSpec(
+        account=account,
+        name=name,
+        command=("run",),
+        workers=int(workers or 1),
+        gpus_per_worker=int(gpus),
+        **given,
+    )
+    work = Work(work_ms, spec.checkpoint_ms, spec.restart_ms, start_ms, stop_ms, exit_code)
+    stage.submit(spec, work)
+    yield from ()
+
+
+def fails(stage: Stage, node: str, words: list[str]) -> Iterator[str]:
+    """The node goes, with everything on it."""
+    _none(words)
+    stage.break_down(NodeDown(node, stage.now_ms))
+    yield from ()
+
+
+def returns(stage: Stage, node: str, words: list[str]) -> Iterator[str]:
+    """The node is back, empty."""
+    _none(words)
+    stage.break_down(NodeUp(node, stage.now_ms))
+    yield from ()
+
+
+def ails(stage: Stage, gpu: str, words: list[str]) -> Iterator[str]:
+    """`node-1:3 ails ECC`: a GPU falls ill."""
+    node, _, number = gpu.partition(":")
+    stage.break_down(GpuFault(node, (int(number),), stage.now_ms, Cause[words[0]]))
+    yield from ()
+
+
+def heals(stage: Stage, gpu: str, words: list[str]) -> Iterator[str]:
+    """The GPU is well again."""
+    _none(words)
+    node, _, number = gpu.partition(":")
+    stage.break_down(GpuFault(node, (int(number),), stage.now_ms, None))
+    yield from ()
+
+
+ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
+    "fleet": fleet,
+    "spares": spares,
+    "policy": policy,
+    "round": play_round,
+    "after": after,
+    "map": show_map,
+    "lots": show_lots,
+    "shortfalls": show_shortfalls,
+    "drain": drain,
+    "cancel": cancel,
+}
+DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {
+    "buys": buys,
+    "sells": sells,
+    "expires": expires,
+    "submits": submits,
+    "fails": fails,
+    "returns": returns,
+    "ails": ails,
+    "heals": heals,
+}
+
+
+def _news(stage: Stage, *, timed: bool) -> Iterator[str]:
+    yield from told(stage, stage.heard, timed=timed)
+    stage.heard.clear()
+    yield from waiting(stage)
+
+
+def _none(words: list[str]) -> None:
+    if words:
+        raise ValueError(f"{words} mean nothing here")

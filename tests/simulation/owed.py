@@ -1,0 +1,185 @@
+"""What an account is owed, worked out from its lots alone: the other side's arithmetic, by trying everything.
+
+Sharing safety *over lots as sold*: take an account's healthy lots as what was sold, so many cells of each level, and
+assume nothing of where they lie: every lot is alone in the world, its GPUs next to each other only inside its own cell.
+A preemptible gang that some packing of the account's counted gangs and itself into those cells has room for is owed its
+GPUs in the round that sees it, whatever other accounts did, do or own. Whoever was given neighbouring cells has more
+room, never less.
+
+Nothing here is shared with the planner but the words of the rule (`Want`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from scheduler.core.cluster import Level
+from scheduler.core.placement.wants import Want, demand
+from scheduler.core.state.state import State
+from scheduler.core.workloads import Gang, GangStatus, StopCause
+
+Domain = tuple[int, ...]
+"""Free GPUs of each node, ascending."""
+Block = tuple[Domain, ...]
+Ground = tuple[Block, ...]
+"""Cells as they nest; whatever is not in one tuple is not assumed to be near."""
+
+
+def lots_of(state: State, account: str, lasting_until_ms: int | None = None) -> Ground:
+    """The account's lots in force whose GPUs are all well, each alone, less what work that cannot be preempted holds.
+
+    `lasting_until_ms`: only lots of windows that end then or later.
+    """
+    firm = _held_firm(state, account)
+    ground: list[Block] = []
+    for holding in state.calendar.holdings:
+        if state.book.positions[holding.position].account != account or holding.start_ms > state.now_ms:
+            continue
+        if lasting_until_ms is not None and holding.end_ms < lasting_until_ms:
+            continue
+        gpus = state.fleet.gpus_of_cell(holding.level, holding.cell).tolist()
+        if not state.health.usable[gpus].all():
+            continue
+        ground.append(_cell(state, holding.level, [gpu for gpu in gpus if gpu not in firm]))
+    return tuple(sorted(ground))
+
+
+def _held_firm(state: State, account: str) -> set[int]:
+    """GPUs of the account's work that cannot be preempted."""
+    return {
+        gpu
+        for gang in state.gangs.placed.values()
+        if gang.account == account and not gang.shape.preemptible and _stays(gang)
+        for gpu in gang.gpu_numbers
+    }
+
+
+def _stays(gang: Gang) -> bool:
+    return gang.status is not GangStatus.STOPPING or gang.stop_cause is StopCause.CONSOLIDATED
+
+
+def _cell(state: State, level: Level, gpus: list[int]) -> Block:
+    """One lot as a block of its own: of a lot above NODE, its domains and nodes are near each other."""
+    fleet = state.fleet
+    if level <= Level.NODE:
+        return ((len(gpus),),)
+    domains: dict[int, dict[int, int]] = {}
+    for gpu in gpus:
+        node = int(fleet.node_of_gpu[gpu])
+        nodes = domains.setdefault(int(fleet.domain_of_node[node]), {})
+        nodes[node] = nodes.get(node, 0) + 1
+    return tuple(sorted(tuple(sorted(nodes.values())) for nodes in domains.values()))
+
+
+def counted(state: State, account: str) -> tuple[list[Want], int]:
+    """(what the account's counted preemptible gangs want, GPUs of all that its count holds)."""
+    gangs = [gang for gang in state.gangs.placed.values() if gang.account == account and _stays(gang)]
+    wants = [demand(gang.shape) for gang in gangs if gang.shape.preemptible]
+    return [want for want in wants if want is not None], sum(gang.shape.gpus for gang in gangs)
+
+
+def is_owed(state: State, gang: Gang) -> bool:
+    """Whether the waiting gang is owed GPUs now, in a fleet of one pool.
+
+    What cannot be preempted is owed them, without looking at more, where its account runs nothing else and lots that
+    last to its declared end have room.
+    """
+    want = demand(gang.shape)
+    wants, used = counted(state, gang.account)
+    owned = int((state.health.usable & (state.calendar.owner_account == state.accounts[gang.account])).sum())
+    if want is None or used + gang.shape.gpus > owned:
+        return False
+    if gang.shape.preemptible:
+        return packable(lots_of(state, gang.account), (*wants, want))
+    return used == 0 and packable(lots_of(state, gang.account, state.now_ms + gang.shape.runtime_ms), (want,))
+
+
+def packable(ground: Ground, wants: tuple[Want, ...]) -> bool:
+    """Whether any packing of the wants into the ground exists."""
+    if sum(want.gpus for want in wants) > sum(gpus for block in ground for domain in block for gpus in domain):
+        return False
+    return _packable(_sorted(ground), tuple(sorted(wants, key=lambda want: (-want.size, -want.parts, want.level or 0))))
+
+
+@lru_cache(maxsize=200_000)
+def _packable(ground: Ground, wants: tuple[Want, ...]) -> bool:
+    if not wants:
+        return True
+    first, *rest = wants
+    return any(_packable(left, tuple(rest)) for left in _placings(ground, first))
+
+
+def _placings(ground: Ground, want: Want) -> set[Ground]:
+    """Every ground that is left after the want was put somewhere."""
+    found: set[Ground] = set()
+    match want.level:
+        case Level.NVLINK_DOMAIN:
+            for i, block in enumerate(ground):
+                for j, domain in enumerate(block):
+                    for (left,) in _parts(((domain,),), want.size, want.parts):
+                        found.add(_sorted((*ground[:i], (*block[:j], *left, *block[j + 1 :]), *ground[i + 1 :])))
+        case Level.FABRIC_BLOCK:
+            for i, block in enumerate(ground):
+                for (left,) in _parts((block,), want.size, want.parts):
+                    found.add(_sorted((*ground[:i], left, *ground[i + 1 :])))
+        case _:
+            found = _parts(ground, want.size, want.parts)
+    return found
+
+
+def _parts(ground: Ground, size: int, parts: int) -> set[Ground]:
+    """Every ground that is left after so many parts of a size were put on nodes."""
+    found = {_sorted(ground)}
+    for _ in range(parts):
+        found = {
+            _sorted(
+                (
+                    *each[:i],
+                    (*block[:j], (*domain[:k], gpus - size, *domain[k + 1 :]), *block[j + 1 :]),
+                    *each[i + 1 :],
+                )
+            )
+            for each in found
+            for i, block in enumerate(each)
+            for j, domain in enumerate(block)
+            for k, gpus in enumerate(domain)
+            if gpus >= size
+        }
+    return found
+
+
+def _sorted(ground: Ground) -> Ground:
+    return tuple(sorted(tuple(sorted(tuple(sorted(domain)) for domain in block)) for block in ground))
+
+
+def unaccounted(state: State, now_ms: int) -> list[str]:
+    """Positions of which what stands behind them is not what is contracted now, though nobody said so."""
+    found = []
+    for name, contracted in sorted(state.contracted.items()):
+        covered = sum(
+            len(state.fleet.gpus_of_cell(holding.level, holding.cell))
+            for holding in state.calendar.of(name)
+            if holding.start_ms <= now_ms < holding.end_ms
+        )
+        if covered > contracted.at(now_ms) or (covered < contracted.at(now_ms) and name not in state.refused):
+            found.append(f"{name} is covered by {covered} GPUs, {contracted.at(now_ms)} are contracted")
+    return found
+
+
+def out_of_turn(state: State, now_ms: int) -> list[str]:
+    """Where a lower firmness class holds a healthy cell while a higher one's lot of its level is on an ill one."""
+    force = [held for held in state.calendar.holdings if held.start_ms <= now_ms < held.end_ms]
+    well = {
+        (held.level, held.cell): bool(state.health.usable[state.fleet.gpus_of_cell(held.level, held.cell)].all())
+        for held in force
+    }
+    rank = {
+        name: state.instruments[position.instrument].firmness_rank for name, position in state.book.positions.items()
+    }
+    return [
+        f"{ill.position} on an ill {ill.level.name}, {held.position} of a lower class on a healthy one"
+        for ill in force
+        if not well[ill.level, ill.cell]
+        for held in force
+        if held.level == ill.level and well[held.level, held.cell] and rank[held.position] > rank[ill.position]
+    ]
