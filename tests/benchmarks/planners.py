@@ -23,7 +23,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Action, Place, Plan, Policy, Snapshot
-from scheduler.core.workloads import Gang, GangStatus
+from scheduler.core.workloads import Gang, GangStatus, Piece
 from scheduler.execution.local_ray import LocalRay
 from scheduler.planners.coordinator import Coordinator
 from scheduler.planners.deltas import NOWHERE, Ask, encode_ask
