@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -115,6 +116,7 @@ class Books:
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
+        self._joined: list[Gang] = []
         self._undone: list[int] = []
         self.lowered: set[int] = set()
 
@@ -342,13 +344,10 @@ class Books:
             self._joinable = Joinable()
             for row, gang in enumerate(self.rows):
                 gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and self.is_placed(row) and self._is_steady(gpu):
+                if gpu >= 0 and self.is_placed(row) and self.floor.usable[gpu] and self.floor.leaver[gpu] < 0:
                     gangs = (gang, *self._riding(row))
                     self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
         return self._joinable.with_room(account, milli, firm=firm)
-
-    def _is_steady(self, gpu: int) -> bool:
-        return bool(self.floor.gpus[gpu, USABLE]) and int(self.floor.gpus[gpu, LEAVER]) < 0
 
     def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
         """Whether the GPU is the account's own or nobody's, and stays so until then."""
@@ -359,13 +358,30 @@ class Books:
         gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
         inside = self.headroom(account, self.pool_of_row[row]) >= 0
         self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
+        self._joined.append(gang)
         host = self.fleet.host_of_gpu[gpu]
         self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
         if self._joinable is not None:
             self._joinable.remove(account, row, gpu, firm=firm)
             self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
 
-    def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
+    @contextmanager
+    def without(self, row: int) -> Iterator[None]:
+        """Meanwhile the books are as if the row were gone already; nothing may be decided in it."""
+        gpus, firm = self.held_by(row), int(self.firm_of_row[row])
+        self._let_go(self.floor, gpus, row, firm, NOWHERE)
+        self._count(row, -1)
+        self.counts_of_row[row] = False
+        self.stopped.add(row)
+        try:
+            yield
+        finally:
+            self.stopped.discard(row)
+            self.counts_of_row[row] = True
+            self._count(row, 1)
+            self._hold(self.floor, gpus, row, firm)
+
+    def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
         Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
@@ -377,7 +393,7 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=None if for_gang is None else for_gang.id))
         self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
@@ -388,14 +404,15 @@ class Books:
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
-    def _stop_riders(self, row: int, for_gang: Gang, cause: StopCause) -> None:
+    def _stop_riders(self, row: int, for_gang: Gang | None, cause: StopCause) -> None:
         """End what shares the row's device, too; what only joined in this round waits again."""
         self._leave_joinable(row)
         for rider in self.riders.get(row, ()):
             if rider.action is not None:
                 self._withdraw_rider(rider)
             elif rider.gang.status is not GangStatus.STOPPING:
-                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=for_gang.id))
+                whom = None if for_gang is None else for_gang.id
+                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=whom))
         if row in self.riders:
             self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
 
@@ -403,6 +420,7 @@ class Books:
         if rider.action is not None:
             self.actions[rider.action] = None
             self.withdrawn.append((rider.gang, rider.inside))
+            self._withdrawn_ever.append(rider.gang)
 
     def _leave_joinable(self, row: int) -> None:
         if self._joinable is not None and self.rows[row].shape.is_share:
@@ -434,14 +452,13 @@ class Books:
         """The row of each placed gang, by number; kept from the first time that somebody asks."""
         return {self.rows[row].number: row for row in range(self._n_first)}
 
-    def gang_of_number(self, number: int) -> Gang | None:
-        """The gang as the books have it; None where it has no row."""
-        row = self.row_of_number.get(number)
-        return None if row is None else self.rows[row]
-
     def gangs_of_round(self) -> list[Gang]:
         """The gangs that the last round placed, stopped or withdrew."""
         return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def gangs_taken(self) -> list[Gang]:
+        """The waiting gangs that this round placed, also those that it withdrew again."""
+        return [*(gang for gang, _ in self.decided.values()), *self._joined, *self._withdrawn_ever]
 
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
@@ -467,11 +484,11 @@ class Books:
             self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
-        self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
+        self._joinable = None
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
-        self._joinable = None
 
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
@@ -501,13 +518,15 @@ class Books:
             owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                self.entitled[owner][pool] += sign
+                entitled = self.entitled[owner] = self.entitled[owner].copy()
+                entitled[pool] += sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        self.used[account][pool] += sign * shape.gpus
+        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
+        used[pool] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return

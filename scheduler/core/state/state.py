@@ -127,6 +127,7 @@ class State:
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,
+            growing=self.gangs.growing,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -349,10 +350,10 @@ class State:
             self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
-        owners, until_ms = self.calendar.owner_account, self.calendar.until_ms
+        owner, until_ms = self.calendar.owner_account, self.calendar.until_ms
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
-        same_owners = np.array_equal(owners, self.calendar.owner_account)
-        self.gangs.touched.ownership |= not (same_owners and np.array_equal(until_ms, self.calendar.until_ms))
+        same = np.array_equal(owner, self.calendar.owner_account) and np.array_equal(until_ms, self.calendar.until_ms)
+        self.gangs.touched.ownership |= not same
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)
