@@ -32,7 +32,9 @@ class _Seen:
     def __init__(self, snapshot: Snapshot) -> None:
         self.placed = dict(snapshot.placed)
         self.queue: dict[tuple[str, Shape], tuple[Gang, ...]] = {
-            (account, shape): tuple(gangs) for account, shapes in snapshot.queue.items() for shape, gangs in shapes.items()
+            (account, shape): tuple(gangs)
+            for account, shapes in snapshot.queue.items()
+            for shape, gangs in shapes.items()
         }
         self.usable, self.owner, self.until_ms = (
             snapshot.usable.copy(),
