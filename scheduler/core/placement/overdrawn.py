@@ -258,13 +258,14 @@ class Overdrawn:
             counts[region.searchsorted(node)] = count
         taken: list[tuple[int, int]] = []
         parts = want.parts
-        for i in counts.argsort(kind="stable").tolist():
-            here = min(int(counts[i]) // want.size, parts)
-            if here > 0:
-                taken.append((int(region[i]), here))
-                parts -= here
-        if parts > 0:
+        enough = np.flatnonzero(counts >= want.size)
+        if int((counts[enough] // want.size).sum()) < parts:
             return None
+        for i in enough[counts[enough].argsort(kind="stable")].tolist():
+            taken.append((int(region[i]), min(int(counts[i]) // want.size, parts)))
+            parts -= taken[-1][1]
+            if parts == 0:
+                break
         gpus = [gpu for node, here in sorted(taken) for gpu in self._picked(node, here * want.size, rows)]
         chosen = np.array(gpus, dtype=np.int64)
         return Room(chosen, tuple(self._books.holders(chosen)))
