@@ -24,8 +24,10 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
+from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.inside import packed, packing_order
+from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
@@ -94,6 +96,9 @@ class Books:
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
         self.used = self._by_account(account_of_row[holder], holder >= 0)
         self.firm_used = self._by_account(account_of_row[holder], firm)
+        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
+        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): by how much each account is over its count."""
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
@@ -110,7 +115,10 @@ class Books:
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        self._overdrawn = Overdrawn(self, compiled=compiled)
         # 5. what the round decides
+        self.round_number = 0
+        self.first_of_round = len(self.rows)
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
@@ -152,6 +160,10 @@ class Books:
         if want.apart is not None:
             return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
+
+    def room_over_count(self, want: Want, pool: int) -> Room | None:
+        """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
+        return self._overdrawn.cheapest_room(want, pool)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
@@ -465,6 +477,8 @@ class Books:
         known = len(self.account_index)
         if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
             return False
+        more = np.zeros((self.n_pools, len(accounts) - known), dtype=np.int64)
+        self.excess = np.concatenate([self.excess, more], axis=1)
         for name in accounts[known:]:
             self.account_index[name] = len(self.account_index)
             for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
@@ -483,6 +497,8 @@ class Books:
         for row in self._undone:
             self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
+        self.round_number += 1
+        self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
         self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
         self._joinable = None
@@ -520,6 +536,7 @@ class Books:
             if owner >= 0:
                 entitled = self.entitled[owner] = self.entitled[owner].copy()
                 entitled[pool] += sign
+                self.excess[pool, owner] -= sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
@@ -527,6 +544,7 @@ class Books:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
         used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
         used[pool] += sign * shape.gpus
+        self.excess[pool, account] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return
