@@ -15,7 +15,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
-from scheduler.core.workloads import Gang, Shape, Waiting
+from scheduler.core.workloads import Gang, Shape, Waiting, shape_of
 
 
 class ReasonsAfter(Mapping[Key, Waiting]):
@@ -26,7 +26,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         self._policy = policy
         self._actions = tuple(actions)
         placed = {action.gang.number for action in actions if isinstance(action, Place)}
-        lines = {(action.gang.account, action.gang.shape) for action in actions if isinstance(action, Place)}
+        lines = {(a.gang.account, shape_of(a.gang.spec)) for a in actions if isinstance(a, Place)}
         self._queue = _without(snapshot.queue, placed, lines)
         self._rest = {
             account: waiting
@@ -57,13 +57,22 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         gangs = {action.gang.id: action.gang for action in self._actions if isinstance(action, Place)}
         for action in self._actions:
             match action:
-                case Stop():
+                case Stop() if action.gang.number in rows:  # else it ends with the carrier of its device
                     books.stop(rows[action.gang.number], gangs.get(action.for_gang or "", action.gang), action.cause)
                 case Place():
-                    books.place(action.gang, np.array(action.gpu_numbers, dtype=np.int64), inside=action.inside)
+                    _place(books, action)
                 case _:
                     pass
         return Reasons(books, Lines(self._queue))
+
+
+def _place(books: Books, action: Place) -> None:
+    """As the plan did: a share joins who holds its device."""
+    holder = int(books.floor.holder[action.gpu_numbers[0]])
+    if action.gang.shape.is_share and holder >= 0:
+        books.join(holder, action.gang)
+    else:
+        books.place(action.gang, np.array(action.gpu_numbers, dtype=np.int64), inside=action.inside)
 
 
 def _kept(snapshot: Snapshot) -> Snapshot:
