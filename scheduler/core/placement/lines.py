@@ -105,7 +105,8 @@ class Lines:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
         for account, shape in {(gang.spec.account, gang.asked_shape) for gang in placed}:
-            if self.of(account)[shape].head() is None:
+            line = self.of(account).get(shape)
+            if line is not None and line.head() is None:
                 left[account] = {each: None for each in left[account] if each != shape}
                 if not left[account]:
                     del left[account]
