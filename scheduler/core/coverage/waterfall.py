@@ -58,6 +58,8 @@ class _Lot:
     later: list[tuple[int, int, int]] = field(default_factory=list)
     """(cell, from, until)."""
     moved: bool = False
+    gap: bool = False
+    """Whether it stands on no cell for a while before it comes back."""
 
 
 class Waterfall:
@@ -146,9 +148,9 @@ class Waterfall:
 
     @property
     def uncovered(self) -> Counter[str]:
-        """Those of them that stand on no cell at all."""
-        waiting = [self._lots[number] for numbers in self._pending.values() for number in numbers]
-        return Counter(lot.position for lot in waiting if not lot.oversold and lot.cell is None)
+        """Lots by position that stand on no cell, now or for a while later on; those never covered aside."""
+        lots = [lot for lot in self._lots.values() if not lot.oversold]
+        return Counter(lot.position for lot in lots if lot.cell is None or lot.gap)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -354,6 +356,8 @@ class Waterfall:
             if until_ms < lot.until_ms:
                 lot.later.append((lot.cell, until_ms, lot.until_ms))
                 self._next_ms[ranks] = np.minimum(self._next_ms[ranks], until_ms)
+        elif until_ms < lot.until_ms:
+            lot.gap = True
         lot.until_ms, lot.moved = until_ms, True
 
     def _settle(self, number: int, level: Level, taken: int, left: int | None) -> None:

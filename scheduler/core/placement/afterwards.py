@@ -27,7 +27,12 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         self._actions = tuple(actions)
         placed = {action.gang.number for action in actions if isinstance(action, Place)}
         lines = {(action.gang.account, action.gang.shape) for action in actions if isinstance(action, Place)}
-        self._rest = _without(snapshot.queue, placed, lines)
+        self._queue = _without(snapshot.queue, placed, lines)
+        self._rest = {
+            account: waiting
+            for account, shapes in self._queue.items()
+            if (waiting := [shape for shape, gangs in shapes.items() if gangs])
+        }
         self._reasons: Reasons | None = None
 
     def __len__(self) -> int:
@@ -37,7 +42,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         return ((account, shape) for account in sorted(self._rest) for shape in self._rest[account])
 
     def __contains__(self, line: object) -> bool:
-        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], {})
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], ())
 
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self:
@@ -58,7 +63,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
                     books.place(action.gang, np.array(action.gpu_numbers, dtype=np.int64), inside=action.inside)
                 case _:
                     pass
-        return Reasons(books, Lines(self._rest))
+        return Reasons(books, Lines(self._queue))
 
 
 def _kept(snapshot: Snapshot) -> Snapshot:
@@ -85,6 +90,5 @@ def _without(queue: Queue, placed: set[int], lines: set[Key]) -> dict[str, dict[
                 if (account, shape) in lines
                 else tuple(gangs[:1])  # only that there is one matters
             )
-            if waiting:
-                rest.setdefault(account, {})[shape] = waiting
+            rest.setdefault(account, {})[shape] = waiting
     return rest

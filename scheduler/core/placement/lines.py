@@ -26,8 +26,9 @@ class Line:
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
-        self.gpus = shape.workers * shape.gpus_per_worker
-        self.least: Want | None = demand(shape)
+        self.gpus = shape.min_workers * shape.gpus_per_worker
+        """GPUs of its gangs, of elastic ones with their least workers."""
+        self.least: Want | None = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
@@ -64,8 +65,6 @@ class Line:
         self._returned.clear()
 
 
-Key = tuple[str, Shape]
-"""(account, shape) of a line."""
 Waiting = dict[str, dict[Shape, None]]
 """Shapes that wait, by account. Inner ones are never changed once somebody has them."""
 
@@ -105,8 +104,9 @@ class Lines:
         if self._waiting is None:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
-        for account, shape in {(gang.spec.account, gang.shape) for gang in placed}:
-            if self.of(account)[shape].head() is None:
+        for account, shape in {(gang.spec.account, gang.asked_shape) for gang in placed}:
+            line = self.of(account).get(shape)
+            if line is not None and line.head() is None:
                 left[account] = {each: None for each in left[account] if each != shape}
                 if not left[account]:
                     del left[account]

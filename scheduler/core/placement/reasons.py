@@ -24,7 +24,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import keeps_idle
+from scheduler.core.placement.borrowed import beyond_idle_share
 from scheduler.core.placement.fits import has_slots
 from scheduler.core.placement.floor import N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
@@ -171,7 +171,7 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _keeps_idle(self, pool: int, gpus: int) -> bool:
         free, usable = self._idle[pool]
-        return keeps_idle(self._policy, free - gpus, usable)
+        return gpus <= beyond_idle_share(self._policy, free, usable)
 
     def _own_ends_ms(self, account: int, shape: Shape) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""

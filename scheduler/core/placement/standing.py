@@ -2,12 +2,12 @@
 
 Law: the plan is that of `plan(snapshot, policy)`, byte for byte, whatever happened in between; only the work differs.
 What was touched is read anew from the snapshot, so that it does not matter whether the last plan was carried out, in
-part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed, the books
-are opened anew.
+part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed,
+or a shared device did, the books are opened anew.
 
 Whoever was refused in the last round is refused again unless something happened to its account (its use, its lines,
-its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend on the
-clock and on others' cells, and are always asked.
+its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend
+on the clock and on others' cells, and are always asked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Standing:
             self._books = Books(snapshot, self._policy)
             self._lines = Lines(snapshot.queue)
             return decided(self._books, self._lines)
-        keys = touched.lines | {(gang.spec.account, gang.shape) for gang in books.gangs_of_round()}
+        keys = touched.lines | {(gang.spec.account, gang.asked_shape) for gang in books.gangs_of_round()}
         accounts = follow(books, snapshot, touched) | {account for account, _ in keys}
         self._lines.follow(snapshot.queue, keys)
         return decided(books, self._lines, self._due(accounts))
@@ -58,6 +58,9 @@ class Standing:
 
 def _can_follow(books: Books, snapshot: Snapshot, touched: Touched) -> bool:
     if touched.ownership or snapshot.fleet is not books.fleet or len(snapshot.usable) != len(books.snapshot.usable):
+        return False
+    known = (books.gang_of_number(number) or snapshot.placed.get(number) for number in touched.gangs)
+    if any(gang is not None and gang.shape.is_share for gang in (*known, *books.gangs_of_round())):
         return False
     standing = len(snapshot.placed)
     if len(books.rows) > MOST_DEAD_ROWS * (standing + 1_000) or len(touched.gangs) * MANY_TOUCHED > standing + 1_000:

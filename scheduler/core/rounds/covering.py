@@ -233,11 +233,26 @@ def _covered(
     if not wanted:
         return events
     covering = _found(state, wanted, start_ms, spares)
-    events += _assigned(covering, "traded" if from_ms is None else "planned", now_ms, start_ms)
+    events += _assigned_beside(state, covering, names, "traded" if from_ms is None else "planned", now_ms, start_ms)
     return events + [
         CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=lots)
         for name, lots in covering.refused
     ]
+
+
+def _assigned_beside(
+    state: State, covering: Covering, names: Sequence[str], why: Why, now_ms: int, from_ms: int
+) -> list[Event]:
+    """Coverage of new positions and of those whose future was planned anew for them.
+
+    A position that is short stays so when its future cells are others: only those of `names` are covered as sold by it.
+    """
+    short = set(covering.positions) & set(state.refused) - set(names)
+    if not short:
+        return _assigned(covering, why, now_ms, from_ms)
+    own = tuple(name for name in covering.positions if name in names)
+    holdings = tuple(holding for holding in covering.holdings if holding.position in own)
+    return _assigned(covering, "replaced", now_ms, from_ms) + _assigned(Covering(own, holdings), why, now_ms, from_ms)
 
 
 def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequence[str]) -> Covering:

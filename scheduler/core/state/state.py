@@ -368,10 +368,10 @@ class State:
             self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
-        before = (self.calendar.owner_account, self.calendar.until_ms)
+        owners, until_ms = self.calendar.owner_account, self.calendar.until_ms
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
-        after = (self.calendar.owner_account, self.calendar.until_ms)
-        self.gangs.touched.ownership |= not all(map(np.array_equal, before, after))
+        same_owners = np.array_equal(owners, self.calendar.owner_account)
+        self.gangs.touched.ownership |= not (same_owners and np.array_equal(until_ms, self.calendar.until_ms))
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)
