@@ -3,8 +3,8 @@
 `carved` calendars were cut out of a perfect packing, for `counted` ones a packing without a move may not exist. Rows
 `tenor` are the production plan; the baselines are first fit, by start and by level and start, without repair. Of each:
 lots that find no cell, how many planned handovers then place how many of them, how much of the free capacity lies in
-whole domains, and the seconds of the plan. Then trades, one after the other, on the largest calendar that has positions:
-each gives its cells to a position that is like one of the calendar's, and takes it into the open calendar.
+whole domains, and the seconds of the plan. Then trades, one after the other, on the largest calendar with positions:
+each finds cells for a position like one of the calendar's, and takes them into the open calendar.
 """
 
 from __future__ import annotations

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.coverage.columns import merged
+from scheduler.core.coverage.columns import merged, moved
 from scheduler.core.coverage.ownership import check
 from scheduler.core.events import (
+    CalendarTurned,
     CoverageAssigned,
     CoverageRefused,
     Event,
@@ -133,3 +136,20 @@ def test_a_refused_position_is_covered_when_its_node_joins_and_refusals_are_told
     state.apply(joined)
     assert after(state, covering.after_health(state, joined, NOW, SPARE)) == ["coverage_assigned"]
     assert not any(isinstance(event, CoverageRefused) for event in covering.retry(state, NOW, SPARE))
+
+
+def test_a_planned_handover_is_two_holdings_and_the_turn_at_its_instant_is_the_move() -> None:
+    state = folded()
+    told(state, PositionEventKind.TRADE, "one")
+    [held] = state.calendar.of("one")
+    seam_ms = NOW + 30_000
+    other = next(cell for cell in range(len(state.fleet.nodes)) if cell != held.cell)
+    pieces = (moved(held, end_ms=seam_ms), moved(held, cell=other, start_ms=seam_ms))
+    state.apply(
+        CoverageAssigned(at_ms=NOW, from_ms=held.start_ms, why="planned", positions=("one",), holdings=pieces)
+    )
+    assert check(state.fleet, state.calendar.holdings) == ()
+    assert seam_ms in state.calendar.turns
+    state.apply(CalendarTurned(at_ms=seam_ms))
+    owned = np.flatnonzero(state.calendar.owner_position == state.position_index["one"])
+    assert owned.tolist() == list(state.fleet.gpus_of_node(other))
