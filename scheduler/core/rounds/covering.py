@@ -184,7 +184,10 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     usable = state.health.usable & (_promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
     for node in _numbers(state, spares):
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
-    return cover(state.fleet, wanted, others, from_ms, usable, account_of=_account_names(state))
+    # What is open holds everybody's: it serves where none of these holds anything yet.
+    calendar = state.calendar.opened(state.fleet)
+    fresh = calendar if names.isdisjoint(calendar.of_position) else None
+    return cover(state.fleet, wanted, others, from_ms, usable, account_of=_account_names(state), calendar=fresh)
 
 
 def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:

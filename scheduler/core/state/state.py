@@ -274,7 +274,8 @@ class State:
         if faults:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
-        self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
+        # A turn only tells past ones apart: they are the same after it.
+        self.calendar.keep(holdings, event)
         if event.why in {"traded", "planned", "ended"}:
             for position in event.positions:
                 self.refused.pop(position, None)
