@@ -45,4 +45,5 @@ def most_gpu_ms(fleet: Fleet, demands: Sequence[Demand]) -> int:
     if not gained:
         return 0
     solver.maximize(sum(gained))
-    return round(solver.getObjectiveValue())
+    best: float = solver.getObjectiveValue()
+    return round(best)
