@@ -48,8 +48,8 @@ def joined(books: Books, gang: Gang) -> bool:
     account, shape = books.account_index[gang.spec.account], gang.shape
     pools = books.pools_for(shape.grade)
     end_ms = books.now_ms + shape.runtime_ms
-    for row, gpu in books.joinable(account, shape.gpu_milli, firm=not shape.preemptible):
+    for row, gpu in books.devices.with_room(books, account, shape.gpu_milli, firm=not shape.preemptible):
         if books.pool_of_row[row] in pools and (shape.preemptible or books.lasts_for(account, gpu, end_ms)):
-            books.join(row, gang)
+            books.devices.join(books, row, gang)
             return True
     return False
