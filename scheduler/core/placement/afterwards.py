@@ -29,8 +29,13 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         self._policy = policy
         self._actions = tuple(actions)
         placed = {action.gang.number for action in actions if isinstance(action, Place)}
-        lines = {(action.gang.account, asked_shape(action.gang)) for action in actions if isinstance(action, Place)}
-        self._rest = _without(snapshot.queue, placed, lines)
+        lines = {(a.gang.account, asked_shape(a.gang)) for a in actions if isinstance(a, Place)}
+        self._queue = _without(snapshot.queue, placed, lines)
+        self._rest = {
+            account: waiting
+            for account, shapes in self._queue.items()
+            if (waiting := [shape for shape, gangs in shapes.items() if gangs])
+        }
         self._reasons: Reasons | None = None
 
     def __len__(self) -> int:
@@ -40,7 +45,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         return ((account, shape) for account in sorted(self._rest) for shape in self._rest[account])
 
     def __contains__(self, line: object) -> bool:
-        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], {})
+        return isinstance(line, tuple) and len(line) == 2 and line[1] in self._rest.get(line[0], ())
 
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self:
@@ -51,12 +56,12 @@ class ReasonsAfter(Mapping[Key, Waiting]):
 
     def _worked_out(self) -> Reasons:
         books = Books(self._before, self._policy)
-        lines = Lines(self._rest)
         rows = {gang.number: row for row, gang in enumerate(books.rows)}
+        lines = Lines(self._queue)
         gangs = {action.gang.id: action.gang for action in self._actions if isinstance(action, Place)}
         for action in self._actions:
             match action:
-                case Stop() if action.gang.number in rows:  # who shares a device ends with its carrier
+                case Stop() if action.gang.number in rows:  # else it ends with the carrier of its device
                     books.stop(rows[action.gang.number], gangs.get(action.for_gang or "", action.gang), action.cause)
                 case Place():
                     _play(books, action)
@@ -101,6 +106,5 @@ def _without(queue: Queue, placed: set[int], lines: set[Key]) -> dict[str, dict[
                 if (account, shape) in lines
                 else tuple(gangs[:1])  # only that there is one matters
             )
-            if waiting:
-                rest.setdefault(account, {})[shape] = waiting
+            rest.setdefault(account, {})[shape] = waiting
     return rest

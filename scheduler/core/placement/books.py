@@ -23,9 +23,11 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.devices import Devices, riders_of
-from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
-from scheduler.core.placement.inside import packed, packing_order
+from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.fits import Room
+from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
@@ -83,7 +85,7 @@ class Books:
         self._parts: dict[tuple[int, int], list[int]] = {}
         self._rows_by_part: tuple[list[int], list[int]] | None = None
         # 3. the floor, and what each account owns and uses, by pool
-        holder, leaver = _held(snapshot, self.rows, stopping)
+        holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
         self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
@@ -91,6 +93,9 @@ class Books:
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
         self.used = self._by_account(account_of_row[holder], holder >= 0)
         self.firm_used = self._by_account(account_of_row[holder], firm)
+        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
+        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): by how much each account is over its count."""
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
@@ -107,7 +112,10 @@ class Books:
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        self._overdrawn = Overdrawn(self, compiled=compiled)
         # 5. what the round decides
+        self.round_number = 0
+        self.first_of_round = len(self.rows)
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
@@ -149,6 +157,10 @@ class Books:
             return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
 
+    def room_over_count(self, want: Want, pool: int) -> Room | None:
+        """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
+        return self._overdrawn.cheapest_room(want, pool)
+
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
         (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
@@ -159,20 +171,15 @@ class Books:
         if want is not None:
             counts.add(want, 1)
         if counts.apart:
-            fits = self._repacks_apart(account, pool, counts, taken)
+            gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
+            firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
+            fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
             cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
             fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
         if want is not None:
             counts.add(want, -1)
         return fits
-
-    def _repacks_apart(self, account: int, pool: int, counts: Counts, taken: IntArray) -> bool:
-        """The same, over arrays, for an account with gangs whose workers must be apart."""
-        gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
-        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
-        room = np.bincount(self.floor.node_of_gpu[gpus[~firm]], minlength=self.n_nodes)
-        return packed(room, ((want, number) for want, number in counts.all() if number), self.fleet) is not None
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
@@ -328,9 +335,10 @@ class Books:
         self.rank_of_row.append(rank)
         return part[-1]
 
-    def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
-        """Whether the GPU is the account's own or nobody's, and stays so until then."""
-        return int(self.floor.owner[gpu]) in (NOBODY, account) and int(self.floor.until_ms[gpu]) >= end_ms
+    @property
+    def riders(self) -> dict[int, list[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        return self.devices.riders
 
     def lift(self, row: int) -> IntArray:
         """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""
@@ -412,6 +420,8 @@ class Books:
         known = len(self.account_index)
         if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
             return False
+        more = np.zeros((self.n_pools, len(accounts) - known), dtype=np.int64)
+        self.excess = np.concatenate([self.excess, more], axis=1)
         for name in accounts[known:]:
             self.account_index[name] = len(self.account_index)
             for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
@@ -430,6 +440,8 @@ class Books:
         for row in self._undone:
             self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
+        self.round_number += 1
+        self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
         self.actions, self._withdrawn_ever, self._undone = [], [], []
         self.devices.begin_round()
@@ -467,6 +479,7 @@ class Books:
             if owner >= 0:
                 entitled = self.entitled[owner] = self.entitled[owner].copy()
                 entitled[pool] += sign
+                self.excess[pool, owner] -= sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
@@ -474,6 +487,7 @@ class Books:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
         used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
         used[pool] += sign * shape.gpus
+        self.excess[pool, account] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return
@@ -481,18 +495,3 @@ class Books:
         want = None if counts is None else demand(shape)
         if counts is not None and want is not None:
             counts.add(want, sign)
-
-
-def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
-    """(n_gpus) holder and leaver rows, -1 none."""
-    n_gpus = len(snapshot.occupant)
-    if not rows:
-        return np.full(n_gpus, -1), np.full(n_gpus, -1)
-    numbers = np.array([gang.number for gang in rows], dtype=np.int64)
-    stopping = np.array([*leaving, False], dtype=np.bool_)
-    occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
-    claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
-    leaves = stopping[occupant]
-    claimed = (claimant >= 0) & ~stopping[claimant]
-    holder = np.where(claimed, claimant, np.where(leaves, -1, occupant))
-    return holder, np.where(leaves, occupant, -1)

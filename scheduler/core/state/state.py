@@ -311,12 +311,31 @@ class State:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
         self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
-        if event.why in {"traded", "planned", "ended"} and event.from_ms <= now_ms:  # until then it stays short
-            for position in event.positions:
-                self.refused.pop(position, None)
+        if event.why in {"traded", "planned", "ended"}:
+            for position in self.refused.keys() & set(event.positions):
+                if self._is_whole(position, now_ms):  # else others only moved its future, or it is short until later
+                    del self.refused[position]
         self._turn(now_ms)
         if event.from_ms < now_ms:
             self._retell(event, now_ms)
+
+    def _is_whole(self, position: str, now_ms: int) -> bool:
+        """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
+        contracted = self.contracted.get(position, StepFunction())
+        held = [
+            (holding.start_ms, holding.end_ms, len(self.fleet.gpus_of_cell(holding.level, holding.cell)))
+            for holding in self.calendar.of(position)
+        ]
+        edges = {
+            now_ms,
+            *(at_ms for at_ms, _ in contracted.steps),
+            *(edge for start, end, _ in held for edge in (start, end)),
+        }
+        return all(
+            sum(gpus for start, end, gpus in held if start <= at_ms < end) >= contracted.at(at_ms)
+            for at_ms in edges
+            if at_ms >= now_ms
+        )
 
     def _faults(self, event: CoverageAssigned, holdings: tuple[Holding, ...]) -> tuple[str, ...]:
         named = set(event.positions)
