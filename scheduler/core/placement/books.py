@@ -23,8 +23,8 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.fits import Room
+from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks

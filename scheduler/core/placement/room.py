@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.fits import Room
+from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import Gang

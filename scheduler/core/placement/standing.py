@@ -49,17 +49,13 @@ class Standing:
         books, shapes = self._books, self._lines.by_shape()
         if books is None:
             raise AssertionError("the books were closed")
-        room = {
-            name: most
-            for name, index in books.account_index.items()
-            if (most := max(books.headroom(index, pool) for pool in range(books.n_pools))) > 0 and name not in accounts
-        }
+        room: list[int] = (-books.excess).max(axis=0).tolist()
         firm = [
             line
             for shape, lines in shapes.items()
             if not shape.preemptible
             for name, line in lines.items()
-            if line.gpus <= room.get(name, 0)
+            if line.gpus <= room[books.account_index[name]] and name not in accounts
         ]
         return Due(accounts, firm)
 

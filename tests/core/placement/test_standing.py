@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core import kernels
-from scheduler.core.placement.books import Books
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.placement.standing import Standing
