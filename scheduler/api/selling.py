@@ -23,9 +23,11 @@ from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.ids import natural_key
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.rounds.selling import (
+    MOST_ROWS,
     Risk,
     SalesView,
     accreditation,
+    intervals,
     may_be_sold,
     offer_of,
     pool_number,
@@ -85,6 +87,8 @@ def deliverable(facts: OfferFacts, question: Question, *, plan: bool) -> message
     offer = offer_of(view, terms, question.from_ms, question.to_ms, risk)
     from_ms, to_ms = offer.stretches[0].start_ms, offer.stretches[-1].end_ms
     found = may_be_sold(view, offer, plan=plan)
+    few = intervals(view, offer.pool, from_ms, to_ms) <= MOST_ROWS
+    rows = accreditation(view, offer.pool, (terms.lot.cell,), from_ms, to_ms, risk) if few else ()
     return messages.Deliverable(
         instrument=terms.id,
         grade=terms.grade.klass,
@@ -101,7 +105,7 @@ def deliverable(facts: OfferFacts, question: Question, *, plan: bool) -> message
         tightest_ms=found.tightest_ms,
         survives=found.survives,
         uncovered_lots=_uncovered(view, offer.pool, from_ms, to_ms),
-        intervals=_rows(accreditation(view, offer.pool, (terms.lot.cell,), from_ms, to_ms, risk)),
+        intervals=_rows(rows),
     )
 
 

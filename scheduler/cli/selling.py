@@ -145,6 +145,8 @@ def _position_rows(each: BackedPosition) -> list[tuple[object, ...]]:
 def _write_intervals(intervals: Sequence[Accredited]) -> None:
     from scheduler.api.wording import instant
 
+    if not intervals:
+        return
     columns = ("from", "to", "cells>", "healthy>", "sold>", "free>", "lost>", "accredited>", "more>")
     write_table(
         columns,

@@ -294,6 +294,11 @@ class Gang:
         return max(0, self.submitted_ms - (latest_ms - DEADLINE_LEAD_MS))
 
     @property
+    def asked_shape(self) -> Shape:
+        """The shape of its line: as it was asked for, also where it stands with fewer workers."""
+        return shape_of(self.spec) if self.spec.is_elastic else self.shape
+
+    @property
     def order(self) -> tuple[int, int, int]:
         """By priority, then age, which a near deadline adds to, then number: the published order of service."""
         return (-self.spec.priority, self.submitted_ms - self.head_start_ms, self.number)
@@ -306,6 +311,11 @@ class Gang:
         return replace(self, status=status, **changes)  # type: ignore[arg-type]
 
 
+def asked_shape(gang: Gang) -> Shape:
+    """What the gang asks for, also where its shape is that of fewer workers."""
+    return shape_of(gang.spec) if gang.spec.is_elastic else gang.shape
+
+
 def lost_work_ms(gang: Gang, now_ms: int) -> int:
     """GPU-ms that ending the gang now would waste: k × (work since its checkpoint + restart + grace).
 
@@ -315,6 +325,15 @@ def lost_work_ms(gang: Gang, now_ms: int) -> int:
     since_ms = ran_ms % gang.spec.checkpoint_ms if gang.spec.checkpoint_ms else ran_ms
     lost_ms = gang.shape.gpus * (since_ms + gang.spec.restart_ms + gang.spec.grace_ms)
     return floor_div(lost_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
+
+
+def stop_price_ms(gang: Gang, now_ms: int) -> int:
+    """What ending the gang now weighs, in GPU-ms: the work that it would waste, and what it has not yet run of the
+    minimum run time that it wishes, of which an hour counts at most.
+    """
+    wished_ms = min(MS_PER_HOUR, gang.spec.min_runtime_ms - ran_for_ms(gang, now_ms))
+    weight_ms = gang.shape.gpus * max(0, wished_ms)
+    return lost_work_ms(gang, now_ms) + floor_div(weight_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
 
 
 def ran_for_ms(gang: Gang, now_ms: int) -> int:

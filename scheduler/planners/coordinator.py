@@ -23,7 +23,7 @@ from scheduler.core.workloads import ENDED, Gang, GangStatus
 from scheduler.planners.deltas import Placed
 from scheduler.planners.planner import HERE, Planned
 from scheduler.planners.posts import Post, StandIn, Verdicts, Workers
-from scheduler.planners.tracks import Track
+from scheduler.planners.tracks import Track, shares_by_pool
 
 
 class Coordinator:
@@ -78,8 +78,8 @@ class Coordinator:
             touched = None
         division = self._division
         assert division is not None  # noqa: S101 - for the type checker: it was just made
-        for track in self._tracks:
-            track.look(snapshot)
+        for track, shares in zip(self._tracks, shares_by_pool(snapshot, division), strict=True):
+            track.look(snapshot, shares)
         for gang in _all(snapshot) if touched is None else touched.values():
             self._settle(gang, division)
         if touched is None:

@@ -78,13 +78,15 @@ class Delta:
     """Gangs that are new or changed."""
     gone: tuple[int, ...]
     """Numbers of gangs that are not the pool's any more."""
+    shares: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+    """(GPU of the part, the milli-GPUs of each gang on it, in order of arrival) where they changed; none: unshared."""
     changes: tuple[tuple[npt.NDArray[np.int64], Array], ...]
     """For each of `COLUMNS`: at which entries, and what is there now."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing changed."""
-        told = (self.pool, self.accounts, self.gangs, self.gone)
+        told = (self.pool, self.accounts, self.gangs, self.gone, self.shares)
         return self.balances is None and not any(told) and not any(len(where) for where, _ in self.changes)
 
 
@@ -131,6 +133,7 @@ _HEAD = TypeAdapter(
         tuple[tuple[str, int], ...] | None,
         tuple[GangRow, ...],
         tuple[int, ...],
+        tuple[tuple[int, tuple[tuple[int, int], ...]], ...],
     ]
 )
 
@@ -170,7 +173,7 @@ def decode_answer(body: bytes) -> Answer:
 
 def encode_delta(delta: Delta) -> bytes:
     """The delta's bytes: its line, then its arrays."""
-    line = _HEAD.dump_json((delta.pool, delta.accounts, delta.balances, delta.gangs, delta.gone))
+    line = _HEAD.dump_json((delta.pool, delta.accounts, delta.balances, delta.gangs, delta.gone, delta.shares))
     lengths = json.dumps([len(where) for where, _ in delta.changes]).encode()
     arrays = [
         part

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler.core.events import Event
-from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Plan, Policy
+from scheduler.core.placement.standing import Standing
 from scheduler.core.state.state import State
 
 HERE = "in the scheduler's process"
@@ -37,15 +37,22 @@ class Planner(Protocol):
 
 
 class LocalPlanner:
-    """Plans the whole fleet at once in this process."""
+    """Plans the whole fleet at once in this process, from books that it keeps between plans."""
+
+    def __init__(self) -> None:
+        self._policy = Policy()
+        self._standing: Standing | None = None
 
     def heard(self, event: Event) -> None:
-        """See Planner; what happened is seen in the state."""
+        """See Planner; the state itself says what was touched."""
 
     def plan(self, state: State, now_ms: int, spares: Sequence[str], policy: Policy, *, first: bool = True) -> Planned:
         """See Planner."""
         del first
-        return Planned(plan(state.snapshot(now_ms, spares), policy), HERE)
+        touched = state.take_touched()
+        if self._standing is None or policy != self._policy:
+            self._standing, self._policy = Standing(policy), policy
+        return Planned(self._standing.plan(state.snapshot(now_ms, spares), touched), HERE)
 
     def close(self) -> None:
         """See Planner; there is nothing."""

@@ -46,7 +46,7 @@ class PoolsPlanner:
         self._workers: Workers | None = None
         self._coordinator: Coordinator | None = None
         self._touched: set[str] | None = None
-        """Gangs touched since the last plan; None: any may have been."""
+        """Gangs that events named since the last plan; None: any may have changed."""
 
     def heard(self, event: Event) -> None:
         """See Planner."""
@@ -62,12 +62,15 @@ class PoolsPlanner:
                 return self._whole.plan(state, now_ms, spares, policy, first=first)
             self._workers = None if self._open_workers is None else self._open_workers()
             self._coordinator = Coordinator(self._workers)
-        named = self._touched
+        named, self._touched = self._touched, set()
+        numbers = state.take_touched().gangs  # also those that an event changes without naming them
         touched = None
         if named is not None:
-            gangs = (state.gangs.by_id[name] for name in sorted(named))
-            touched = {gang.number: gang for gang in gangs}
-        self._touched = set()
+            gangs = [
+                *(state.gangs.by_id[name] for name in named),
+                *(state.gangs.by_number(number) for number in numbers),
+            ]
+            touched = {gang.number: gang for gang in sorted(gangs, key=lambda gang: gang.number)}
         return self._coordinator.plan(state.snapshot(now_ms, spares), policy, touched, first=first)
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from scheduler.core.errors import Damaged
-from scheduler.core.placement.plan import plan
 from scheduler.core.placement.pools import PoolFleet
-from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop
+from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop, Touched
+from scheduler.core.placement.standing import Standing
 from scheduler.core.workloads import Gang, GangStatus, Shape
 from scheduler.planners.deltas import (
     BY_GPU,
@@ -48,6 +48,14 @@ class PoolReplica:
     """The numbers of `gangs` by their ids."""
     placed: dict[int, Gang] = field(default_factory=dict)
     queue: dict[str, dict[Shape, list[Gang]]] = field(default_factory=dict)
+    shares: dict[int, dict[int, int]] = field(default_factory=dict)
+    elastic: set[int] = field(default_factory=set)
+    """Numbers of the placed elastic gangs."""
+    _touched: Touched | None = None
+    """What changed since the last plan; None: everything may have."""
+    _policy: Policy = field(default_factory=Policy)
+    _standing: Standing | None = None
+    """The planner with the books of the last plan; None: it begins anew."""
 
     def apply(self, delta: Delta) -> None:
         """Take in what changed. Raises Damaged where it does not fit what is here."""
@@ -60,12 +68,17 @@ class PoolReplica:
             self._drop(number)
         for row in delta.gangs:
             self._keep(row.gang)
+        for gpu, there in delta.shares:
+            self.shares[gpu] = dict(there)
+            if not there:
+                del self.shares[gpu]
         for column, (where, values) in zip(COLUMNS, delta.changes, strict=True):
             array = self.columns.get(column.name)
             if len(where) and (array is None or int(where.max()) >= len(array)):
                 raise Damaged(f"a delta changes {column.name} of an entry that its pool does not have")
             if array is not None:
                 array[where] = values
+        self._note(delta)
 
     def snapshot(self, now_ms: int) -> Snapshot:
         """The pool as a round sees it. Shares the replica's arrays."""
@@ -76,15 +89,25 @@ class PoolReplica:
             accounts=tuple(self.accounts),
             placed=self.placed,
             queue=self.queue,
+            shares=self.shares,
+            growing=self._growing(),
             balance_gpu_ms=self.balances,
             **arrays,
         )
+
+    def _growing(self) -> list[int]:
+        """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
+        gangs = (self.placed[number] for number in sorted(self.elastic))
+        return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
 
     def plan(self, now_ms: int, policy: Policy) -> tuple[Placed | Stopped, ...]:
         """The pool's plan for this instant, by numbers."""
         if not self.fleet.nodes:
             return ()
-        made = plan(self.snapshot(now_ms), policy)
+        if self._standing is None or policy != self._policy:
+            self._standing, self._policy, self._touched = Standing(policy), policy, None
+        touched, self._touched = self._touched, Touched()
+        made = self._standing.plan(self.snapshot(now_ms), touched)
         return tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop))
 
     def _by_numbers(self, action: Place | Stop) -> Placed | Stopped:
@@ -99,25 +122,51 @@ class PoolReplica:
         sizes = {column.name: self.fleet.n_gpus if column in BY_GPU else len(pool.nodes) for column in COLUMNS}
         self.columns = {column.name: np.full(sizes[column.name], column.fresh, dtype=column.kind) for column in COLUMNS}
         self.accounts, self.balances = [], {}
-        self.gangs, self.numbers, self.placed, self.queue = {}, {}, {}, {}
+        self.gangs, self.numbers, self.placed, self.queue, self.shares = {}, {}, {}, {}, {}
+        self.elastic = set()
+        self._standing = self._touched = None
+
+    def _note(self, delta: Delta) -> None:
+        """What of a delta the next plan must read anew, beside the gangs."""
+        if self._touched is None:
+            return
+        for column, (where, _) in zip(COLUMNS, delta.changes, strict=True):
+            if column.name in {"usable", "occupant", "claimant"}:
+                self._touched.gpus.update(where.tolist())
+            elif len(where):
+                self._touched.ownership = True
+        self._touched.gpus.update(gpu for gpu, _ in delta.shares)
+
+    def _touch(self, gang: Gang) -> None:
+        if self._touched is None:
+            return
+        if gang.status is GangStatus.WAITING:
+            self._touched.lines.add((gang.account, gang.shape))
+        else:
+            self._touched.gangs.add(gang.number)
 
     def _keep(self, gang: Gang) -> None:
         self._drop(gang.number)
         self.gangs[gang.number] = gang
         self.numbers[gang.id] = gang.number
+        self._touch(gang)
         if gang.status is GangStatus.WAITING:
             line = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
             insort(line, gang, key=lambda waiting: waiting.order)
         else:
             self.placed[gang.number] = gang
+            if gang.spec.is_elastic:
+                self.elastic.add(gang.number)
 
     def _drop(self, number: int) -> None:
         gang = self.gangs.pop(number, None)
         if gang is None:
             return
         del self.numbers[gang.id]
+        self._touch(gang)
         if gang.status is not GangStatus.WAITING:
             del self.placed[number]
+            self.elastic.discard(number)
             return
         shapes = self.queue[gang.account]
         line = shapes[gang.shape]

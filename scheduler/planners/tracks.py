@@ -16,12 +16,14 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.offers import PoolRoom
-from scheduler.core.placement.pools import Part, counts
+from scheduler.core.placement.pools import Division, Part, counts
 from scheduler.core.placement.snapshot import Place, Snapshot, Stop
 from scheduler.core.workloads import Gang, GangStatus
 from scheduler.planners.deltas import BY_GPU, COLUMNS, Array, Delta, PoolNodes
 from scheduler.planners.rows import row_of
 
+Shares = Mapping[int, tuple[tuple[int, int], ...]]
+"""By GPU of the part: (gang, milli-GPUs) of each that shares it, in order of arrival."""
 _FOLLOW_GANGS = frozenset({"occupant", "claimant"})
 """Columns that only say where gangs are."""
 
@@ -35,15 +37,19 @@ class Track:
         self.accounts: tuple[str, ...] = ()
         self.balances: Mapping[str, int] = {}
         self.columns: dict[str, Array] = {}
+        self.shares: Shares = {}
         self.gangs: dict[int, Gang] = {}
         """Every gang that stands in the pool, waits for it alone, or is offered to it, by number."""
         self._mirrors: WeakSet[Mirror] = WeakSet()
         self._used: Counter[str] = Counter()
+        self._sharers: Counter[int] = Counter()
+        """How many gangs that count are on each shared device, which counts as one GPU."""
         self._foreseen: dict[int, GangStatus] = {}
 
-    def look(self, snapshot: Snapshot) -> None:
-        """Take in the snapshot's arrays."""
+    def look(self, snapshot: Snapshot, shares: Shares) -> None:
+        """Take in the snapshot's arrays, and the shares of this pool's devices."""
         before, self.columns = self.columns, _columns(snapshot, self.part)
+        self.shares = shares
         self.accounts, self.balances = snapshot.accounts, snapshot.balance_gpu_ms
         if not before or any(
             column.name not in _FOLLOW_GANGS and not np.array_equal(before[column.name], self.columns[column.name])
@@ -85,7 +91,8 @@ class Track:
         owners = columns["owner"][columns["usable"] & (columns["owner"] >= 0)]
         entitled = np.bincount(owners, minlength=len(self.accounts)).tolist()
         headroom = {name: entitled[i] - self._used[name] for i, name in enumerate(self.accounts) if entitled[i]}
-        return PoolRoom(int(np.count_nonzero(free)), headroom)
+        sharing = {self.gangs[number].account for there in self.shares.values() for number, _ in there}
+        return PoolRoom(int(np.count_nonzero(free)), headroom, frozenset(sharing))
 
     def mirror(self) -> Mirror:
         """A replica that was told nothing yet."""
@@ -94,8 +101,15 @@ class Track:
         return mirror
 
     def _count(self, gang: Gang | None, sign: int) -> None:
-        if gang is not None and gang.status is not GangStatus.WAITING and counts(gang):
-            self._used[gang.account] += sign * gang.shape.gpus
+        if gang is None or gang.status is GangStatus.WAITING or not counts(gang):
+            return
+        if gang.shape.is_share:
+            device = gang.gpu_numbers[0]
+            alone = self._sharers[device] == (0 if sign > 0 else 1)
+            self._sharers[device] += sign
+            if not alone:
+                return
+        self._used[gang.account] += sign * gang.shape.gpus
 
     def _mark(self, number: int) -> None:
         for mirror in self._mirrors:
@@ -110,6 +124,7 @@ class Mirror:
         self._track = track
         self._known: set[int] = set()
         self._columns: dict[str, Array] = {}
+        self._shares: Shares = {}
         self._accounts = 0
         self._balances: Mapping[str, int] = {}
 
@@ -129,20 +144,39 @@ class Mirror:
             balances=balances,
             gangs=tuple(row_of(gang, number_in_part[list(gang.gpu_numbers)].tolist()) for gang in changed),
             gone=tuple(gone),
+            shares=_changed_shares(self._shares, track.shares),
             changes=tuple(_changed(self._columns.get(c.name), track.columns[c.name]) for c in COLUMNS),
         )
         self._known -= set(gone)
         self._known |= {gang.number for gang in changed}
         self.touched = set()
-        self._columns, self._accounts = track.columns, len(track.accounts)
+        self._columns, self._shares, self._accounts = track.columns, track.shares, len(track.accounts)
         self._balances = dict(track.balances)
         return delta
 
 
+def shares_by_pool(snapshot: Snapshot, division: Division) -> list[Shares]:
+    """The shares of each pool's devices, in the pool's own numbers."""
+    found: list[dict[int, tuple[tuple[int, int], ...]]] = [{} for _ in division.parts]
+    for gpu, there in snapshot.shares.items():
+        if there:
+            found[int(division.pool_of_gpu[gpu])][int(division.number_in_part[gpu])] = tuple(there.items())
+    return list(found)
+
+
 def _columns(snapshot: Snapshot, part: Part) -> dict[str, Array]:
-    """The part's entries of the snapshot's arrays, as copies."""
+    """The part's entries of the snapshot's arrays, as copies. That ownership ends now or ended before is all one, so
+    that spares, which may be taken at any instant, do not change with each.
+    """
     by_gpu = {column.name: getattr(snapshot, column.name)[part.gpus] for column in BY_GPU}
+    by_gpu["until_ms"][by_gpu["until_ms"] <= snapshot.now_ms] = 0
     return {**by_gpu, "swappable": snapshot.swappable[part.nodes]}
+
+
+def _changed_shares(before: Shares, now: Shares) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+    if before == now:
+        return ()
+    return tuple((gpu, now.get(gpu, ())) for gpu in sorted(before.keys() | now) if before.get(gpu) != now.get(gpu))
 
 
 def _changed(before: Array | None, now: Array) -> tuple[IntArray, Array]:

@@ -18,7 +18,8 @@ from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.coverage.assign import Plan, plan
 from scheduler.core.coverage.columns import columns_of
 from scheduler.core.coverage.ownership import check
-from scheduler.core.coverage.packing import BY_LEVEL_AND_START, BY_START, ORDERS, ROUNDS, Order
+from scheduler.core.coverage.packing import BY_LEVEL_AND_START, BY_START, ORDERS, Order
+from scheduler.core.coverage.planning import ROUNDS
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Demand
 from scheduler.core.quantities import MS_PER_HOUR

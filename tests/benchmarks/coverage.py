@@ -18,7 +18,8 @@ from scheduler.core.coverage.assign import assign
 from scheduler.core.coverage.columns import columns_of
 from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.ownership import check, owner_at, swap_cells
-from scheduler.core.coverage.packing import ORDERS, ROUNDS
+from scheduler.core.coverage.packing import ORDERS
+from scheduler.core.coverage.planning import ROUNDS
 from scheduler.core.coverage.replace import cover, replace_failed
 from scheduler.core.holdings import Demand
 from scheduler.core.quantities import MS_PER_DAY, MS_PER_HOUR

@@ -85,8 +85,7 @@ def played(asked: Asked, policy: str) -> dict[str, Figure]:
     case = case_of(asked)
     began = time.perf_counter()
     figures = run_tenor(case) if policy == TENOR else run_baseline(case, BASELINES[policy]())
-    print(f"  {policy}, window {asked.window}, seed {asked.seed}, load {case.replay.load_ppm}", file=sys.stderr)
-    return {
+    row: dict[str, Figure] = {
         "load": (asked.load_ppm or case.replay.load_ppm) / 1_000_000,
         "policy": policy,
         "window": asked.window,
@@ -97,6 +96,8 @@ def played(asked: Asked, policy: str) -> dict[str, Figure]:
         **figures,
         "seconds": round(time.perf_counter() - began, 1),
     }
+    print(json.dumps(row), file=sys.stderr)
+    return row
 
 
 def run_baseline(case: Case, rule: Rule) -> dict[str, Figure]:

@@ -23,7 +23,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Action, Place, Plan, Policy, Snapshot
-from scheduler.core.workloads import Gang, GangStatus
+from scheduler.core.workloads import Gang
 from scheduler.execution.local_ray import LocalRay
 from scheduler.planners.coordinator import Coordinator
 from scheduler.planners.deltas import NOWHERE, Ask, encode_ask
@@ -213,11 +213,7 @@ def crowded(gpus: int) -> World:
 
 def bind(world: World, account: str, gpus: range, grade: str) -> None:
     """A gang that runs on these GPUs."""
-    gang = world.submit(spec_of(account, size=len(gpus), grade=grade))
-    world.gangs[gang.number] = gang.moved(
-        GangStatus.BINDING, gpu_numbers=tuple(gpus), pieces=world._pieces(gang, gpus)
-    ).moved(GangStatus.RUNNING, started_ms=world.now_ms - HOUR_MS)
-    world.occupant[list(gpus)] = gang.number
+    world.running(spec_of(account, size=len(gpus), grade=grade), gpus, world.now_ms - HOUR_MS)
 
 
 def timings(seconds: list[float]) -> dict[str, Figure]:

@@ -24,11 +24,11 @@ BENCHMARKS = MappingProxyType(
             "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
+        "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "lending": (
             "tests.benchmarks.lending",
             "lending and reclaim on real traces against a pool, accounts alone and count quotas",
         ),
-        "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),
         "openb": (
             "tests.benchmarks.openb",
             "a heterogeneous fleet while it fills, published protocol: unallocated by score",

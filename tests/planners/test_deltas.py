@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.errors import Damaged
 from scheduler.core.placement.pools import Division
 from scheduler.core.placement.snapshot import Policy
@@ -27,13 +28,14 @@ from scheduler.planners.deltas import (
 )
 from scheduler.planners.replica import PoolReplica, ReplicaServer
 from scheduler.planners.rows import GANG_LEFT_OUT, SPEC_LEFT_OUT, GangRow
-from scheduler.planners.tracks import Mirror, Track
+from scheduler.planners.tracks import Mirror, Track, shares_by_pool
+from tests.core.placement.world import World, spec_of
 from tests.planners.crowds import Crowd
 
 
 def same(left: Delta, right: Delta) -> bool:
     """Whether two deltas say the same."""
-    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone) for d in (left, right)]
+    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone, d.shares) for d in (left, right)]
     pairs = zip(left.changes, right.changes, strict=True)
     return told[0] == told[1] and all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in pairs)
 
@@ -49,8 +51,9 @@ class Followed:
 
     def deltas(self) -> list[Delta]:
         """What each mirror must be told now; only gangs that stand in a pool or name no other are looked at."""
-        for track in self.tracks:
-            track.look(self.crowd.world.snapshot())
+        snapshot = self.crowd.world.snapshot()
+        for track, shares in zip(self.tracks, shares_by_pool(snapshot, self.division), strict=True):
+            track.look(snapshot, shares)
             for number in list(track.gangs):
                 if number not in self.crowd.world.gangs:
                     track.drop(number)
@@ -130,3 +133,34 @@ def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None
 def test_what_is_no_ask_is_damaged(body: bytes) -> None:
     with pytest.raises(Damaged, match="cannot be read"):
         ReplicaServer().serve(body)
+
+
+def test_a_shared_device_is_told_in_order_of_arrival_and_counts_once() -> None:
+    fleet = Fleet.of(tuple(NodeSpec(name=f"n-{i}", grade=("A100", "H100")[i % 2], gpus=8) for i in range(4)))
+    world = World(fleet, ["a"] * fleet.n_gpus)
+    division = Division.of(fleet)
+    shared = 24  # the first GPU of the second H100 node: number 8 of its part
+    first, second = (world.running(spec_of("a", gpu_milli=milli), [shared]) for milli in (250, 500))
+    track = Track(division.parts[1])
+    mirror, replica = track.mirror(), PoolReplica()
+
+    def told(shares: dict[int, dict[int, int]]) -> int:
+        """The account's headroom, once the replica was told of these shares."""
+        snapshot = replace(world.snapshot(), shares=shares)
+        track.look(snapshot, shares_by_pool(snapshot, division)[1])
+        replica.apply(decode_delta(encode_delta(mirror.delta(division.number_in_part))))
+        return track.room().headroom["a"]
+
+    track.keep(first)
+    track.keep(second)
+    assert told({shared: {second.number: 500, first.number: 250}}) == 15
+    assert [(gpu, list(there.items())) for gpu, there in replica.shares.items()] == [
+        (8, [(second.number, 500), (first.number, 250)])
+    ]
+    assert track.room().sharing == {"a"}
+    track.drop(second.number)
+    assert told({shared: {first.number: 250}}) == 15
+    assert replica.shares == {8: {first.number: 250}}
+    track.drop(first.number)
+    assert told({}) == 16
+    assert replica.shares == {}

@@ -10,9 +10,12 @@ from random import Random
 import pytest
 
 from scheduler.core.cluster import Fleet, NodeSpec
+from scheduler.core.placement.plan import plan
+from scheduler.core.placement.snapshot import Policy
+from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus
 from scheduler.execution.simulated import Fault, NodeDown, NodeUp, Work
-from scheduler.planners.planner import HERE, LocalPlanner, Planner
+from scheduler.planners.planner import HERE, LocalPlanner, Planned, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from tests.simulation.site import START_MS, Site, gang, listing, nodes
 
@@ -51,6 +54,29 @@ def several_pools() -> tuple[NodeSpec, ...]:
         NodeSpec(name=f"node-{i}", grade=kinds[i % 4][0], site=kinds[i % 4][1], gpus=8, domain=f"domain-{i // 2}")
         for i in range(8)
     )
+
+
+class Compared(LocalPlanner):
+    """A local planner whose every plan is also made anew."""
+
+    compared = 0
+
+    def plan(self, state: State, now_ms: int, spares: Sequence[str], policy: Policy, *, first: bool = True) -> Planned:
+        """See Planner."""
+        anew = plan(state.snapshot(now_ms, spares), policy)
+        kept = super().plan(state, now_ms, spares, policy, first=first)
+        assert kept.plan.actions == anew.actions
+        assert dict(kept.plan.waiting) == dict(anew.waiting)
+        Compared.compared += 1
+        return kept
+
+
+@pytest.mark.parametrize("fleet", [nodes(4), several_pools()], ids=["one pool", "several"])
+def test_the_local_planner_keeps_books_and_plans_as_if_it_kept_none(fleet: tuple[NodeSpec, ...]) -> None:
+    before = Compared.compared
+    site = history(5, fleet, Compared)
+    assert Compared.compared - before > STEPS
+    assert site.kinds().count("gang_placed") > 20
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -101,6 +101,13 @@ def test_owners_wait_from_their_placement_and_borrowers_from_the_queue() -> None
     assert figures.events.total() == len(STORY)
 
 
+def test_a_gang_that_is_told_to_hurry_was_reclaimed_once() -> None:
+    told_twice = (*STORY[:7], stopped("borrows", 310, StopCause.RECLAIMED), *STORY[7:])
+    assert told(*told_twice).reclaimed == 1
+    again = (stopped("borrows", 700, StopCause.RECLAIMED), ended("borrows", 710, 2))
+    assert told(*told_twice, *again).reclaimed == 2
+
+
 def test_time_is_occupied_from_start_to_end_and_what_still_runs_counts_to_the_end() -> None:
     figures = told(*STORY)
     so_far = 4 * (530 - 130) + 2 * (360 - 260)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.errors import Refused
 from scheduler.core.events import BindOverdue, GangPlaced, GangStopAsked
 from scheduler.core.positions import Position, PositionEventKind
 from scheduler.core.workloads import ENDED, GangSpec, GangStatus
-from scheduler.execution.simulated import NodeDown, NodeUp, Work
+from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from tests.scenarios.stage import FIRMNESS, START_MS, Stage
 from tests.simulation.owed import is_owed, out_of_turn, unaccounted
 
@@ -31,12 +33,13 @@ WINDOWS_MS = ((0, 100 * HOUR_MS), (0, HOUR_MS), (HOUR_MS, 100 * HOUR_MS), (HOUR_
 
 
 class Board(NamedTuple):
-    """A fleet to play on, and the sizes that the owner's workers have."""
+    """A fleet to play on, and the sizes that the owner's workers have. The last nodes may be spares."""
 
     nodes: int
     gpus: int
     domain: int
     sizes: tuple[int, ...]
+    spares: int = 0
 
     def specs(self) -> list[NodeSpec]:
         """The fleet's nodes; two domains are a block."""
@@ -52,7 +55,13 @@ class Board(NamedTuple):
         ]
 
 
-BOARDS = (Board(4, 4, 2, (1, 2, 4)), Board(6, 2, 2, (1, 2)), Board(3, 8, 1, (1, 2, 4, 8)), Board(4, 2, 4, (1, 2)))
+BOARDS = (
+    Board(4, 4, 2, (1, 2, 4)),
+    Board(6, 2, 2, (1, 2)),
+    Board(3, 8, 1, (1, 2, 4, 8)),
+    Board(4, 2, 4, (1, 2)),
+    Board(5, 4, 2, (1, 2, 4), spares=1),
+)
 
 Move = tuple[str, int, int, int]
 """(what, three numbers that say which, how much and how)."""
@@ -66,6 +75,8 @@ class Game:
         self.board = board
         self.bound = bound
         self.stage = Stage(nodes=board.specs())
+        spares = tuple(f"node-{i}" for i in range(board.nodes - board.spares, board.nodes))
+        self.stage.settings = replace(self.stage.settings, spares=spares)
         self.owed = 0
         """How often the owner was owed a gang and got it, which is what makes the game worth playing."""
         self.seen: list[str] = []
@@ -208,6 +219,12 @@ class Game:
         fault = NodeUp(name, self.stage.now_ms) if how % 3 else NodeDown(name, self.stage.now_ms)
         self.stage.break_down(fault)
 
+    def ail(self, node: int, gpu: int, how: int) -> None:
+        """A GPU falls ill, or a node's GPUs are well again."""
+        name = f"node-{node % self.board.nodes}"
+        gpus = (gpu % self.board.gpus,) if how % 2 else tuple(range(self.board.gpus))
+        self.stage.break_down(GpuFault(name, gpus, self.stage.now_ms, Cause.ECC if how % 2 else None))
+
     def wait(self, length: int, _: int, __: int) -> None:
         """Time passes, from event to event."""
         stage = self.stage
@@ -237,6 +254,7 @@ MOVES: Mapping[str, Callable[..., None]] = {
     "expire": Game.expire,
     "drain": Game.drain,
     "fail": Game.fail,
+    "ail": Game.ail,
     "wait": Game.wait,
 }
 

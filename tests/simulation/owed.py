@@ -13,10 +13,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
+from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.coverage.topology import topology_of
+from scheduler.core.holdings import Holding
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.state.state import State
-from scheduler.core.workloads import Gang, GangStatus, StopCause
+from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 Domain = tuple[int, ...]
 """Free GPUs of each node, ascending."""
@@ -55,7 +60,7 @@ def _held_firm(state: State, account: str) -> set[int]:
 
 
 def _stays(gang: Gang) -> bool:
-    return gang.status is not GangStatus.STOPPING or gang.stop_cause is StopCause.CONSOLIDATED
+    return gang.status is not GangStatus.STOPPING or gang.stop_cause in MOVED
 
 
 def _cell(state: State, level: Level, gpus: list[int]) -> Block:
@@ -167,19 +172,32 @@ def unaccounted(state: State, now_ms: int) -> list[str]:
 
 
 def out_of_turn(state: State, now_ms: int) -> list[str]:
-    """Where a lower firmness class holds a healthy cell while a higher one's lot of its level is on an ill one."""
+    """Where lower firmness classes alone hold a healthy cell while a higher one's lot of its level, or without a cell
+    by the rule, waits; at any level, whatever the levels of the lots that hold it.
+    """
     force = [held for held in state.calendar.holdings if held.start_ms <= now_ms < held.end_ms]
-    well = {
-        (held.level, held.cell): bool(state.health.usable[state.fleet.gpus_of_cell(held.level, held.cell)].all())
-        for held in force
-    }
-    rank = {
-        name: state.instruments[position.instrument].firmness_rank for name, position in state.book.positions.items()
-    }
-    return [
-        f"{ill.position} on an ill {ill.level.name}, {held.position} of a lower class on a healthy one"
-        for ill in force
-        if not well[ill.level, ill.cell]
-        for held in force
-        if held.level == ill.level and well[held.level, held.cell] and rank[held.position] > rank[ill.position]
-    ]
+    gpus = {(held.level, held.cell): set(state.fleet.gpus_of_cell(held.level, held.cell).tolist()) for held in force}
+    terms = {name: state.instruments[position.instrument] for name, position in state.book.positions.items()}
+    rank = {name: each.firmness_rank for name, each in terms.items()}
+    displaced = {name for name, cause in state.refused.items() if cause == Cause.SHORTAGE_RULE and name in terms}
+    short = {name for name in displaced if state.contracted[name].at(now_ms) > _held_gpus(force, gpus, name)}
+    waiting = {(held.position, held.level) for held in force if not _well(state, gpus[held.level, held.cell])}
+    waiting |= {(name, terms[name].lot.cell) for name in short}
+    topology = topology_of(state.fleet)
+    found = []
+    for name, level in sorted(waiting):
+        pool = state.fleet.pools.index((terms[name].grade.klass, terms[name].site))
+        for cell in np.flatnonzero(topology.pool[level] == pool).tolist():
+            inside = set(state.fleet.gpus_of_cell(level, cell).tolist())
+            holders = {held.position for held in force if gpus[held.level, held.cell] & inside}
+            if holders and _well(state, inside) and all(rank[each] > rank[name] for each in holders):
+                found.append(f"{name} waits for a {level.name}, {', '.join(sorted(holders))} of lower classes hold one")
+    return found
+
+
+def _well(state: State, gpus: set[int]) -> bool:
+    return bool(state.health.usable[sorted(gpus)].all())
+
+
+def _held_gpus(force: list[Holding], gpus: dict[tuple[Level, int], set[int]], name: str) -> int:
+    return sum(len(gpus[held.level, held.cell]) for held in force if held.position == name)

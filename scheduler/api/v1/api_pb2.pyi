@@ -1689,7 +1689,7 @@ class Deliverable(_message.Message):
     """Sold and covered by nothing, in this pool and window: it comes first."""
     @_builtins.property
     def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Accredited]:
-        """At the level of the lot's cells."""
+        """At the level of the lot's cells; empty where the calendar changes more than 2000 times in the window."""
 
     def __init__(
         self,

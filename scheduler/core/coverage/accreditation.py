@@ -76,7 +76,7 @@ def accredited(
     may_sell = usable if sellable is None else usable & sellable
     rows: list[Accredited] = []
     for pool in range(len(fleet.pools)) if pools is None else sorted(set(pools)):
-        cuts = _cuts(fleet, held, pool, uncovered, start_ms, end_ms)
+        cuts = changes(fleet, held, pool, uncovered, start_ms, end_ms)
         for from_ms, to_ms in pairwise(cuts):
             state = standing(fleet, pool, held, from_ms, to_ms, usable)
             for level in levels:
@@ -108,8 +108,10 @@ def _row(view: Outlook, one: Demand, more: int) -> Accredited:
     )
 
 
-def _cuts(fleet: Fleet, held: Columns, pool: int, uncovered: Sequence[Demand], start_ms: int, end_ms: int) -> list[int]:
-    """The instants at which the pool's calendar changes, with both ends of the window."""
+def changes(
+    fleet: Fleet, held: Columns, pool: int, uncovered: Sequence[Demand], start_ms: int, end_ms: int
+) -> list[int]:
+    """The instants at which a pool's calendar changes, with both ends of the window."""
     topology = topology_of(fleet)
     in_pool = np.zeros(len(held), dtype=np.bool_)
     for level in LEVELS:

@@ -20,8 +20,9 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.board import Board, board_of
 from scheduler.core.coverage.columns import Holdings, columns_of, order
 from scheduler.core.coverage.dealing import Request, dealt
-from scheduler.core.coverage.handover import handed_over
-from scheduler.core.coverage.packing import ORDERS, ROUNDS, Groups, Order, planned
+from scheduler.core.coverage.handover import fewest_handovers
+from scheduler.core.coverage.packing import ORDERS, Groups, Order
+from scheduler.core.coverage.planning import ROUNDS, planned
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
 
@@ -154,8 +155,8 @@ def plan(
         theirs = [asked[k] for k in mine]
         board = board_of(fleet, pool, theirs, columns, mask)
         request = _request(board, theirs, liked)
-        layout = planned(board, request.groups, rounds, orders)
-        layout, splits = handed_over(board, request.groups, layout) if handovers else (layout, ())
+        layouts = planned(board, request.groups, rounds, orders)
+        layout, splits = fewest_handovers(board, request.groups, layouts) if handovers else (layouts[0], ())
         rows = dealt(board, request, layout, splits, columns, mask, account_of or {})
         numbers = np.unique(rows.lot, return_inverse=True)[1] + n_lots
         n_lots += len(numbers)

@@ -14,15 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from scheduler.core.cluster import IntArray, Level
+from scheduler.core.coverage.apart import tell_apart
 from scheduler.core.coverage.board import Board, Mask
 from scheduler.core.coverage.columns import Columns
 from scheduler.core.coverage.handover import Split
 from scheduler.core.coverage.packing import Groups, Layout
 from scheduler.core.holdings import Demand
-from scheduler.core.kernels import kernel
-
-NEVER_MS = -(2**62)
-"""Before every instant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,57 +242,3 @@ def _pinned_windows(board: Board, pinned: Columns) -> tuple[IntArray, IntArray, 
     by_row = np.argsort(row, kind="stable")
     first = np.searchsorted(row[by_row], np.arange(len(board.gpu_number) + 1))
     return pinned.start_ms[holding[by_row]], pinned.end_ms[holding[by_row]], first
-
-
-@kernel
-def pinned_within(windows: tuple[IntArray, IntArray, IntArray], row: int, start_ms: int, end_ms: int) -> bool:
-    """Whether a pinned holding takes the GPU in the window."""
-    for at in range(windows[2][row], windows[2][row + 1]):
-        if windows[0][at] < end_ms and windows[1][at] > start_ms:
-            return True
-    return False
-
-
-@kernel
-def likes(liked: tuple[IntArray, IntArray], demand: int, row: int) -> int:
-    """1 where the demand would like the GPU."""
-    for at in range(liked[1][demand], liked[1][demand + 1]):
-        if liked[0][at] == row:
-            return 1
-    return 0
-
-
-@kernel
-def tell_apart(
-    first_row: IntArray,
-    usable: Mask,
-    sequence: IntArray,
-    lots: tuple[IntArray, IntArray, IntArray, IntArray],
-    account_of: IntArray,
-    liked: tuple[IntArray, IntArray],
-    windows: tuple[IntArray, IntArray, IntArray],
-    gpu: IntArray,
-) -> None:
-    """Fills `gpu` with each lot's row, or -1. `lots`: (node, start_ms, end_ms, demand); `sequence` is by node, then by
-    start; `account_of` and `liked` are by demand, `windows` by row.
-    """
-    nodes, starts, ends, demands = lots
-    free_from = np.full(first_row[-1], NEVER_MS, dtype=np.int64)
-    account_on = np.full(first_row[-1], -1, dtype=np.int64)
-    for lot in sequence:
-        start, end, demand = starts[lot], ends[lot], demands[lot]
-        best, best_rank = -1, 0
-        for row in range(first_row[nodes[lot]], first_row[nodes[lot] + 1]):
-            if not usable[row] or free_from[row] > start:
-                continue
-            if pinned_within(windows, row, start, end):
-                continue
-            rank = 2 * likes(liked, demand, row)
-            if free_from[row] == start and account_on[row] == account_of[demand]:
-                rank += 1
-            if best < 0 or rank > best_rank or (rank == best_rank and free_from[row] > free_from[best]):
-                best, best_rank = row, rank
-        gpu[lot] = best
-        if best >= 0:
-            free_from[best] = end
-            account_on[best] = account_of[demand]

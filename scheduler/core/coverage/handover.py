@@ -14,8 +14,9 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray, Level
 from scheduler.core.coverage.board import Board
-from scheduler.core.coverage.nest import Taken
-from scheduler.core.coverage.packing import Groups, Layout
+from scheduler.core.coverage.mending import grown_together
+from scheduler.core.coverage.nest import Lots, Taken
+from scheduler.core.coverage.packing import Groups, Layout, laid_out
 from scheduler.core.coverage.search import longest_free, put, room
 
 CELLS_TRIED = 4
@@ -44,19 +45,61 @@ class Split(NamedTuple):
 
 def handed_over(board: Board, groups: Groups, layout: Layout) -> tuple[Layout, tuple[Split, ...]]:
     """(the layout less what was split, the splits): as many lots placed as handovers can place."""
-    work = _Work(board, groups, layout)
+    work = _Work(board, groups, layout, ())
     short = layout.short(groups)
     waiting = sorted(np.flatnonzero(short).tolist(), key=lambda g: (-groups.level[g], groups.i[g], -groups.j[g], g))
     for g in waiting:
         for _ in range(int(short[g])):
             work.place(g)
+    done = work.result()
     for _ in range(PASSES):
-        if not work.simplified():
+        before = n_handovers(done[1])
+        done = _grown(board, groups, *done)
+        again = _Work(board, groups, *done)
+        again.simplified()
+        done = again.result()
+        if n_handovers(done[1]) == before:
             break
-    rows = work.rows[work.rows[:, 2] > 0]
-    return Layout(work.taken, rows), tuple(
-        Split(number, group, _joined(pieces)) for number, (group, pieces) in enumerate(work.split.values())
+    return done
+
+
+def fewest_handovers(board: Board, groups: Groups, layouts: Sequence[Layout]) -> tuple[Layout, tuple[Split, ...]]:
+    """`handed_over` for the layout that is left with the fewest lots, then with the fewest handovers."""
+    found = [handed_over(board, groups, layout) for layout in layouts]
+    left = [_n_left(groups, *each) for each in found]
+    best = min(range(len(found)), key=lambda k: (left[k], n_handovers(found[k][1]), k))
+    return found[best]
+
+
+def _n_left(groups: Groups, layout: Layout, splits: Sequence[Split]) -> int:
+    return int(layout.short(groups).sum()) - len(splits)
+
+
+def _grown(board: Board, groups: Groups, layout: Layout, splits: tuple[Split, ...]) -> tuple[Layout, tuple[Split, ...]]:
+    """The same with pieces of one lot grown together where equal cells may trade what comes later."""
+    pieces = [(split.group, *piece) for split in splits for piece in split.pieces]
+    if not pieces:
+        return layout, splits
+    g, cell, i, j = np.array(pieces, dtype=np.int64).T
+    of = np.repeat(layout.rows[:, 0], layout.rows[:, 2])
+    n_whole = len(of)
+    lots = Lots(
+        level=groups.level[np.concatenate((of, g))],
+        i=np.concatenate((groups.i[of], i)),
+        j=np.concatenate((groups.j[of], j)),
+        cell=np.concatenate((np.repeat(layout.rows[:, 1], layout.rows[:, 2]), cell)),
+        weight=np.ones(n_whole + len(g), dtype=np.int64),
     )
+    number = np.repeat(np.arange(len(splits)), [len(split.pieces) for split in splits])
+    before = n_whole + np.flatnonzero(number[1:] == number[:-1])
+    cells, gone = grown_together(board, lots, before, before + 1)
+    if not gone:
+        return layout, splits
+    kept = iter(cells[n_whole:].tolist())
+    grown = [
+        split._replace(pieces=_joined([piece._replace(cell=next(kept)) for piece in split.pieces])) for split in splits
+    ]
+    return laid_out(board, groups, of, cells[:n_whole]), tuple(grown)
 
 
 def n_handovers(splits: Sequence[Split]) -> int:
@@ -77,7 +120,7 @@ def _joined(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 class _Work:
     """One call in progress: the rows of whole lots, the lots in pieces, and how to take back what did not work out."""
 
-    def __init__(self, board: Board, groups: Groups, layout: Layout) -> None:
+    def __init__(self, board: Board, groups: Groups, layout: Layout, splits: Sequence[Split]) -> None:
         self.board, self.groups = board, groups
         self.taken = Taken(layout.taken.used.copy(), layout.taken.held.copy())
         self.rows = layout.rows.copy()
@@ -85,6 +128,10 @@ class _Work:
         self.next_number = 0
         self.n_pieces = 0
         self.undo: list[tuple[str, int, Piece]] = []
+        for split in splits:
+            number = self._begun(split.group)
+            for piece in split.pieces:
+                self._put(number, piece)
         g, cell = self.rows[:, 0], self.rows[:, 1]
         self.row_of_window = (groups.i[g], groups.j[g], board.nest.first[cell], board.nest.end[cell])
 
@@ -97,6 +144,11 @@ class _Work:
         self._take_back(mark)
         del self.split[number]
         return False
+
+    def result(self) -> tuple[Layout, tuple[Split, ...]]:
+        """What `handed_over` gives."""
+        splits = tuple(Split(number, g, _joined(pieces)) for number, (g, pieces) in enumerate(self.split.values()))
+        return Layout(self.taken, self.rows[self.rows[:, 2] > 0]), splits
 
     @property
     def n_handovers(self) -> int:

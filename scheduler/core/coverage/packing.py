@@ -1,15 +1,14 @@
-"""Planning one pool: groups of equal lots onto the cells of a board, in a measured order, each where it breaks least.
+"""Groups of equal lots onto the cells of a board, in some order, each where it breaks least; and guided ejection.
 
-Lots of one level and window are interchangeable, so they are placed as a group with a count. Which order is best
-depends on the calendar; the first keeps most domains whole and mostly places all, so the others are tried only where
-lots remain. The order by start with first fit is interval-graph colouring: for lots of one level it succeeds whenever
-any plan does. What no order places goes through guided ejection, every lot by itself.
+Lots of one level and window are interchangeable, so they are placed as a group with a count; in the repair every lot
+stands by itself. The order by level and start with first fit is interval-graph colouring: for lots of one level it
+succeeds whenever any plan does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -21,14 +20,6 @@ from scheduler.core.coverage.board import Board
 from scheduler.core.coverage.nest import Lots, Spans, Taken
 from scheduler.core.coverage.search import eject, fill, put_rows
 
-ROUNDS = 20_000
-"""Rounds of repair for each try, where lots are left."""
-FIRST_ROUNDS = 1_000
-"""Rounds that the first order gets before the others are looked at: most often that is enough."""
-ROUNDS_PER_LOT = 20
-"""Rounds for each lot at most: a small calendar is settled, or hopeless, soon."""
-ROUND_LOTS = 400_000_000
-"""Rounds × lots at most, so that the largest calendars stay quick."""
 WEIGHT_SCALE = 1_000
 """Roots of GPU-milliseconds keep three decimals."""
 
@@ -67,13 +58,6 @@ class Order(NamedTuple):
     first_fit: bool
 
 
-class Try(NamedTuple):
-    """An order, and the root of its GPU-milliseconds that a lot weighs in the repair."""
-
-    order: int
-    root: int
-
-
 def length_ms(board: Board, groups: Groups) -> IntArray:
     """(n_groups): how long each group's window lasts."""
     return board.cuts[groups.j] - board.cuts[groups.i]
@@ -109,30 +93,6 @@ ORDERS = (
     Order(_most_gpu_hours_first, first_fit=False),
     Order(_largest_by_start, first_fit=False),
 )
-TRIES = (Try(0, 3), Try(1, 4), Try(1, 3), Try(0, 4))
-
-
-def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> Layout:
-    """The best layout found: of the first order, then of any order, then of several tries of repair; the first that
-    leaves nothing ends the search.
-    """
-    n_lots = int(groups.lots.sum())
-    rounds = min(rounds, ROUNDS_PER_LOT * n_lots, ROUND_LOTS // max(1, n_lots))
-    layouts = [filled(board, groups, orders[0])]
-    best = layouts[0]
-    if rounds:
-        best = _better(board, groups, best, repaired(board, layouts[0], groups, min(rounds, FIRST_ROUNDS), 3))
-    for order in orders[1:]:
-        if not best.short(groups).any():
-            return best
-        layouts.append(filled(board, groups, order))
-        best = _better(board, groups, best, layouts[-1])
-    for trial in TRIES:
-        if not rounds or not best.short(groups).any():
-            break
-        start = layouts[min(trial.order, len(layouts) - 1)]
-        best = _better(board, groups, best, repaired(board, start, groups, rounds, trial.root))
-    return best
 
 
 def filled(board: Board, groups: Groups, order: Order) -> Layout:
@@ -152,20 +112,25 @@ def filled(board: Board, groups: Groups, order: Order) -> Layout:
         int(order.first_fit),
         rows,
     )
-    return Layout(taken, _gathered(rows[:count]))
+    return Layout(taken, gathered(rows[:count]))
 
 
 def repaired(board: Board, layout: Layout, groups: Groups, rounds: int, root: int) -> Layout:
     """A layout at least as good, after so many rounds of guided ejection or once nothing is left."""
     if not layout.short(groups).any():
         return layout
-    of, lots = _lots_of(board, layout, groups, root)
+    of, lots = lots_of(board, layout, groups, root)
     taken = Taken(layout.taken.used.copy(), layout.taken.held.copy())
     best = np.empty(len(of), dtype=np.int64)
     steps = rounds * board.n_nodes * 100
     eject.at(steps)(board.nest, board.base, taken, lots, _spans_of(lots), rounds, best)
-    stand = best >= 0
-    rows = _gathered(np.stack((of[stand], best[stand], np.ones(int(stand.sum()), dtype=np.int64)), axis=1))
+    return laid_out(board, groups, of, best)
+
+
+def laid_out(board: Board, groups: Groups, of: IntArray, cell: IntArray) -> Layout:
+    """The layout of lots, each with its group and its cell or -1."""
+    stand = cell >= 0
+    rows = gathered(np.stack((of[stand], cell[stand], np.ones(int(stand.sum()), dtype=np.int64)), axis=1))
     fresh = board.fresh()
     put_rows.at(len(rows) * 100)(board.nest, fresh, groups.level, groups.i, groups.j, rows)
     return Layout(fresh, rows)
@@ -178,14 +143,7 @@ def weight_of(board: Board, groups: Groups, root: int = 3) -> IntArray:
     return np.array([_root(each, root) for each in gpu_ms(board, groups).tolist()], dtype=np.int64)
 
 
-def _better(board: Board, groups: Groups, first: Layout, second: Layout) -> Layout:
-    """The one that leaves out less, the first where they are equal."""
-    weight = weight_of(board, groups)
-    less = int((second.short(groups) * weight).sum()) < int((first.short(groups) * weight).sum())
-    return second if less else first
-
-
-def _gathered(rows: IntArray) -> IntArray:
+def gathered(rows: IntArray) -> IntArray:
     """Rows (group, cell, lots) sorted, with those of one group and cell added up."""
     if not len(rows):
         return rows.reshape(-1, 3)
@@ -194,7 +152,7 @@ def _gathered(rows: IntArray) -> IntArray:
     return np.stack((rows[starts, 0], rows[starts, 1], np.add.reduceat(rows[:, 2], starts)), axis=1)
 
 
-def _lots_of(board: Board, layout: Layout, groups: Groups, root: int) -> tuple[IntArray, Lots]:
+def lots_of(board: Board, layout: Layout, groups: Groups, root: int) -> tuple[IntArray, Lots]:
     """(group of each lot, the lots), by group, placed ones first."""
     short = layout.short(groups)
     of = np.concatenate((np.repeat(layout.rows[:, 0], layout.rows[:, 2]), np.repeat(np.arange(len(short)), short)))

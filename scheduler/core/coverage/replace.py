@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.assign import admit, assign
 from scheduler.core.coverage.columns import Columns, Holdings, clipped, columns_of, merged, moved, order, rows_of
+from scheduler.core.coverage.open_calendar import OpenCalendar
 from scheduler.core.coverage.shortage import Certificate
 from scheduler.core.coverage.topology import LEVELS, Topology, topology_of
 from scheduler.core.coverage.waterfall import Rank, Waterfall
@@ -28,8 +29,8 @@ from scheduler.core.quantities import INT64_MAX
 
 Mask = npt.NDArray[np.bool_]
 
-TRADE_ROUNDS = 300
-"""Rounds of repair when a trade has the future planned anew: trades come one by one, and the next one waits."""
+TRADE_ROUNDS = 40
+"""Rounds of each turn of repair when a trade has the future planned anew: trades come one by one."""
 REPLANS_MAX = 8
 """How often one call plans the future anew, each time with fewer new positions."""
 
@@ -40,7 +41,7 @@ class Covering:
 
     `refused`: (position, lots that found no cell), by position; of a trade, the position is then not covered at all; of
     a failure, the lots stay where they were. `certificates`: the shortages that were decided on the way. `uncovered`:
-    of a failure, those of the refused lots that stand on no cell any more.
+    of a failure, the lots of a position that stand on no cell any more, or will not for a while.
     """
 
     positions: tuple[str, ...]
@@ -59,13 +60,23 @@ def cover(
     *,
     account_of: Mapping[str, str] | None = None,
     rounds: int = TRADE_ROUNDS,
+    calendar: OpenCalendar | None = None,
+    handovers: bool = False,
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
     First beside everything already planned; where that fails, with the future of healthy cells planned anew, in force
-    pinned. `account_of` (account by position) lets an account keep its cells from one window to the next.
+    pinned. `account_of` (account by position) lets an account keep its cells from one window to the next. `calendar`,
+    which must hold the same holdings, answers for one position without looking at all of them. `handovers`: whether
+    lots that nothing else places may be split in time between cells, as the last resort.
     """
     wanted = [d._replace(start_ms=max(d.start_ms, now_ms)) for d in demands if d.end_ms > now_ms and d.lots]
+    names = {demand.position for demand in wanted}
+    if calendar is not None and len(names) == 1:
+        found = calendar.found(wanted, usable, _of_account(calendar, names, account_of))
+        if found is not None:
+            own = _ahead(calendar.of_position.get(min(names), ()), now_ms)
+            return _covering([*own, *found], names, {})
     ahead = _ahead(rows_of(holdings), now_ms)
     prefer = _neighbours(wanted, ahead, account_of or {})
     first = assign(fleet, wanted, pinned=ahead, usable=usable, prefer=prefer, account_of=account_of, rounds=0)
@@ -76,6 +87,11 @@ def cover(
     failing = [demand for demand in wanted if demand.position in short]
     before = (*ahead, *placed)
     future, short = _replanned(fleet, failing, before, now_ms, usable, account_of=account_of, rounds=rounds)
+    if short and handovers:
+        failing = [demand for demand in failing if demand.position in short]
+        future, short = _replanned(
+            fleet, failing, future, now_ms, usable, account_of=account_of, rounds=rounds, handovers=True
+        )
     changed = {d.position for d in wanted} - set(short) | _differing(ahead, future)
     return _covering(future, changed, short)
 
@@ -89,6 +105,7 @@ def replace_failed(
     position_rank: Mapping[str, Rank] | None = None,
     *,
     loss_by_gpu: IntArray | None = None,
+    cell_gpus: Mapping[str, int] | None = None,
     waiting: Sequence[Demand] = (),
     oversold: Sequence[Demand] = (),
 ) -> Covering:
@@ -99,7 +116,8 @@ def replace_failed(
     were never covered as sold, each position whole or not at all, not from spares. A cell that is free for a while
     serves for that while. Later windows are looked at when they begin: call this at every turn of the calendar too.
     `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first.
-    Positions without a rank count as FIRM, acquired at 0.
+    Positions without a rank count as FIRM, acquired at 0. `cell_gpus`: GPUs of a cell of each position's lots, by
+    position; missing: as many as the cell that was hit.
     """
     if not (waiting or oversold or _is_hit(fleet, holdings, usable, now_ms)):
         return Covering((), ())
@@ -111,6 +129,7 @@ def replace_failed(
         spare_nodes=spare_nodes,
         ranks=position_rank,
         loss_by_gpu=loss_by_gpu,
+        cell_gpus=cell_gpus,
         waiting=waiting,
         oversold=oversold,
     )
@@ -184,6 +203,14 @@ def _differing(before: Iterable[Holding], after: Iterable[Holding]) -> set[str]:
 # -- a trade
 
 
+def _of_account(calendar: OpenCalendar, names: Iterable[str], account_of: Mapping[str, str] | None) -> list[str]:
+    """All positions of the accounts of those named, those alone where nobody says whose they are."""
+    if account_of is None:
+        return sorted(names)
+    accounts = {account_of.get(name, name) for name in names}
+    return [position for position in calendar.of_position if account_of.get(position, position) in accounts]
+
+
 def _neighbours(wanted: Sequence[Demand], ahead: Sequence[Holding], account_of: Mapping[str, str]) -> list[Holding]:
     """For each demand, under its own name: the cells that its account holds right before or right after its window."""
     ending: dict[tuple[str, Level, int], list[Holding]] = {}
@@ -210,6 +237,7 @@ def _replanned(
     *,
     account_of: Mapping[str, str] | None,
     rounds: int,
+    handovers: bool = False,
 ) -> tuple[list[Holding], dict[str, int]]:
     """(the whole future, what is refused): as many of the failing positions as a new plan of the future can take in.
 
@@ -224,7 +252,15 @@ def _replanned(
     for _ in range(REPLANS_MAX):
         if not trying:
             break
-        plan = assign(fleet, [*old, *trying], pinned=pinned, usable=usable, account_of=account_of, rounds=rounds)
+        plan = assign(
+            fleet,
+            [*old, *trying],
+            pinned=pinned,
+            usable=usable,
+            account_of=account_of,
+            rounds=rounds,
+            handovers=handovers,
+        )
         short = _most_lots(plan.unplaced)
         new = {demand.position for demand in trying}
         if short.keys() <= new - {demand.position for demand in old}:

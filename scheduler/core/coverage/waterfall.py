@@ -52,10 +52,14 @@ class _Lot:
     rank: Rank
     cell: int | None
     until_ms: int
+    gpus: int
+    """GPUs of the cells that it may stand on."""
     oversold: bool = False
     later: list[tuple[int, int, int]] = field(default_factory=list)
     """(cell, from, until)."""
     moved: bool = False
+    gap: bool = False
+    """Whether it stands on no cell for a while before it comes back."""
 
 
 class Waterfall:
@@ -71,12 +75,13 @@ class Waterfall:
         spare_nodes: Iterable[int] = (),
         ranks: Mapping[str, Rank] | None = None,
         loss_by_gpu: IntArray | None = None,
+        cell_gpus: Mapping[str, int] | None = None,
         waiting: Sequence[Demand] = (),
         oversold: Sequence[Demand] = (),
     ) -> None:
         self.certificates: list[Certificate] = []
         self._fleet, self._ahead, self._now_ms = fleet, ahead, now_ms
-        self._topology, self._ranks = topology_of(fleet), ranks or {}
+        self._topology, self._ranks, self._cell_gpus = topology_of(fleet), ranks or {}, cell_gpus or {}
         by_rank = self._topology.gpu_at
         loss = np.zeros(fleet.n_gpus, dtype=np.int64) if loss_by_gpu is None else loss_by_gpu
         self._usable, self._loss = usable[by_rank], np.concatenate(([0], np.cumsum(loss[by_rank])))
@@ -106,7 +111,11 @@ class Waterfall:
             for firmness in FirmnessClass:
                 for level in reversed(LEVELS):
                     waiting = self._pending.get((pool, int(firmness), level), set())
-                    self._serve(pool, level, [n for n in sorted(waiting) if not self._lots[n].oversold])
+                    for gpus in sorted({self._lots[number].gpus for number in waiting}, reverse=True):
+                        alike = [
+                            n for n in sorted(waiting) if not self._lots[n].oversold and self._lots[n].gpus == gpus
+                        ]
+                        self._serve(pool, level, alike)
                 self._serve_oversold(pool, int(firmness))
 
     def future(self) -> list[Holding]:
@@ -139,9 +148,9 @@ class Waterfall:
 
     @property
     def uncovered(self) -> Counter[str]:
-        """Those of them that stand on no cell at all."""
-        waiting = [self._lots[number] for numbers in self._pending.values() for number in numbers]
-        return Counter(lot.position for lot in waiting if not lot.oversold and lot.cell is None)
+        """Lots by position that stand on no cell, now or for a while later on; those never covered aside."""
+        lots = [lot for lot in self._lots.values() if not lot.oversold]
+        return Counter(lot.position for lot in lots if lot.cell is None or lot.gap)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -167,7 +176,9 @@ class Waterfall:
             held = self._ahead[number]
             pool = int(self._topology.pool[held.level][held.cell])
             rank = self._rank_of(held.position)
-            lot = _Lot(held.position, Level(held.level), pool, rank, held.cell, held.end_ms)
+            ranks = self._span(held.level, held.cell)
+            gpus = self._cell_gpus.get(held.position, ranks.stop - ranks.start)
+            lot = _Lot(held.position, Level(held.level), pool, rank, held.cell, held.end_ms, gpus)
             self._lots[number] = lot
         return lot
 
@@ -178,8 +189,9 @@ class Waterfall:
             number = len(self._class) - 1
             self._class = np.append(self._class, FREE)
             self._class[number] = rank.firmness_class
+            gpus = self._cell_gpus.get(demand.position, 0)
             self._lots[number] = _Lot(
-                demand.position, demand.level, demand.pool, rank, None, demand.end_ms, oversold=oversold
+                demand.position, demand.level, demand.pool, rank, None, demand.end_ms, gpus, oversold=oversold
             )
             self._wait(number)
 
@@ -201,7 +213,7 @@ class Waterfall:
         waiting.sort(key=self._order)
         firmness = self._lot(waiting[0]).rank.firmness_class
         cells = pool_cells(self._fleet, pool)
-        free, lower = self._open_cells(cells, level, firmness, with_spares=not whole)
+        free, lower = self._open_cells(cells, level, firmness, self._lot(waiting[0]).gpus, with_spares=not whole)
         if whole and len(free) + len(lower) < len(waiting):
             return
         if len(free) >= len(waiting):
@@ -237,11 +249,15 @@ class Waterfall:
                 self._serve(pool, level, numbers, whole=True)
 
     def _open_cells(
-        self, cells: PoolCells, level: Level, firmness: int, *, with_spares: bool
+        self, cells: PoolCells, level: Level, firmness: int, gpus: int, *, with_spares: bool
     ) -> tuple[list[int], list[int]]:
-        """(usable cells that cover nobody, those that only lower classes hold), by the fleet's numbers."""
+        """(usable cells of so many GPUs (0: any) that cover nobody, those that only lower classes hold), by the fleet's
+        numbers.
+        """
         allowed = self._usable if with_spares else self._usable & ~self._spare
         usable = none_of(cells, level, counted(~allowed))
+        if gpus:
+            usable = usable & (cells.end[level] - cells.first[level] == gpus)
         if not len(usable):
             return [], []
         of_gpu = np.append(self._class[self._holder], FREE)  # one more, so that the last cell may end there
@@ -340,6 +356,8 @@ class Waterfall:
             if until_ms < lot.until_ms:
                 lot.later.append((lot.cell, until_ms, lot.until_ms))
                 self._next_ms[ranks] = np.minimum(self._next_ms[ranks], until_ms)
+        elif until_ms < lot.until_ms:
+            lot.gap = True
         lot.until_ms, lot.moved = until_ms, True
 
     def _settle(self, number: int, level: Level, taken: int, left: int | None) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +25,16 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.fits import Room
-from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of
-from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
+from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
+from scheduler.core.placement.shared import Joinable, Rider, riders_of
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
-from scheduler.core.workloads import Gang, GangStatus, StopCause, lost_work_ms
+from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_price_ms
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -60,7 +63,9 @@ class Books:
         self._own_until_ms: dict[tuple[int, int], list[int]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
-        self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed)]
+        carried = riders_of(snapshot)
+        riding = {rider.gang.number for riders in carried.values() for rider in riders}
+        self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed) if number not in riding]
         names = [gang.spec.account for gang in self.rows]
         for name in sorted({*names, *snapshot.queue} - self.account_index.keys()):
             self.account_index[name] = len(self.account_index)
@@ -72,8 +77,12 @@ class Books:
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
         self.counts_of_row = [True] * len(self.rows)
+        self.riders = {row: carried[gang.number] for row, gang in enumerate(self.rows) if gang.number in carried}
+        """By row of a shared device: the gangs beside its carrier."""
+        self._joinable: Joinable | None = None
         for row in self.stopped:
-            self.counts_of_row[row] = self.rows[row].stop_cause is StopCause.CONSOLIDATED
+            causes = {self.rows[row].stop_cause, *(rider.gang.stop_cause for rider in self.riders.get(row, ()))}
+            self.counts_of_row[row] = not MOVED.isdisjoint(causes)
         self._n_first = len(self.rows)
         self.rank_of_row = [gang.number for gang in self.rows]
         self._parts: dict[tuple[int, int], list[int]] = {}
@@ -115,6 +124,7 @@ class Books:
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
+        self._joined: list[Gang] = []
         self._undone: list[int] = []
         self.lowered: set[int] = set()
 
@@ -141,10 +151,14 @@ class Books:
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
         """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
+        if want.apart is not None:
+            return fit_by_scan(self.fleet, self.floor, want, where)
         return self._search.fit(want, where)
 
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
+        if want.apart is not None:
+            return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
 
     def room_over_count(self, want: Want, pool: int) -> Room | None:
@@ -160,11 +174,21 @@ class Books:
         low, high = self.units.first_unit[at], self.units.first_unit[at + 1]
         if want is not None:
             counts.add(want, 1)
-        cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
-        fits = self._repacks(self.floor, low, high, counts.table, taken, *cells)
+        if counts.apart:
+            fits = self._repacks_apart(account, pool, counts, taken)
+        else:
+            cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
+            fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
         if want is not None:
             counts.add(want, -1)
-        return bool(fits)
+        return fits
+
+    def _repacks_apart(self, account: int, pool: int, counts: Counts, taken: IntArray) -> bool:
+        """The same, over arrays, for an account with gangs whose workers must be apart."""
+        gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
+        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
+        room = np.bincount(self.floor.node_of_gpu[gpus[~firm]], minlength=self.n_nodes)
+        return packed(room, ((want, number) for want, number in counts.all() if number), self.fleet) is not None
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
@@ -231,8 +255,13 @@ class Books:
         return pools
 
     def price(self, row: int) -> int:
-        """GPU-ms lost by ending the row now; nothing where it was only decided in this round."""
-        return 0 if row in self.action_of_row else lost_work_ms(self.rows[row], self.now_ms)
+        """GPU-ms that ending the row now weighs; nothing where it was only decided in this round."""
+        if row in self.action_of_row:
+            return 0
+        riders = sum(
+            stop_price_ms(rider.gang, self.now_ms) for rider in self.riders.get(row, ()) if rider.action is None
+        )
+        return stop_price_ms(self.rows[row], self.now_ms) + riders
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
@@ -297,11 +326,14 @@ class Books:
         self.decided[row] = (gang, inside)
         self.actions.append(action)
         self._count(row, 1)
+        if gang.shape.is_share and self._joinable is not None and not left:
+            self._joinable.add(account, row, numbers[0], (gang,), firm=firm)
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
-        leavers = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
-        return tuple(self.rows[leaver].id for leaver in sorted(leavers, key=self.rank_of_row.__getitem__))
+        rows = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
+        gangs = [gang for row in rows for gang in (self.rows[row], *self._riding(row))]
+        return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
 
     def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
         part = self._part(account, pool)
@@ -315,7 +347,53 @@ class Books:
         self.rank_of_row.append(rank)
         return part[-1]
 
-    def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
+    def _riding(self, row: int) -> list[Gang]:
+        return [rider.gang for rider in self.riders.get(row, ())]
+
+    def joinable(self, account: int, milli: int, *, firm: bool) -> Iterable[tuple[int, int]]:
+        """(row, GPU) of the account's shared devices with so much room that nobody leaves, the fullest first."""
+        if self._joinable is None:
+            self._joinable = Joinable()
+            for row, gang in enumerate(self.rows):
+                gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
+                if gpu >= 0 and self.is_placed(row) and self.floor.usable[gpu] and self.floor.leaver[gpu] < 0:
+                    gangs = (gang, *self._riding(row))
+                    self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
+        return self._joinable.with_room(account, milli, firm=firm)
+
+    def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
+        """Whether the GPU is the account's own or nobody's, and stays so until then."""
+        return int(self.floor.owner[gpu]) in (NOBODY, account) and int(self.floor.until_ms[gpu]) >= end_ms
+
+    def join(self, row: int, gang: Gang) -> None:
+        """Put the waiting share onto the row's device, which is joinable and has room."""
+        gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
+        inside = self.headroom(account, self.pool_of_row[row]) >= 0
+        self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
+        self._joined.append(gang)
+        host = self.fleet.host_of_gpu[gpu]
+        self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
+        if self._joinable is not None:
+            self._joinable.remove(account, row, gpu, firm=firm)
+            self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
+
+    @contextmanager
+    def without(self, row: int) -> Iterator[None]:
+        """Meanwhile the books are as if the row were gone already; nothing may be decided in it."""
+        gpus, firm = self.held_by(row), int(self.firm_of_row[row])
+        self._let_go(self.floor, gpus, row, firm, NOWHERE)
+        self._count(row, -1)
+        self.counts_of_row[row] = False
+        self.stopped.add(row)
+        try:
+            yield
+        finally:
+            self.stopped.discard(row)
+            self.counts_of_row[row] = True
+            self._count(row, 1)
+            self._hold(self.floor, gpus, row, firm)
+
+    def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
         Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
@@ -327,18 +405,45 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=None if for_gang is None else for_gang.id))
+        self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), occupied)
         self.stopped.add(row)
-        if cause is not StopCause.CONSOLIDATED:
+        if cause not in MOVED:
             self._count(row, -1)
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
+    def _stop_riders(self, row: int, for_gang: Gang | None, cause: StopCause) -> None:
+        """End what shares the row's device, too; what only joined in this round waits again."""
+        self._leave_joinable(row)
+        for rider in self.riders.get(row, ()):
+            if rider.action is not None:
+                self._withdraw_rider(rider)
+            elif rider.gang.status is not GangStatus.STOPPING:
+                whom = None if for_gang is None else for_gang.id
+                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=whom))
+        if row in self.riders:
+            self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
+
+    def _withdraw_rider(self, rider: Rider) -> None:
+        if rider.action is not None:
+            self.actions[rider.action] = None
+            self.withdrawn.append((rider.gang, rider.inside))
+            self._withdrawn_ever.append(rider.gang)
+
+    def _leave_joinable(self, row: int) -> None:
+        if self._joinable is not None and self.rows[row].shape.is_share:
+            gpu, firm = self.gpus_of_row[row][0], self.firm_of_row[row]
+            self._joinable.remove(self.account_of_row[row], row, gpu, firm=firm)
+
     def withdraw(self, row: int) -> None:
-        """Undo a placement of this round; the gang is found in `withdrawn`."""
+        """Undo a placement of this round; the gang is found at the end of `withdrawn`, what had joined it before."""
+        self._leave_joinable(row)
+        for rider in self.riders.pop(row, ()):
+            self._withdraw_rider(rider)
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
         self.actions[at] = None
@@ -365,7 +470,7 @@ class Books:
 
     def gangs_taken(self) -> list[Gang]:
         """The waiting gangs that this round placed, also those that it withdrew again."""
-        return [*(gang for gang, _ in self.decided.values()), *self._withdrawn_ever]
+        return [*(gang for gang, _ in self.decided.values()), *self._joined, *self._withdrawn_ever]
 
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
@@ -395,7 +500,8 @@ class Books:
         self.round_number += 1
         self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
-        self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
+        self._joinable = None
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
@@ -416,7 +522,7 @@ class Books:
         self.row_of_number[gang.number] = row
         if gang.status is GangStatus.STOPPING:
             self.stopped.add(row)
-            self.counts_of_row[row] = gang.stop_cause is StopCause.CONSOLIDATED
+            self.counts_of_row[row] = gang.stop_cause in MOVED
         if self.counts_of_row[row]:
             self._count(row, 1)
 

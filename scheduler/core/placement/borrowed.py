@@ -1,25 +1,29 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
-Order: by waiting time, so that nobody starves, ties to the account that lent more than it borrowed, then the published
-order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang that never
-checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is being moved
-waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole nodes
-stay for whole-node gangs.
+Order: by waiting time, to which a near deadline adds, so that nobody starves; ties to the account that lent more than
+it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang
+that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is
+being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole
+nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
 
+from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.lines import Line, Lines, Turn
+from scheduler.core.placement.elastic import most_free, sized, tried_sizes
+from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
+from scheduler.core.placement.protect import Protected, ends_ms, protected
 from scheduler.core.placement.room import free_fit
+from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import Want, demand
-from scheduler.core.quantities import ONE_PPM
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.placement.wants import Want, demand, least_demand, wants
+from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
+from scheduler.core.workloads import Gang, Shape, asked_shape
 
 FREE = tiers(Kind.ANY)
 FIRM = tiers(Kind.LASTING_UNSOLD)
@@ -41,6 +45,12 @@ class Borrowed:
         self._moving: set[str] = set()
         self._turns: list[Entry] = []
         self._roomy_wants: dict[tuple[int, Want], bool] = {}
+        self._held_shapes: set[Shape] = set()
+        self._is_held = False
+        self.protected: dict[int, Protected] = {}
+        """By pool: the gang that others must not delay (`protect`)."""
+        self.held: dict[Key, Protected] = {}
+        """Lines that would fit but for it."""
 
     def run(self) -> None:
         """Place every borrower that fits, in order."""
@@ -52,9 +62,15 @@ class Borrowed:
         for shape in self._lines.by_shape():
             if self._may_fit(shape):
                 self._line_up_from(self._lines.in_turn(shape), 0)
-        for account, shape in dict.fromkeys((gang.spec.account, gang.shape) for gang in books.gangs_taken()):
+        for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
             if self._may_fit(shape):
                 self._line_up(self._lines.of(account)[shape])
+        self._protect()
+        self._serve()
+
+    def _serve(self) -> None:
+        """Place who comes up and fits; who is held back stands aside, for the one behind it may be short."""
+        passed: dict[Line, None] = {}
         while self._turns:
             _, tie, _, (turns, at) = heappop(self._turns)
             line = turns[at][2]
@@ -65,8 +81,28 @@ class Borrowed:
             elif (gang := line.head()) is not None and self._placed(gang, line):
                 line.take()
                 self._line_up(line)
+            elif self._is_held:
+                line.pass_over()
+                passed[line] = None
+                self._line_up(line)
             else:
                 self._refused.add(line.shape)
+        for line in passed:
+            line.recall()
+
+    def _protect(self) -> None:
+        """Find who is protected, of those that do not fit now."""
+        long_ms = self._books.now_ms - self._books.policy.protect_after_ms
+        found: list[Turn] = []
+        for shape in self._lines.by_shape():
+            if shape.preemptible and not shape.reckless and not self._may_fit(shape):
+                turns = (turn for turn in self._lines.in_turn(shape) if turn[2].account not in self._moving)
+                first = next(turns, None)
+                if first is not None and first[2].first().queued_ms < long_ms:
+                    found.append(first)
+        if found:
+            heads = [head for _, _, line in sorted(found, key=_turn) if (head := line.head()) is not None]
+            self.protected = protected(self._books, heads)
 
     def _line_up_from(self, turns: list[Turn], at: int) -> None:
         """All lines of a shape from this one on, by an entry that comes before that of each of them."""
@@ -86,7 +122,7 @@ class Borrowed:
         gang = line.head()
         if gang is not None and line.account not in self._moving:
             tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), gang.order)
-            heappush(self._turns, (gang.queued_ms, tie, 0, ([(gang.queued_ms, gang.order, line)], 0)))
+            heappush(self._turns, (since_ms(gang), tie, 0, ([(since_ms(gang), gang.order, line)], 0)))
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
@@ -100,7 +136,7 @@ class Borrowed:
 
     def _fits_in(self, shape: Shape, pool: int) -> bool:
         """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
-        want = demand(shape)
+        want = least_demand(shape)
         if want is None:
             return False
         key = (pool, want)
@@ -113,17 +149,64 @@ class Borrowed:
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
+        self._is_held = False
         for pool in books.pools_for(line.shape.grade):
-            if not roomy(books, line.shape, pool):
+            chosen = self._sized(gang, line, pool)
+            if chosen is None:
                 continue
-            gpus = free_fit(books, line.wants, _tiers(books, gang, pool))
+            wished = line.wants if chosen is gang else wants(chosen.shape)
+            gpus = free_fit(books, wished, borrowing_tiers(books, gang, pool))
+            guard = self.protected.get(pool)
+            if gpus is not None and guard is not None and ends_ms(gang, books.now_ms) > guard.start_ms:
+                chosen, gpus = self._beside(guard, chosen, gpus, line, pool)
             if gpus is not None:
-                books.place(gang, gpus, inside=False)
+                books.place(chosen, gpus, inside=False)
                 return True
         return False
 
+    def _beside(
+        self, guard: Protected, gang: Gang, gpus: IntArray, line: Line, pool: int
+    ) -> tuple[Gang, IntArray | None]:
+        """GPUs for a gang that outlasts the protected one's start, such as that one does not need: these, if it does
+        not, or others.
+        """
+        books = self._books
+        found: tuple[Gang, IntArray | None] = (gang, None)
+        if guard.allows(books, gpus):
+            found = (gang, gpus)
+        elif line.shape not in self._held_shapes:
+            where = borrowing_tiers(books, gang, pool)
+            sizes = tried_sizes(line.shape, floor_div(len(gpus), line.shape.gpus_per_worker))
+            tried = (
+                (sized(gang, workers), fit_by_scan(books.fleet, books.floor, want, where, guard.spare))
+                for workers in sizes
+                if (want := demand(line.shape.sized(workers))) is not None
+            )
+            found = next((each for each in tried if each[1] is not None), found)
+        if found[1] is None:
+            self._is_held = True
+            self._held_shapes.add(line.shape)
+            self.held[line.account, line.shape] = guard
+        else:
+            guard.take(books, found[1])
+        return found
 
-def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+    def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
+        """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
+        books, shape = self._books, line.shape
+        if not shape.is_elastic:
+            return gang if roomy(books, shape, pool) else None
+        most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
+        workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
+        return None if workers is None else sized(gang, workers)
+
+
+def _turn(turn: Turn) -> tuple[int, tuple[int, int, int]]:
+    return turn[:2]
+
+
+def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+    """Which free GPUs of the pool the gang may borrow, best first."""
     if not gang.shape.preemptible:
         return Tiers(FIRM, pool, end_ms=books.now_ms + gang.shape.runtime_ms)
     runtime_ms = gang.spec.max_runtime_ms
@@ -134,9 +217,15 @@ def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
 
 def roomy(books: Books, shape: Shape, pool: int) -> bool:
     """Whether the pool keeps its idle share when a gang of this shape borrows; asked only of reckless shapes."""
+    return not (shape.reckless and shape.preemptible) or shape.least_gpus <= spare_gpus(books, shape, pool)
+
+
+def spare_gpus(books: Books, shape: Shape, pool: int) -> int:
+    """How many of the pool's free GPUs a gang of this shape may borrow; less than 0 where it is too full already."""
     if not (shape.reckless and shape.preemptible):
-        return True
-    return keeps_idle(books.policy, books.free_gpus(pool) - shape.gpus, books.usable_gpus(pool))
+        return books.free_gpus(pool)
+    kept = ceil_div(books.policy.reckless_idle_ppm * books.usable_gpus(pool), ONE_PPM)
+    return books.free_gpus(pool) - kept
 
 
 def keeps_idle(policy: Policy, idle: int, usable: int) -> bool:

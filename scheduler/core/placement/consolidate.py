@@ -1,11 +1,13 @@
 """Emptying nodes for a gang of whole nodes: small gangs move where they fit at once, if little work is lost by it.
 
-One gang a round, the one first in line. Only gangs that run on one node alone are moved, and only if all of them fit
-free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that room when they come back.
+One gang a round, the one first in line. Only gangs that run on one node alone, and did for as long as they wished, are
+moved, and only if all of them fit free GPUs elsewhere; they are stopped as CONSOLIDATED, keep their turn, and find that
+room when they come back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,22 +15,26 @@ import numpy as np
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import roomy
+from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Line, Lines
-from scheduler.core.placement.wants import Want, demand
+from scheduler.core.placement.protect import Protected
+from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM
-from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause
+from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause, ran_for_ms
 
 
-def consolidate(books: Books, lines: Lines) -> None:
-    """Empty the cheapest nodes for the first whole-node gang for which that is worth it."""
+def consolidate(books: Books, lines: Lines, guarded: Mapping[int, Protected]) -> None:
+    """Empty the cheapest nodes for the first whole-node gang for which that is worth it; not where another is guarded,
+    by pool, that it might delay.
+    """
     free_gpus = sum(books.free_gpus(pool) for pool in range(books.n_pools))
     if not free_gpus:
         return
     sizes = set(np.diff(books.fleet.first_gpu).tolist())
     heads: list[tuple[tuple[int, tuple[int, int, int]], Line]] = []
     for shape, of_shape in lines.by_shape().items():
-        if shape.gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
+        if shape.least_gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
             turns = (((head.queued_ms, head.order), line) for line in of_shape.values() if (head := line.head()))
             first = min(turns, default=None)
             if first is not None:
@@ -36,14 +42,22 @@ def consolidate(books: Books, lines: Lines) -> None:
     yards: dict[tuple[int, int], Yard] = {}
     for _, line in sorted(heads):
         gang = line.head()
-        pools = books.pools_for(line.shape.grade)
-        if gang is not None and any(_emptied(books, gang, pool, yards) for pool in pools):
+        if gang is None:
+            continue
+        gang = sized(gang, gang.shape.min_workers) if gang.shape.is_elastic else gang
+        if any(_emptied(books, gang, pool, yards) for pool in _pools(books, gang, guarded)):
             line.take()
             return
 
 
+def _pools(books: Books, gang: Gang, guarded: Mapping[int, Protected]) -> list[int]:
+    """The pools in which the gang delays nobody."""
+    pools = books.pools_for(gang.shape.grade)
+    return [pool for pool in pools if pool not in guarded or guarded[pool].gang.number == gang.number]
+
+
 def _asks_whole_nodes(shape: Shape, sizes: set[int]) -> bool:
-    want = demand(shape)
+    want = least_demand(shape)
     return shape.preemptible and want is not None and want.size in sizes
 
 
@@ -78,6 +92,7 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
     if (
         want is None
         or want.level is not None
+        or want.apart is not None
         or books.free_gpus(pool) < want.gpus
         or not roomy(books, gang.shape, pool)
     ):
@@ -103,13 +118,15 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
 
 
 def _moves(books: Books, row: int) -> bool:
-    gang = books.rows[row]
-    return (
-        gang.status is GangStatus.RUNNING
-        and gang.shape.preemptible
-        and not gang.shape.reckless
-        and len({int(books.floor.node_of_gpu[gpu]) for gpu in gang.gpu_numbers}) == 1
-    )
+    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    nodes = {int(books.floor.node_of_gpu[gpu]) for gpu in gangs[0].gpu_numbers}
+    return len(nodes) == 1 and all(_may_move(gang, books.now_ms) for gang in gangs)
+
+
+def _may_move(gang: Gang, now_ms: int) -> bool:
+    """Whether it runs, may be preempted, does not lose all its work, and has run for as long as it wished."""
+    runs = gang.status is GangStatus.RUNNING and gang.shape.preemptible and not gang.shape.reckless
+    return runs and ran_for_ms(gang, now_ms) >= gang.spec.min_runtime_ms
 
 
 def _is_worth_it(books: Books, gang: Gang, lost_gpu_ms: int) -> bool:

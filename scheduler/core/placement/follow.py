@@ -6,7 +6,7 @@ import numpy as np
 
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.snapshot import Snapshot, Touched
-from scheduler.core.workloads import Gang, GangStatus, StopCause
+from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
 def follow(books: Books, snapshot: Snapshot, touched: Touched) -> set[str]:
@@ -40,7 +40,7 @@ def _is_the_same(books: Books, row: int, gang: Gang) -> bool:
     if books.gpus_of_row[row] != gang.gpu_numbers:
         return False
     stopping = gang.status is GangStatus.STOPPING
-    counts = not stopping or gang.stop_cause is StopCause.CONSOLIDATED
+    counts = not stopping or gang.stop_cause in MOVED
     return (row in books.stopped) == stopping and books.counts_of_row[row] == counts
 
 

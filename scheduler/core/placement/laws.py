@@ -11,18 +11,19 @@ well be inside its entitlement and wait. The laws:
 - *topology*: where it is required, all workers are inside one cell of that level, or each in another;
 - *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
   is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
-- *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`).
+- *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`), an
+  elastic one with its least workers, nor any share that could join a device of its account.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 import numpy as np
 
-from scheduler.core.cluster import Level
+from scheduler.core.cluster import Fleet, Level
 from scheduler.core.placement.snapshot import Snapshot
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import MOVED, WHOLE_GPU_MILLI, Gang, GangStatus, Shape
@@ -201,38 +202,59 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
 def _unsafe(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
     fleet = snapshot.fleet
     pool_of = fleet.pool_of_node[fleet.node_of_gpu].tolist() if fleet.nodes else []
-    counted = [(gang, pool_of[gang.gpu_numbers[0]]) for gang in _one_a_device(gangs) if _counts(gang)]
+    counted = [(gang, pool_of[gang.gpu_numbers[0]]) for gang in _one_a_device(snapshot, gangs) if _counts(gang)]
     used: dict[tuple[str, int], int] = {}
     for gang, pool in counted:
         key = (gang.spec.account, pool)
         used[key] = used.get(key, 0) + len(gang.gpu_numbers)
     usable = snapshot.owner[snapshot.usable].tolist()
     owned = Counter(zip(usable, fleet.pool_of_node[fleet.node_of_gpu[snapshot.usable]].tolist(), strict=True))
+    yield from _unjoined(snapshot)
     for index, account in enumerate(snapshot.accounts):
         for pool, (grade, _) in enumerate(fleet.pools):
             left = owned[index, pool] - used.get((account, pool), 0)
             if left <= 0:
                 continue
             for shape, waiting in snapshot.queue.get(account, {}).items():
-                if not waiting or not shape.preemptible or shape.grade not in (None, grade) or shape.gpus > left:
+                if not waiting or not shape.preemptible or shape.grade not in (None, grade) or shape.least_gpus > left:
                     continue
                 mine = [
                     gang.shape
                     for gang, its_pool in counted
                     if gang.account == account and gang.shape.preemptible and its_pool == pool
                 ]
-                if _repack(snapshot, _room(snapshot, index, pool), [*mine, shape]):
+                if _repack(snapshot, _room(snapshot, index, pool), [*mine, shape.sized(shape.min_workers)]):
                     yield f"gang {waiting[0].number} of account {account} is inside its entitlement and waits: {shape}"
 
 
-def _one_a_device(gangs: list[Gang]) -> Iterator[Gang]:
-    """Gangs that count for GPUs of their account: all but the second and later ones that count on a shared device."""
+def _unjoined(snapshot: Snapshot) -> Iterator[str]:
+    """Shares that wait beside a device of their account that has room for them."""
+    room: dict[tuple[str, bool], list[tuple[int, str]]] = {}
+    for gpu, there in sorted(snapshot.shares.items()):
+        sharers = [snapshot.placed[number] for number in there]
+        stays = any(gang.status is not GangStatus.STOPPING for gang in sharers)
+        if stays and snapshot.usable[gpu] and int(snapshot.claimant[gpu]) < 0:
+            grade = snapshot.fleet.nodes[int(snapshot.fleet.node_of_gpu[gpu])].grade
+            key = (sharers[0].account, sharers[0].shape.preemptible)
+            room.setdefault(key, []).append((WHOLE_GPU_MILLI - sum(there.values()), grade))
+    for account, shapes in sorted(snapshot.queue.items()):
+        for shape, waiting in shapes.items():
+            devices = room.get((account, True), []) if waiting and shape.is_share and shape.preemptible else []
+            if any(left >= shape.gpu_milli and shape.grade in (None, grade) for left, grade in devices):
+                yield f"gang {waiting[0].number} of account {account} waits and could join a device: {shape}"
+
+
+def _one_a_device(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[Gang]:
+    """Gangs that count for GPUs of their account: all but the second and later ones that count on a shared device. Who
+    claims a device shares it with nobody yet.
+    """
     devices: set[int] = set()
     for gang in gangs:
-        if gang.spec.gpu_milli == WHOLE_GPU_MILLI or not _counts(gang):
+        gpu = gang.gpu_numbers[0]
+        if gang.number not in snapshot.shares.get(gpu, ()) or not _counts(gang):
             yield gang
-        elif gang.gpu_numbers[0] not in devices:
-            devices.add(gang.gpu_numbers[0])
+        elif gpu not in devices:
+            devices.add(gpu)
             yield gang
 
 
@@ -256,39 +278,67 @@ def _room(snapshot: Snapshot, account: int, pool: int) -> dict[int, int]:
 
 def _repack(snapshot: Snapshot, room: dict[int, int], shapes: list[Shape]) -> bool:
     """The published rule, worker by worker."""
-    bound: list[tuple[int, int, int, int]] = []
+    bound: list[tuple[int, int, int, int, int]] = []
+    spread: list[tuple[int, int, int, int]] = []
     loose: list[int] = []
     for shape in shapes:
-        if shape.spread_required and shape.workers > 1 and shape.spread:
+        level, apart = _required(shape)
+        if apart == Level.SITE or (level == Level.GPU and shape.gpus > 1):
             return False
-        level = shape.topology if shape.topology_required else None
-        if level == Level.GPU and shape.gpus > 1:
-            return False
-        if level == Level.NODE:
-            loose.append(shape.gpus)
-        elif level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK) and shape.workers > 1:
-            bound.append((int(level), -shape.gpus, -shape.gpus_per_worker, shape.workers))
+        if level in (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK) and shape.workers > 1:
+            bound.append((level, -shape.gpus, -shape.gpus_per_worker, apart, shape.workers))
+        elif apart:
+            spread.append((apart, -shape.gpus, -shape.gpus_per_worker, shape.workers))
         else:
-            loose += [shape.gpus_per_worker] * shape.workers
+            loose += [shape.gpus] if level == Level.NODE else [shape.gpus_per_worker] * shape.workers
     fleet = snapshot.fleet
-    for level, _, minus_size, workers in sorted(bound):
-        cell_of = fleet.domain_of_node if level == Level.NVLINK_DOMAIN else fleet.block_of_node
-        for cell in sorted({int(cell_of[node]) for node in room}):
-            nodes = [node for node in sorted(room) if cell_of[node] == cell]
-            if _put(room, nodes, [-minus_size] * workers):
+    for level, _, minus_size, apart, workers in sorted(bound):
+        for cell in sorted({_cell(fleet, level, node) for node in room}):
+            nodes = [node for node in sorted(room) if _cell(fleet, level, node) == cell]
+            if _put(room, _apart(fleet, apart, room, nodes, -minus_size), [-minus_size] * workers):
                 break
         else:
             return False
-    return _put(room, sorted(room), sorted(loose, reverse=True))
-
-
-def _put(room: dict[int, int], nodes: list[int], sizes: list[int]) -> bool:
-    """First fit of the sizes, in order, on the nodes, in order; changes `room` only where all fit."""
-    left = {node: room[node] for node in nodes}
-    for size in sizes:
-        node = next((node for node in nodes if left[node] >= size), None)
-        if node is None:
+    for apart, _, minus_size, workers in sorted(spread):
+        if not _put(room, _apart(fleet, apart, room, sorted(room), -minus_size), [-minus_size] * workers):
             return False
-        left[node] -= size
-    room.update(left)
+    return all(_put(room, _apart(fleet, 0, room, sorted(room), size), [size]) for size in sorted(loose, reverse=True))
+
+
+def _required(shape: Shape) -> tuple[int, int]:
+    """(level of the one cell that it must be in, level of the cells that its workers must be apart in); -1, 0: none."""
+    level = int(shape.topology) if shape.topology_required and shape.topology is not None else -1
+    apart = int(shape.spread or 0) if shape.spread_required and shape.workers > 1 else 0
+    return level, apart
+
+
+def _cell(fleet: Fleet, level: int, node: int) -> int:
+    match level:
+        case Level.NVLINK_DOMAIN:
+            return int(fleet.domain_of_node[node])
+        case Level.FABRIC_BLOCK:
+            return int(fleet.block_of_node[node])
+        case _:
+            return node
+
+
+def _apart(fleet: Fleet, level: int, room: dict[int, int], nodes: list[int], size: int) -> Iterator[int]:
+    """The nodes again and again; where workers must be apart, the first node with room of each cell, and once."""
+    if not level:
+        yield from (node for node in nodes for _ in range(room[node] // size))
+        return
+    seen: set[int] = set()
+    for node in nodes:
+        if room[node] >= size and _cell(fleet, level, node) not in seen:
+            seen.add(_cell(fleet, level, node))
+            yield node
+
+
+def _put(room: dict[int, int], places: Iterable[int], sizes: list[int]) -> bool:
+    """First fit of equal sizes, in order, on the places, in order; changes `room` only where all fit."""
+    chosen = list(islice(places, len(sizes)))
+    if len(chosen) < len(sizes):
+        return False
+    for node, size in zip(chosen, sizes, strict=True):
+        room[node] -= size
     return True

@@ -9,8 +9,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
 from scheduler.core.placement.snapshot import Queue
-from scheduler.core.placement.wants import Want, demand, wants
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.placement.wants import Want, least_demand, wants
+from scheduler.core.workloads import Gang, Shape, asked_shape
 
 Key = tuple[str, Shape]
 """What names a line: its account and its shape."""
@@ -21,19 +21,21 @@ class Line:
     front again.
     """
 
-    __slots__ = ("_gangs", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
+    __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
 
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
-        self.gpus = shape.workers * shape.gpus_per_worker
-        self.least: Want | None = demand(shape)
+        self.gpus = shape.min_workers * shape.gpus_per_worker
+        """GPUs of its gangs, of elastic ones with their least workers."""
+        self.least: Want | None = least_demand(shape)
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
         self._gangs = gangs
         self._taken = 0
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
+        self._passed: list[tuple[tuple[int, int, int], Gang]] = []
 
     @property
     def wants(self) -> tuple[Want, ...]:
@@ -55,6 +57,18 @@ class Line:
         """Whether this round took gangs from the line."""
         return self._taken > 0
 
+    def pass_over(self) -> None:
+        """The head waits on, and this round looks at the one behind it, until `recall`."""
+        gang = self.head()
+        if gang is not None:
+            self._passed.append((gang.order, gang))
+            self.take()
+
+    def recall(self) -> None:
+        """Those passed over are at the front again."""
+        self._returned = sorted([*self._passed, *self._returned])
+        self._passed = []
+
     def take(self) -> None:
         """The head of the line was placed."""
         if self._returned:
@@ -71,16 +85,20 @@ class Line:
         self._gangs = gangs
         self._taken = 0
         self._returned.clear()
+        self._passed.clear()
 
 
-Key = tuple[str, Shape]
-"""(account, shape) of a line."""
 Waiting = dict[str, dict[Shape, None]]
 """Shapes that wait, by account. Inner ones are never changed once somebody has them."""
 
 
 Turn = tuple[int, tuple[int, int, int], Line]
-"""Since when the first gang of a line waits, and its order of service."""
+"""Since when the first gang of a line waits (`since_ms`), and its order of service."""
+
+
+def since_ms(gang: Gang) -> int:
+    """Since when the gang waits among borrowers, to which a near deadline adds."""
+    return gang.queued_ms - gang.head_start_ms
 
 
 class Lines:
@@ -122,7 +140,7 @@ class Lines:
             turns = self._in_turn[shape] = []
             for line in self.by_shape()[shape].values():
                 first = line.first()
-                turns.append((first.queued_ms, first.order, line))
+                turns.append((since_ms(first), first.order, line))
                 self._turn_of[line] = turns[-1]
             turns.sort()
         return turns
@@ -132,8 +150,9 @@ class Lines:
         if self._waiting is None:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
-        for account, shape in {(gang.spec.account, gang.shape) for gang in placed}:
-            if self.of(account)[shape].head() is None:
+        for account, shape in {(gang.spec.account, asked_shape(gang)) for gang in placed}:
+            line = self.of(account).get(shape)
+            if account in left and (line is None or line.head() is None):
                 left[account] = {each: None for each in left[account] if each != shape}
                 if not left[account]:
                     del left[account]
@@ -173,5 +192,5 @@ class Lines:
         else:
             line.renew(gangs)
         if turns is not None:
-            self._turn_of[line] = (gangs[0].queued_ms, gangs[0].order, line)
+            self._turn_of[line] = (since_ms(gangs[0]), gangs[0].order, line)
             insort(turns, self._turn_of[line])

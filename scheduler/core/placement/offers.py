@@ -6,9 +6,10 @@ A line (account, shape) that may use several pools is dealt out, gang by gang in
    have no other pool are served, so that it does not take what only they could use;
 2. *borrowing*: the rest, where most GPUs are free that nobody was offered before it.
 
-Cells decide in the pool's own plan whether an offer is taken; what is refused is offered to the next pool, until every
-pool with room by count has refused it as it stands (`Tried`). So at the end no gang waits that is inside its
-entitlement in any pool: each pool's own plan has seen it. Exact packing over pools would be bin packing; the greedy
+An elastic gang is taken for as few GPUs as will do; a share that nothing else holds goes where its account shares a
+device. Cells decide in the pool's own plan whether an offer is taken; what is refused is offered to the next pool,
+until every pool with room by count has refused it as it stands (`Tried`). So at the end no gang waits that is inside
+its entitlement in any pool: each pool's own plan has seen it. Exact packing over pools would be bin packing; the greedy
 rule is right whenever counts suffice, and the repeated offers make up for cells.
 """
 
@@ -25,10 +26,13 @@ from scheduler.core.workloads import Gang
 
 @dataclass(slots=True)
 class PoolRoom:
-    """What counts say of one pool. `headroom` is by account name: what it may still use; missing is 0."""
+    """What counts say of one pool. `headroom` is by account name: what it may still use; missing is 0. `sharing`: the
+    accounts that share devices there, which others of theirs may join.
+    """
 
     free: int
     headroom: Mapping[str, int]
+    sharing: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -86,6 +90,9 @@ def offers(
         for pool, number in _dealt(line, len(gangs), pools, headroom, spare, free):
             dealt.setdefault(pool, []).extend(gangs[at : at + number])
             at += number
+        joined = next((pool for pool in pools if line[1].is_share and line[0] in rooms[pool].sharing), None)
+        if joined is not None and at < len(gangs):
+            dealt.setdefault(joined, []).extend(gangs[at:])
     return dealt
 
 
@@ -98,7 +105,7 @@ def _dealt(
     free: list[int],
 ) -> Iterator[tuple[int, int]]:
     """(pool, how many of the line's next gangs); takes what it deals from the three tables."""
-    account, size = line[0], line[1].gpus
+    account, size = line[0], line[1].least_gpus
     while gangs:
         inside = [pool for pool in pools if headroom[account, pool] >= size]
         if not inside:

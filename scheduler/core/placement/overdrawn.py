@@ -1,8 +1,8 @@
 """Room made by ending work of accounts over their count, anywhere in a pool, without laying out the whole pool.
 
-The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once all
-displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor; from it
-follows which nodes can be the cheapest at all, and only those are looked at more closely.
+The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once
+all displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor;
+from it follows which nodes can be the cheapest at all, and only those are looked at more closely.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scheduler.core.placement.excess import ACCOUNT, BOUND, DEAREST, GPUS, OPEN,
 from scheduler.core.placement.fits import Room, cells_of_nodes
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, USABLE
 from scheduler.core.placement.wants import Want
-from scheduler.core.quantities import INT64_MAX
+from scheduler.core.quantities import INT64_MAX, MS_PER_HOUR
 from scheduler.core.workloads import WHOLE_GPU_MILLI
 
 if TYPE_CHECKING:  # the books ask this for room
@@ -39,7 +39,7 @@ class Overdrawn:
         self._one_part = kernels.one_part.compiled if compiled else kernels.one_part
         self._lawful = kernels.lawful_rows.compiled if compiled else kernels.lawful_rows
         self._desk = desk_of(0)
-        self._rows: IntArray = np.zeros((0, 9), dtype=np.int64)
+        self._rows: IntArray = np.zeros((0, 10), dtype=np.int64)
         self._known = 0
         self._round = -1
         self._pools: dict[int, _Pool] = {}
@@ -99,7 +99,7 @@ class Overdrawn:
         books = self._books
         total = len(books.rows)
         if total > len(self._rows):
-            grown = np.zeros((2 * total, 9), dtype=np.int64)
+            grown = np.zeros((2 * total, 10), dtype=np.int64)
             grown[: self._known] = self._rows[: self._known]
             self._rows = grown
         if self._round != books.round_number:
@@ -126,10 +126,11 @@ class Overdrawn:
         self._rows[low:high, kernels.FIRM] = books.firm_of_row[low:high]
         self._rows[low:high, kernels.MILLI] = [gang.shape.gpu_milli for gang in gangs]
         self._rows[low:high, kernels.CHECKPOINT_MS] = [gang.spec.checkpoint_ms for gang in gangs]
+        self._rows[low:high, kernels.MIN_RUN_MS] = [gang.spec.min_runtime_ms for gang in gangs]
         self._rows[low:high, kernels.OVERHEAD_MS] = [gang.spec.restart_ms + gang.spec.grace_ms for gang in gangs]
 
     def _price(self, high: int) -> None:
-        """`workloads.lost_work_ms` of all rows that were there before this round."""
+        """`Books.price` of all rows that were there before this round, which is `workloads.stop_price_ms` of most."""
         gangs = self._books.rows[:high]
         started_ms = np.array(
             [NOT_STARTED_MS if gang.started_ms is None else gang.started_ms for gang in gangs], dtype=np.int64
@@ -139,8 +140,12 @@ class Overdrawn:
         every_ms = rows[:, kernels.CHECKPOINT_MS]
         since_ms = np.where(every_ms > 0, ran_ms % np.maximum(every_ms, 1), ran_ms)
         lost_ms = rows[:, GPUS] * (since_ms + rows[:, kernels.OVERHEAD_MS])
+        wished_ms = np.clip(rows[:, kernels.MIN_RUN_MS] - ran_ms, 0, MS_PER_HOUR)
         milli = rows[:, kernels.MILLI]
-        rows[:, PRICE] = np.where(milli == WHOLE_GPU_MILLI, lost_ms, lost_ms * milli // WHOLE_GPU_MILLI)
+        rows[:, PRICE] = lost_ms * milli // WHOLE_GPU_MILLI + rows[:, GPUS] * wished_ms * milli // WHOLE_GPU_MILLI
+        for row in self._books.riders:
+            if row < high:
+                rows[row, PRICE] = self._books.price(row)
 
     # ---- searching ----
 

@@ -3,23 +3,27 @@
 Where: free GPUs of its own cells (tightest node), then unsold ones, then any free fit (it counts as owned wherever it
 stands), then the least lost work of accounts over their count, anywhere; as the last resort its own cells, where
 everything that can be preempted makes way. An account's use falls when it is reclaimed from, so its lines are asked
-again: at the end no preemptible gang that waits is inside.
+again: at the end no preemptible gang that waits is inside. An elastic gang is inside where its least size is, and gets
+the most that its account's count holds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.elastic import most_free, most_inside, sized, tried_sizes
 from scheduler.core.placement.firm import place_firm
 from scheduler.core.placement.home import go_home
+from scheduler.core.placement.joining import joined
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import Want
-from scheduler.core.workloads import Gang
+from scheduler.core.placement.wants import Want, wants
+from scheduler.core.quantities import floor_div
+from scheduler.core.workloads import Gang, asked_shape
 
 INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
 
@@ -120,7 +124,8 @@ class Owned:
         """Gangs of this round that had to make way: those inside are placed again at once, the others wait on."""
         books = self._books
         while books.withdrawn:
-            gang, inside = books.withdrawn.pop()
+            placed, inside = books.withdrawn.pop()
+            gang = replace(placed, shape=asked_shape(placed)) if placed.spec.is_elastic else placed
             line = self._lines.of(gang.spec.account)[gang.shape]
             if not inside or not self._placed(gang, line):
                 line.give_back(gang)
@@ -139,17 +144,52 @@ class Owned:
         """Place the gang in the first pool in which it is inside. Whether there was one."""
         books = self._books
         account = books.account_index[line.account]
+        if line.shape.is_share and joined(books, gang):
+            return True
         for pool in books.pools_for(line.shape.grade):
             if books.headroom(account, pool) < line.gpus:
                 continue
             if not line.shape.preemptible:
-                if place_firm(books, gang, account, pool):
+                if _place_firm(books, gang, account, pool):
                     return True
-            elif books.repacks(account, pool, line.least) and _place(books, gang, line.wants, account, pool):
+            elif self._place(gang, line, account, pool):
                 return True
             else:
                 self.unpacked.setdefault(line.account, {})[line] = None
         return False
+
+    def _place(self, gang: Gang, line: Line, account: int, pool: int) -> bool:
+        books = self._books
+        if not line.shape.is_elastic:
+            return books.repacks(account, pool, line.least) and _place(books, gang, line.wants, account, pool)
+        most = most_inside(books, line.shape, account, pool)
+        return most is not None and _place_elastic(books, gang, account, pool, most)
+
+
+def _place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
+    if not gang.shape.is_elastic:
+        return place_firm(books, gang, account, pool)
+    most = floor_div(books.headroom(account, pool), gang.shape.gpus_per_worker)
+    sizes = tried_sizes(gang.shape, min(gang.shape.workers, most))
+    return any(place_firm(books, sized(gang, workers), account, pool) for workers in sizes)
+
+
+def _place_elastic(books: Books, gang: Gang, account: int, pool: int, most: int) -> bool:
+    """Place an elastic gang that is inside: with the most workers that its count holds on free GPUs, or on such as
+    accounts over their count give back; else with as many as are free; at the least by every resort.
+    """
+    largest = sized(gang, most)
+    gpus = free_fit(books, wants(largest.shape), Tiers(INSIDE, pool, account))
+    if gpus is not None:
+        books.place(largest, gpus, inside=True)
+        return True
+    room = room_from_accounts_over_count(books, wants(largest.shape)[-1], pool)
+    if room is not None:
+        take_room(books, largest, room)
+        return True
+    fitting = most_free(books, gang.shape, Tiers(INSIDE, pool, account), most)
+    chosen = sized(gang, gang.shape.min_workers if fitting is None else fitting)
+    return _place(books, chosen, wants(chosen.shape), account, pool)
 
 
 def _place(books: Books, gang: Gang, wished: tuple[Want, ...], account: int, pool: int) -> bool:

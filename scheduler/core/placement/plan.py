@@ -1,9 +1,11 @@
 """One round: which waiting gang gets which GPUs now, who makes way, and why the rest waits.
 
-    1. gangs inside their entitlement, each of them (`owned`; `firm` for those that cannot be preempted)
-    2. the others borrow what is free (`borrowed`)
-    3. whole nodes are emptied for a gang that waits for them, where that is worth the lost work (`consolidate`)
-    4. one reason for every line that still waits (`reasons`)
+    1. shares join devices that their account shares already (`joining`), here and again whenever there are new ones
+    2. gangs inside their entitlement, each of them (`owned`; `firm` for those that cannot be preempted)
+    3. the others borrow what is free (`borrowed`)
+    4. whole nodes are emptied for a gang that waits for them, where that is worth the lost work (`consolidate`)
+    5. an elastic gang is restarted where it gets more workers and that is worth the lost work (`grow`)
+    6. one reason for every line that still waits (`reasons`)
 
 Law: after the round no preemptible gang that waits is inside its entitlement (`inside`). The plan is a function of its
 arguments: same snapshot, same plan, byte for byte; nothing given is changed.
@@ -14,6 +16,8 @@ from __future__ import annotations
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.consolidate import consolidate
+from scheduler.core.placement.grow import grow
+from scheduler.core.placement.joining import Joins
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due, Owned
 from scheduler.core.placement.reasons import Reasons
@@ -27,10 +31,15 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
 
 def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     """The round's steps over these books; `due`: who alone may have come inside since the last round over them."""
-    owned, borrowed = Owned(books, lines), Borrowed(books, lines)
+    joins, owned, borrowed = Joins(books, lines), Owned(books, lines), Borrowed(books, lines)
+    joins.run()
     owned.run(due)
+    joins.run()
     borrowed.run()
     if books.policy.consolidate:
-        consolidate(books, lines)
+        consolidate(books, lines, borrowed.protected)
     owned.run_again()
-    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines))
+    joins.run()
+    if books.policy.grow:
+        grow(books, lines)
+    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines, borrowed))

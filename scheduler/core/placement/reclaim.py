@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.fits import Room, cells_of_nodes
+from scheduler.core.placement.fits import Room, cells_of_nodes, parts_on
 from scheduler.core.placement.wants import Want
 
 Victim = tuple[int, int, int]
@@ -84,10 +84,11 @@ class Ground:
 
 def cheapest_room(ground: Ground, want: Want) -> Room | None:
     """The least lost work that makes the want fit on the ground, or None where nothing does."""
-    slots = {node: count // want.size for node, count in ground.capacity().items() if count >= want.size}
-    if sum(slots.values()) < want.parts:
+    fleet = ground.books.fleet
+    room = {node: count for node, count in ground.capacity().items() if count >= want.size}
+    if parts_on(fleet, want, room.items()) < want.parts:
         return None
-    regions = _regions(ground.books.fleet, slots, want)
+    regions = _regions(fleet, room, want)
     found = (_victims_in(ground, want, region) for region in regions)
     best = min(
         ((sum(ground.prices[rank] for rank in rows), i, rows) for i, rows in enumerate(found) if rows is not None),
@@ -97,15 +98,19 @@ def cheapest_room(ground: Ground, want: Want) -> Room | None:
     return None if best is None else _room(ground, want, regions[best[1]], best[2])
 
 
-def _regions(fleet: Fleet, slots: Mapping[int, int], want: Want) -> list[list[int]]:
+def _regions(fleet: Fleet, room: Mapping[int, int], want: Want) -> list[list[int]]:
     """The nodes with room, by cell where the want is bound to one: cells with enough, in order of number."""
     cells = cells_of_nodes(fleet, want.level)
     if cells is None:
-        return [list(slots)]
+        return [list(room)]
     nodes_of_cell: dict[int, list[int]] = {}
-    for node, cell in zip(slots, cells[list(slots)].tolist(), strict=True):
+    for node, cell in zip(room, cells[list(room)].tolist(), strict=True):
         nodes_of_cell.setdefault(cell, []).append(node)
-    return [nodes for _, nodes in sorted(nodes_of_cell.items()) if sum(map(slots.__getitem__, nodes)) >= want.parts]
+    return [
+        nodes
+        for _, nodes in sorted(nodes_of_cell.items())
+        if parts_on(fleet, want, ((node, room[node]) for node in nodes)) >= want.parts
+    ]
 
 
 def _victims_in(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
@@ -170,19 +175,24 @@ def _least(victims: list[Victim], need: int) -> tuple[int, set[int]]:
 def _many_parts(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
     """Greedy by marginal node: take the cheapest next part until all parts have room."""
     ended: set[int] = set()
-    parts_on = dict.fromkeys(nodes, 0)
+    placed = dict.fromkeys(nodes, 0)
+    used = _Used(ground.books.fleet, want)
     available = {node: ground.open_by_node[node] for node in nodes}
     offers = {node: _node_offer(ground, want.size - available[node], node, ended) for node in nodes}
     for _ in range(want.parts):
         while True:
-            priced = [(offer[0], -parts_on[node], node) for node, offer in offers.items() if offer is not None]
+            priced = [
+                (offer[0], -placed[node], node)
+                for node, offer in offers.items()
+                if offer is not None and not used.bars(node)
+            ]
             if not priced:
                 return None
             node = min(priced)[2]
             offer = offers[node]
             if offer is not None and ground.lawful(ended | offer[1]):
                 break
-            offers[node] = _node_offer(ground, want.size * (parts_on[node] + 1) - available[node], node, ended)
+            offers[node] = _node_offer(ground, want.size * (placed[node] + 1) - available[node], node, ended)
         stale = {node}
         for row in offer[1]:
             ended.add(row)
@@ -190,11 +200,33 @@ def _many_parts(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None
                 if there in available:
                     available[there] += number
                     stale.add(there)
-        parts_on[node] += 1
+        placed[node] += 1
+        used.by(node)
         for there in stale:
-            need = want.size * (parts_on[there] + 1) - available[there]
+            need = want.size * (placed[there] + 1) - available[there]
             offers[there] = _node_offer(ground, need, there, ended)
     return ended
+
+
+class _Used:
+    """The cells that have a part of a want whose parts are apart; none where they need not be."""
+
+    def __init__(self, fleet: Fleet, want: Want) -> None:
+        self._apart = want.apart is not None
+        self._cells = cells_of_nodes(fleet, want.apart)
+        self._taken: set[int] = set()
+
+    def _cell(self, node: int) -> int:
+        return node if self._cells is None else int(self._cells[node])
+
+    def bars(self, node: int) -> bool:
+        """Whether no part may go there any more."""
+        return self._apart and self._cell(node) in self._taken
+
+    def by(self, node: int) -> None:
+        """A part goes there."""
+        if self._apart:
+            self._taken.add(self._cell(node))
 
 
 def _filled_back(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> set[int]:
@@ -206,7 +238,7 @@ def _filled_back(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -
 
 
 def _parts_without(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> int:
-    return sum(number // want.size for number in _available(ground, nodes, rows).values())
+    return parts_on(ground.books.fleet, want, _available(ground, nodes, rows).items())
 
 
 def _available(ground: Ground, nodes: list[int], rows: set[int]) -> dict[int, int]:
@@ -225,11 +257,13 @@ def _room(ground: Ground, want: Want, nodes: list[int], rows: set[int]) -> Room 
     """
     available = _available(ground, nodes, rows)
     taken: list[tuple[int, int]] = []
-    parts = want.parts
+    parts, used = want.parts, _Used(ground.books.fleet, want)
     for node in sorted(nodes, key=lambda node: (available[node], node)):
-        if parts > 0 and available[node] >= want.size:
-            taken.append((node, min(available[node] // want.size, parts)))
+        if parts > 0 and available[node] >= want.size and not used.bars(node):
+            most = 1 if want.apart is not None else available[node] // want.size
+            taken.append((node, min(most, parts)))
             parts -= taken[-1][1]
+            used.by(node)
     if parts > 0:
         return None
     gpus = [gpu for node, here in sorted(taken) for gpu in _picked(ground, node, here * want.size, rows)]

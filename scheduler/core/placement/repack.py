@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,23 +25,38 @@ NO_WANTS: IntArray = np.zeros((0, 4), dtype=np.int64)
 
 
 class Counts:
-    """Gangs by want; `table` (n_wants, 4): level (0: none), parts, size, how many; in packing order."""
+    """Gangs by want; `table` (n_wants, 4): level (0: none), parts, size, how many; in packing order. Those whose parts
+    must be apart, which are few, are in `apart` alone: the kernel does not know them.
+    """
 
-    __slots__ = ("_at", "table")
+    __slots__ = ("_at", "apart", "table")
 
     def __init__(self, wants: Sequence[Want] = (), numbers: Sequence[int] = ()) -> None:
         """So many of each want; the wants in packing order."""
         self._at: dict[Want, int] | None = None
-        rows = [(int(want.level or 0), want.parts, want.size, n) for want, n in zip(wants, numbers, strict=True)]
+        known = list(zip(wants, numbers, strict=True))
+        self.apart: Counter[Want] = Counter({want: n for want, n in known if want.apart is not None})
+        rows = [(int(want.level or 0), want.parts, want.size, n) for want, n in known if want.apart is None]
         self.table: IntArray = np.array(rows, dtype=np.int64) if rows else NO_WANTS
 
     def add(self, want: Want, number: int) -> None:
         """So many more gangs of the want."""
+        if want.apart is not None:
+            self.apart[want] += number
+            if not self.apart[want]:
+                del self.apart[want]
+            return
         at = self._index().get(want)
         if at is None:
             self._insert(want)
             at = self._index()[want]
         self.table[at, 3] += number
+
+    def all(self) -> Iterator[tuple[Want, int]]:
+        """Every want and how many gangs have it."""
+        for level, parts, size, number in self.table.tolist():
+            yield Want(parts, size, LEVELS[level]), number
+        yield from self.apart.items()
 
     def _index(self) -> dict[Want, int]:
         if self._at is None:

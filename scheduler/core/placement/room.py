@@ -30,7 +30,17 @@ def take_room(books: Books, gang: Gang, room: Room) -> None:
 
 def room_from_accounts_over_count(books: Books, want: Want, pool: int) -> Room | None:
     """The least lost work, anywhere in the pool, of accounts over their count; each loses until it is at its count."""
-    return books.room_over_count(want, pool)
+    if want.apart is None:
+        return books.room_over_count(want, pool)
+    accounts = [account for account in range(len(books.account_index)) if books.headroom(account, pool) < 0]
+    excess = {account: -books.headroom(account, pool) for account in accounts}
+    prices = {
+        row: books.price(row)
+        for account in accounts
+        for row in books.rows_of(account, pool)
+        if books.rows[row].shape.preemptible and books.is_placed(row)
+    }
+    return cheapest_room(Ground.of(books, books.gpus_of_pool(pool), prices, excess), want)
 
 
 def room_from_others(books: Books, want: Want, account: int, pool: int, end_ms: int = 0) -> Room | None:

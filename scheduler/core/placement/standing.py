@@ -2,12 +2,12 @@
 
 Law: the plan is that of `plan(snapshot, policy)`, byte for byte, whatever happened in between; only the work differs.
 What was touched is read anew from the snapshot, so that it does not matter whether the last plan was carried out, in
-part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed, the books
-are opened anew.
+part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed,
+the books are opened anew.
 
 Whoever was refused in the last round is refused again unless something happened to its account (its use, its lines,
-its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend on the
-clock and on others' cells, and are always asked.
+its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend
+on the clock and on others' cells, and are always asked.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due
 from scheduler.core.placement.plan import decided
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Touched
+from scheduler.core.workloads import asked_shape
 
 MOST_DEAD_ROWS = 3
 """Books are opened anew when so many times more rows have ended than stand."""
@@ -40,7 +41,7 @@ class Standing:
             self._books = Books(snapshot, self._policy)
             self._lines = Lines(snapshot.queue)
             return decided(self._books, self._lines)
-        keys = touched.lines | {(gang.spec.account, gang.shape) for gang in books.gangs_of_round()}
+        keys = touched.lines | {(gang.spec.account, asked_shape(gang)) for gang in books.gangs_of_round()}
         accounts = follow(books, snapshot, touched) | {account for account, _ in keys}
         self._lines.follow(snapshot.queue, keys)
         return decided(books, self._lines, self._due(accounts))
@@ -61,6 +62,8 @@ class Standing:
 
 
 def _can_follow(books: Books, snapshot: Snapshot, touched: Touched) -> bool:
+    if snapshot.shares or books.riders or books.snapshot.shares:
+        return False
     if touched.ownership or snapshot.fleet is not books.fleet or len(snapshot.usable) != len(books.snapshot.usable):
         return False
     standing = len(snapshot.placed)

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level
 from scheduler.core.coverage.columns import clipped, merged, moved
 from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
 from scheduler.core.coverage.shortage import changes_nothing
+from scheduler.core.coverage.topology import topology_of
 from scheduler.core.events import (
     CellsSwapped,
     CoverageAssigned,
@@ -41,6 +43,7 @@ from scheduler.core.rounds.claims import (
     pool_of,
     promised_until_ms,
     rank_of,
+    short_now,
 )
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
@@ -62,7 +65,8 @@ def after_snapshot(state: State, now_ms: int, spares: Sequence[str]) -> Iterator
     for name in sorted(held & set(state.book.positions)):
         yield from _fitted(state, name, state.meter.history.horizon_ms, now_ms, spares)
     new = [name for name in sorted(state.book.positions) if name not in held and name not in state.refused]
-    yield from _covered(state, new, now_ms, spares)
+    for names in _alike(state, new):
+        yield from _covered(state, names, now_ms, spares)
     yield from retry(state, now_ms, spares)
 
 
@@ -108,11 +112,12 @@ def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     refused = [name for name in refused if state.refused[name] != Cause.SHORTAGE_RULE]
     partly = {holding.position for holding in state.calendar.holdings if holding.position in state.refused}
     # Positions that keep a part let go of it only for the whole, so each of them is tried alone.
-    for names in [[name for name in refused if name not in partly], *([name] for name in refused if name in partly)]:
+    whole = [name for name in refused if name not in partly]
+    for names in [*_alike(state, whole), *([name] for name in refused if name in partly)]:
         for event in _covered(state, names, now_ms, spares):
             if not isinstance(event, CoverageRefused):
                 yield event
-    if state.refused or state.shortages or not state.health.usable.all():
+    if state.shortages or short_now(state, now_ms) or not state.health.usable.all():
         yield from replaced(state, now_ms, spares)
 
 
@@ -165,23 +170,24 @@ def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares:
         node_numbers(state, spares),
         {name: rank_of(state, name) for name in names},
         loss_by_gpu=_loss_by_gpu(state, now_ms),
+        cell_gpus={name: _cell(state, name)[1] for name in names},
         waiting=waiting,
         oversold=oversold,
     )
 
 
 def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]]:
-    """(lots in force that a higher class displaced, those of positions that were never covered as sold) and that stand
-    on no cell.
+    """(lots in force that a higher class displaced, or whose cell was theirs for a while, those of positions that were
+    never covered as sold) and that stand on no cell.
     """
     waiting: list[Demand] = []
     oversold: list[Demand] = []
-    for demand in demands_of(state, [name for name in sorted(state.refused) if name in state.book.positions], now_ms):
+    for demand in demands_of(state, short_now(state, now_ms), now_ms):
         if demand.start_ms > now_ms:
             continue
         held = sum(held.start_ms <= now_ms for held in state.calendar.of(demand.position))
         if demand.lots > held:
-            displaced = state.refused[demand.position] == Cause.SHORTAGE_RULE
+            displaced = state.refused.get(demand.position, Cause.SHORTAGE_RULE) == Cause.SHORTAGE_RULE
             (waiting if displaced else oversold).append(demand._replace(lots=demand.lots - held))
     return waiting, oversold
 
@@ -227,11 +233,26 @@ def _covered(
     if not wanted:
         return events
     covering = _found(state, wanted, start_ms, spares)
-    events += _assigned(covering, "traded" if from_ms is None else "planned", now_ms, start_ms)
+    events += _assigned_beside(state, covering, names, "traded" if from_ms is None else "planned", now_ms, start_ms)
     return events + [
         CoverageRefused(at_ms=now_ms, position=name, cause=Cause.OVERSOLD, uncovered_lots=lots)
         for name, lots in covering.refused
     ]
+
+
+def _assigned_beside(
+    state: State, covering: Covering, names: Sequence[str], why: Why, now_ms: int, from_ms: int
+) -> list[Event]:
+    """Coverage of new positions and of those whose future was planned anew for them.
+
+    A position that is short stays so when its future cells are others: only those of `names` are covered as sold by it.
+    """
+    short = set(covering.positions) & set(state.refused) - set(names)
+    if not short:
+        return _assigned(covering, why, now_ms, from_ms)
+    own = tuple(name for name in covering.positions if name in names)
+    holdings = tuple(holding for holding in covering.holdings if holding.position in own)
+    return _assigned(covering, "replaced", now_ms, from_ms) + _assigned(Covering(own, holdings), why, now_ms, from_ms)
 
 
 def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequence[str]) -> Covering:
@@ -241,7 +262,45 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     usable = state.health.usable & (promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
     for node in node_numbers(state, spares):
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
-    return cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state))
+    for name in sorted(names):
+        usable &= ~_of_other_size(state, name)
+    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state))
+    if all(_fits(state, holding) for holding in covering.holdings):
+        return covering
+    # The future was planned anew with cells that others' lots may not stand on: it stays as it was.
+    most = {name: max(demand.lots for demand in wanted if demand.position == name) for name in names}
+    return Covering((), (), tuple(sorted(most.items())))
+
+
+def _alike(state: State, names: Sequence[str]) -> list[list[str]]:
+    """The positions in groups that may be covered together: all of them where every cell of a level has one size."""
+    cells: dict[tuple[Level, int], list[str]] = {}
+    for name in names:
+        cells.setdefault(_cell(state, name), []).append(name)
+    if not any(_of_other_size(state, name).any() for name in names):
+        return [list(names)]
+    return [cells[cell] for cell in sorted(cells, reverse=True)]
+
+
+def _cell(state: State, name: str) -> tuple[Level, int]:
+    """(level, GPUs) of a cell of the position's lots."""
+    lot = state.instruments[state.book.positions[name].instrument].lot
+    return lot.cell, lot.gpus // lot.cells
+
+
+def _of_other_size(state: State, name: str) -> npt.NDArray[np.bool_]:
+    """(n_gpus): GPUs in cells of the pool that have another number of GPUs than a lot of the position is."""
+    topology, (level, gpus) = topology_of(state.fleet), _cell(state, name)
+    sizes = topology.end_gpu[level] - topology.first_gpu[level]
+    odd = np.flatnonzero((sizes != gpus) & (topology.pool[level] == pool_of(state, name)))
+    _, ranks = topology.spread(level, odd)
+    found = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
+    found[topology.gpu_at[ranks]] = True
+    return found
+
+
+def _fits(state: State, holding: Holding) -> bool:
+    return len(state.fleet.gpus_of_cell(holding.level, holding.cell)) == _cell(state, holding.position)[1]
 
 
 def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:

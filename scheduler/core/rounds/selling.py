@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scheduler.core.cluster import Fleet, Level
-from scheduler.core.coverage.accreditation import Accredited, accredited
+from scheduler.core.coverage.accreditation import Accredited, accredited, changes
 from scheduler.core.coverage.columns import Columns, columns_of
 from scheduler.core.coverage.deliverable import OFFER, Deliverable, Offer, deliverable, planned_lots
 from scheduler.core.coverage.losses import DEFAULT_DOMAIN, DEFAULT_LOSSES
@@ -26,7 +26,7 @@ from scheduler.core.positions import Position
 from scheduler.core.rounds.claims import account_names, demands_of, node_numbers, promised_until_ms
 from scheduler.core.state.state import State
 
-MOST_INTERVALS = 2_000
+MOST_ROWS = 2_000
 """Rows of accreditation in one answer: a calendar that changes more often is asked about in parts."""
 
 
@@ -121,11 +121,10 @@ def accreditation(
     """Sold against accredited, by interval and level of a pool. Raises InvalidValue where the calendar changes too
     often in the window for one answer.
     """
-    edges = np.concatenate([view.held.start_ms, view.held.end_ms])
-    inside = len(np.unique(edges[(edges > from_ms) & (edges < to_ms)])) + 1
-    if inside * len(levels) > MOST_INTERVALS:
-        most = f"at most {MOST_INTERVALS // len(levels)}: ask for a shorter window"
-        raise InvalidValue("intervals", f"accreditation in [{from_ms}, {to_ms})", inside, most)
+    count = intervals(view, pool, from_ms, to_ms)
+    if count * len(levels) > MOST_ROWS:
+        most = f"at most {MOST_ROWS // len(levels)}: ask for a shorter window"
+        raise InvalidValue("intervals", f"accreditation in [{from_ms}, {to_ms})", count, most)
     return accredited(
         view.fleet,
         view.held,
@@ -139,6 +138,11 @@ def accreditation(
         pools=(pool,),
         levels=levels,
     )
+
+
+def intervals(view: SalesView, pool: int, from_ms: int, to_ms: int) -> int:
+    """Into how many intervals the changes of a pool's calendar cut a window."""
+    return len(changes(view.fleet, view.held, pool, view.uncovered, from_ms, to_ms)) - 1
 
 
 def pool_number(fleet: Fleet, terms: InstrumentTerms) -> int:

@@ -1,7 +1,7 @@
 """Tenor itself: the production loop (journal, fold, planner, coverage, metering) on the case, heard by the same tally.
 
-After each round that stopped somebody the plan is asked again with the same facts: whatever it would stop then are
-`further_stops`, the beginning of a cycle.
+After each round that stopped somebody the plan is asked again with the same facts. Whom it would stop then for an owner
+are `further_stops`, the beginning of a cycle; whom it would move, `further_moves`: a round empties nodes for one gang.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Listener:
         self._down: set[str] = set()
         self._stopped = False
         self.further_stops = 0
+        self.further_moves = 0
         self.moves = 0
 
     def on_event(self, event: Event) -> None:
@@ -69,7 +70,9 @@ class Listener:
         if self._stopped:
             self._stopped = False
             again = plan(state.snapshot(now_ms), self._policy)
-            self.further_stops += sum(isinstance(action, Stop) for action in again.actions)
+            moved = [action.cause is StopCause.CONSOLIDATED for action in again.actions if isinstance(action, Stop)]
+            self.further_moves += sum(moved)
+            self.further_stops += len(moved) - sum(moved)
 
 
 def run_tenor(case: Case, policy: Policy = Policy()) -> dict[str, Figure]:  # noqa: B008 - frozen
@@ -86,6 +89,7 @@ def run_tenor(case: Case, policy: Policy = Policy()) -> dict[str, Figure]:  # no
         **tally.row(),
         "moves": listener.moves,
         "further_stops": listener.further_stops,
+        "further_moves": listener.further_moves,
         "metered_shortfall_gpu_ms": seller_short_gpu_ms,
         "metered_avoidable_gpu_ms": max(0, seller_short_gpu_ms - outcome.unavoidable_gpu_ms),
     }

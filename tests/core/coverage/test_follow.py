@@ -73,3 +73,18 @@ def test_work_that_cannot_be_preempted_keeps_the_turns_it_was_placed_by() -> Non
     assert follow_work(fleet, [held("a", Level.NODE, 0)], 1, {"a": 0}, busy) == ((Level.NODE, 1, 0),)
     equal = [held("a", Level.NODE, 0), held("b", Level.NODE, 1)]
     assert follow_work(fleet, equal, 1, {"a": 0, "b": 1}, busy, fixed=fixed) == ((Level.NODE, 1, 0),)
+
+
+def test_ill_cells_never_trade() -> None:
+    """An account whose own cell is ill does not hand it on by borrowing another's."""
+    fleet = fleet_of(nodes=2)
+    holdings = [held("a", Level.NODE, 0), held("b", Level.NODE, 1)]
+    busy = np.array([-1, -1, 0, 0], dtype=np.int32)
+    usable = np.array([True, False, True, True])
+    assert follow_work(fleet, holdings, 1, {"a": 0, "b": 1}, busy, usable=usable) == ()
+    assert follow_work(fleet, holdings, 1, {"a": 0, "b": 1}, busy) == ((Level.NODE, 1, 0),)
+    single = [held("a", Level.GPU, 0), held("b", Level.GPU, 1)]
+    busy = np.array([-1, 0, -1, -1], dtype=np.int32)
+    usable = np.array([False, True, True, True])
+    assert follow_work(fleet, single, 1, {"a": 0, "b": 1}, busy, usable=usable) == ()
+    assert follow_work(fleet, single, 1, {"a": 0, "b": 1}, busy) == ((Level.GPU, 1, 0),)

@@ -46,7 +46,8 @@ class NaiveBooks(Books):
     def _fit(self, want: Want, where: Tiers, kind: Kind) -> IntArray | None:
         allowed, owner = self._allowed(where, kind), self.snapshot.owner
         cells = cells_of_nodes(self.fleet, want.level)
-        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells)
+        apart = cells_of_nodes(self.fleet, want.apart)
+        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells, apart)
         if found is None:
             return None
         rank = np.where(owner == where.account, 0, np.where(owner < 0, 1, 2))
@@ -137,13 +138,26 @@ class NaiveBooks(Books):
         return chosen
 
 
-def spread(counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None) -> Spread | None:
+def firsts(slots: IntArray, tightness: IntArray, cells: IntArray | None) -> list[int]:
+    """The tightest node with a slot of each cell, ties by number; without cells of each node."""
+    best: dict[int, tuple[int, int]] = {}
+    for node in np.flatnonzero(slots).tolist():
+        cell = node if cells is None else int(cells[node])
+        best[cell] = min(best.get(cell, (1 << 60, 0)), (int(tightness[node]), node))
+    return [node for _, node in best.values()]
+
+
+def spread(
+    counts: IntArray, tightness: IntArray, want: Want, cells: IntArray | None, apart: IntArray | None = None
+) -> Spread | None:
     """Nodes for all parts, or None where they do not fit.
 
     `counts` (n_nodes): GPUs that may be used; `tightness` (n_nodes): nodes with less go first, ties by number; `cells`:
     `cells_of_nodes` of the want's level. The smallest cell that suffices is taken.
     """
     slots = counts // want.size
+    if want.apart is not None:
+        slots = np.where(np.isin(np.arange(len(slots)), list(firsts(slots, tightness, apart))), 1, 0)
     if cells is not None:
         in_cell = slots_by_cell(cells, slots)
         enough = np.flatnonzero(in_cell >= want.parts)

@@ -81,7 +81,8 @@ def test_machine_code_plans_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # ---- one question at a time ----
 
-wanted = st.builds(Want, st.integers(1, 12), st.integers(1, 9), st.sampled_from((None, 2, 3)))
+levels = st.sampled_from(((None, None), (None, 1), (None, 2), (None, 3), (2, None), (2, 1), (3, None), (3, 1), (3, 2)))
+wanted = st.builds(lambda parts, size, both: Want(parts, size, *both), st.integers(1, 12), st.integers(1, 9), levels)
 sequences = (
     *({kind} for kind in Kind),
     {Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY},

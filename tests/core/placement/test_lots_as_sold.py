@@ -54,7 +54,9 @@ def estates(draw: st.DrawFn) -> Estate:
 
 def some_wants(levels: tuple[Level | None, ...]) -> st.SearchStrategy[list[Want]]:
     """Gangs of 1, 2 or 4 equal parts of 1, 2, 4 or 8 GPUs; one part is bound to nothing but its node."""
-    want = st.builds(Want, st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 4, 8)), st.sampled_from(levels))
+    want = st.builds(
+        Want, st.sampled_from((1, 2, 4)), st.sampled_from((1, 2, 4, 8)), st.sampled_from(levels), st.none()
+    )
     return st.lists(want.map(lambda w: w._replace(level=w.level if w.parts > 1 else None)), max_size=12)
 
 

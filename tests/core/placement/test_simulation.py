@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ NEWS = ("submit",) * 6 + ("end", "cancel") * 2 + ("start", "gone") * 3 + ("later
 class Run:
     """A world with its own dice: how it is owned, what is asked of it, and what happens next."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, wishful: bool = False) -> None:
         self.dice = Random(seed)
+        self.wishful = wishful
         dice = self.dice
         gpus = [dice.choice((8, 8, 8, 4, 3)) if seed % 3 == 0 else 8 for _ in range(dice.randint(2, 8))]
         grades = [dice.choice(("A100", "H100")) if seed % 4 == 0 else "A100" for _ in gpus]
@@ -37,6 +39,14 @@ class Run:
         self.world = World(fleet_of(gpus, grades), owners, ACCOUNTS)
         self.world.until_ms[:] = np.repeat([dice.choice((FOR_EVER_MS, 3 * HOUR_MS)) for _ in gpus], gpus)
         self.policy = Policy(reckless_idle_ppm=dice.choice((0, 50_000)), consolidate=False)
+        if wishful:
+            self.policy = Policy(
+                reckless_idle_ppm=self.policy.reckless_idle_ppm,
+                consolidate=dice.random() < 0.5,
+                grow_after_ms=dice.choice((0, 2 * MINUTE_MS)),
+                grow_gain_ppm=dice.choice((200_000, 10_000_000)),
+                protect_after_ms=dice.choice((0, 5 * MINUTE_MS, 10 * HOUR_MS)),
+            )
         self.sizes = SIZES[seed % len(SIZES)]
         self.odd_percent = dice.choice((0, 10, 40))
         self.seen: Counter[str] = Counter()
@@ -46,10 +56,13 @@ class Run:
         dice = self.dice
         plain = dice.randrange(100) >= self.odd_percent
         topology = None if plain else dice.choice((None, *Level))
+        account = dice.choice(ACCOUNTS)
+        size: dict[str, Any] = {"workers": dice.choice((1, 1, 1, 1, 2, 3)), "size": dice.choice(self.sizes)}
+        if self.wishful:
+            size, topology = self._wishes(topology)
         return spec_of(
-            dice.choice(ACCOUNTS),
-            workers=dice.choice((1, 1, 1, 1, 2, 3)),
-            size=dice.choice(self.sizes),
+            account,
+            **size,
             grade=None if plain else dice.choice((None, "A100", "H100")),
             topology=topology,
             topology_required=topology is not None and dice.random() < 0.5,
@@ -58,6 +71,26 @@ class Run:
             checkpoint_ms=dice.choice((0, 10 * MINUTE_MS)),
             max_runtime_ms=dice.choice((30 * MINUTE_MS, 5 * HOUR_MS)),
         )
+
+    def _wishes(self, topology: Level | None) -> tuple[dict[str, Any], Level | None]:
+        """A share of a GPU, an elastic gang, workers apart, a minimum run time, a deadline."""
+        dice = self.dice
+        if dice.random() < 0.3:
+            return {"gpu_milli": dice.choice((100, 250, 500, 700, 999))}, None
+        workers = dice.choice((1, 2, 3, 4, 6))
+        spread = dice.choice((None, None, *Level))
+        if spread is not None and topology is not None and spread >= topology:
+            topology = None
+        given: dict[str, Any] = {
+            "workers": workers,
+            "size": dice.choice((1, 1, *self.sizes)),
+            "min_workers": dice.choice((None, 1, dice.randint(1, workers))),
+            "spread": spread,
+            "spread_required": spread is not None and dice.random() < 0.5,
+            "min_runtime_ms": dice.choice((0, 0, 5 * MINUTE_MS, 5 * HOUR_MS)),
+            "deadline_ms": dice.choice((None, self.world.now_ms + dice.choice((HOUR_MS, 9 * HOUR_MS)))),
+        }
+        return given, topology
 
     def happen(self) -> None:
         """One piece of news."""
@@ -105,6 +138,7 @@ class Run:
             for number in self.world.in_status(GangStatus.STOPPING):
                 self.world.gone(number)
             self.world.start()
+            self.world.now_ms += MINUTE_MS if self.wishful else 0
             if not self.round() and not self.world.in_status(GangStatus.STOPPING, GangStatus.BINDING):
                 return True
         return False
@@ -113,6 +147,17 @@ class Run:
 @pytest.mark.parametrize("seed", range(24, 34))
 def test_laws_hold_in_a_long_run_that_comes_to_rest(seed: int) -> None:
     run = Run(seed)
+    for _ in range(run.dice.randint(3, 20)):
+        run.world.submit(run.spec())
+    for _ in range(250):
+        run.round()
+        run.happen()
+    assert run.come_to_rest()
+
+
+@pytest.mark.parametrize("seed", range(100, 112))
+def test_laws_hold_whatever_gangs_wish(seed: int) -> None:
+    run = Run(seed, wishful=True)
     for _ in range(run.dice.randint(3, 20)):
         run.world.submit(run.spec())
     for _ in range(250):

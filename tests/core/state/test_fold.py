@@ -156,6 +156,15 @@ def test_each_step_of_a_gangs_life(
     assert [each.id for each in state.gangs.waiting()] == (["g"] if after is GangStatus.WAITING else [])
 
 
+def test_a_deadline_only_comes_nearer() -> None:
+    state = gang_in(GangStatus.RUNNING)
+    for deadline_ms, holds_ms in ((T + 9, T + 9), (T + 20, T + 9), (T + 4, T + 4)):
+        stop = GangStopAsked(at_ms=T, gang="g", attempt=1, cause=StopCause.RECLAIMED, deadline_ms=deadline_ms)
+        state.apply(stop)
+        assert state.gangs.get("g").stop_deadline_ms == holds_ms
+    assert state.gangs.get("g").evictions == 1
+
+
 def test_a_gang_that_fails_too_often_has_failed() -> None:
     state = gang_in(GangStatus.RUNNING)
     state.apply(ended(1))

@@ -58,6 +58,7 @@ def wasted(row: IntArray, cpu: int, memory: int, model: int, known: Known) -> in
     total = 0
     if idle == 0:
         return total
+    small, fitting, counted = 0, 0, -1
     for m in range(len(known.weights)):
         devices, milli = known.shapes[m, 0], known.shapes[m, 1]
         lost = idle
@@ -67,12 +68,13 @@ def wasted(row: IntArray, cpu: int, memory: int, model: int, known: Known) -> in
             and known.shapes[m, 3] <= memory
             and (known.shapes[m, 4] >> model) & 1 == 1
         ):
-            small, fitting = 0, 0
-            for d in range(len(row)):
-                if row[d] >= milli:
-                    fitting += 1
-                else:
-                    small += row[d]
+            if milli != counted:  # shapes are in order, so equal sizes follow one another
+                small, fitting, counted = 0, 0, milli
+                for d in range(len(row)):
+                    if row[d] >= milli:
+                        fitting += 1
+                    else:
+                        small += row[d]
             if fitting >= devices:
                 lost = small
         total += known.weights[m] * lost
@@ -263,14 +265,16 @@ def first_difference(left: IntArray, right: IntArray) -> int:
 class Costs(NamedTuple):
     """What is known of the cost of each kind on each node, while the node has not changed since; all int64.
 
-    cost, tie, device, seen: (n_kinds, n_nodes), `seen` the node's version then
-    version, before:         (n_nodes), `before` its standing at `version`
+    cost, tie, device: (n_kinds, n_nodes)
+    seen, seen_bits:   (n_kinds, n_nodes), the node's version and its allowed devices then
+    version, before:   (n_nodes), `before` its standing at `version`
     """
 
     cost: IntArray
     tie: IntArray
     device: IntArray
     seen: IntArray
+    seen_bits: IntArray
     version: IntArray
     before: IntArray
 
@@ -281,6 +285,7 @@ def pick(
     cpu: IntArray,
     memory: IntArray,
     model: IntArray,
+    allowed: IntArray,
     asks: IntArray,
     kind: int,
     costs: Costs,
@@ -289,10 +294,10 @@ def pick(
     """The node of the cheapest place of a kind; -1 where it fits nowhere. As `cheapest`, with costs kept."""
     best, best_tie, node = NOWHERE, 0, -1
     for n in range(len(free)):
-        if costs.seen[kind, n] != costs.version[n]:
-            costs.seen[kind, n] = costs.version[n]
+        if costs.seen[kind, n] != costs.version[n] or costs.seen_bits[kind, n] != allowed[n]:
+            costs.seen[kind, n], costs.seen_bits[kind, n] = costs.version[n], allowed[n]
             cost, tie, device = cheapest_on_node(
-                free[n], cpu[n], memory[n], model[n], -1, asks[kind], costs.before[n], known
+                free[n], cpu[n], memory[n], model[n], allowed[n], asks[kind], costs.before[n], known
             )
             costs.cost[kind, n], costs.tie[kind, n], costs.device[kind, n] = cost, tie, device
         if costs.cost[kind, n] < best or (costs.cost[kind, n] == best and costs.tie[kind, n] < best_tie):
@@ -327,6 +332,7 @@ def play(
     The pool is left as it is at the end. `costs` must be fresh (version 1, the rest 0).
     """
     written = 0
+    allowed = np.full(len(free), -1, dtype=np.int64)
     for n in range(len(free)):
         costs.before[n] = standing(free[n], cpu[n], memory[n], model[n], known)
     for e in range(len(events)):
@@ -335,7 +341,7 @@ def play(
         kind = kinds[worker]
         milli = asks[kind, 1]
         if arrives:
-            n = pick(free, cpu, memory, model, asks, kind, costs, known)
+            n = pick(free, cpu, memory, model, allowed, asks, kind, costs, known)
             node_of[worker] = n
             if n < 0:
                 continue
@@ -379,8 +385,9 @@ def note(row: IntArray, cpu: int, node: int, notes: IntArray, written: int) -> i
 
 def fresh_costs(n_kinds: int, n_nodes: int) -> Costs:
     """Costs of which nothing is known yet."""
-    cost, tie, device, seen = (np.zeros((n_kinds, n_nodes), dtype=np.int64) for _ in range(4))
-    return Costs(cost, tie, device, seen, np.ones(n_nodes, dtype=np.int64), np.zeros(n_nodes, dtype=np.int64))
+    cost, tie, device, seen, seen_bits = (np.zeros((n_kinds, n_nodes), dtype=np.int64) for _ in range(5))
+    version, before = np.ones(n_nodes, dtype=np.int64), np.zeros(n_nodes, dtype=np.int64)
+    return Costs(cost, tie, device, seen, seen_bits, version, before)
 
 
 def device_bits(allowed: BoolArray) -> IntArray:

@@ -1,0 +1,78 @@
+"""Planning one pool: which ways are tried, in which order, and what is the best of them.
+
+The first order keeps most domains whole and mostly places all, so the others are tried only where lots remain. Then
+guided ejection and mending take turns, the weight of a lot changing from turn to turn: what stays put under one weight
+gives way under the next. It ends as soon as nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scheduler.core.coverage.board import Board
+from scheduler.core.coverage.mending import mended
+from scheduler.core.coverage.packing import ORDERS, Groups, Layout, Order, filled, gpu_ms, repaired, weight_of
+from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
+
+ROUNDS = 5_000
+"""Rounds of ejection for each turn, where lots are left."""
+FIRST_ROOT = 3
+"""The weight with which the first order is repaired before the others are looked at: most often that is enough."""
+ROUNDS_PER_LOT = 40
+"""Rounds for each lot at most, over all turns: a small calendar is settled, or hopeless, soon."""
+ROUND_LOTS = 100_000_000
+"""Rounds × lots at most, so that the largest calendars stay quick."""
+
+
+class Try(NamedTuple):
+    """An order to begin with, and turn by turn the root of its GPU-milliseconds that a lot weighs."""
+
+    order: int
+    roots: tuple[int, ...]
+
+
+TRIES = (Try(1, (2, 3, 4, 2, 3, 4)), Try(0, (2, 3, 4, 2, 3, 4)), Try(1, (4, 3, 2)))
+GIVEN_UP_PPM = 10_000
+"""Fewer lots are left out by leaving out larger ones; they may add up to so much of the GPU-milliseconds asked for."""
+
+
+def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> tuple[Layout, ...]:
+    """The layouts worth looking at, best first (see `_worthiest`). The first that leaves nothing ends the search."""
+    n_lots = int(groups.lots.sum())
+    turns = 1 + sum(len(trial.roots) for trial in TRIES)
+    rounds = min(rounds, ceil_div(ROUNDS_PER_LOT * n_lots, turns), ROUND_LOTS // max(1, n_lots))
+    filling = [filled(board, groups, orders[0])]
+    found = [filling[0]]
+    if rounds:
+        found.append(mended(board, repaired(board, filling[0], groups, rounds, FIRST_ROOT), groups))
+    for order in orders[1:]:
+        if not found[-1].short(groups).any():
+            return (found[-1],)
+        filling.append(filled(board, groups, order))
+        found.append(filling[-1])
+    for trial in TRIES if rounds else ():
+        layout = filling[min(trial.order, len(filling) - 1)]
+        for root in trial.roots:
+            if not found[-1].short(groups).any():
+                return (found[-1],)
+            layout = mended(board, repaired(board, layout, groups, rounds, root), groups)
+            found.append(layout)
+    return _worthiest(board, groups, found)
+
+
+def _worthiest(board: Board, groups: Groups, found: Sequence[Layout]) -> tuple[Layout, ...]:
+    """First the layout that leaves out the fewest lots, of those that give up little (GIVEN_UP_PPM), or where none does
+    that gives up the fewest GPU-milliseconds; then the least weight left out; then the fewest GPU-milliseconds.
+    """
+    size, weight = gpu_ms(board, groups), weight_of(board, groups)
+    short = [layout.short(groups) for layout in found]
+    lots = [int(each.sum()) for each in short]
+    given_up = [int((each * size).sum()) for each in short]
+    heft = [int((each * weight).sum()) for each in short]
+    allowed = max(min(given_up), floor_div(int((groups.lots * size).sum()) * GIVEN_UP_PPM, ONE_PPM))
+    numbers = range(len(found))
+    fewest = min((k for k in numbers if given_up[k] <= allowed), key=lambda k: (lots[k], given_up[k], k))
+    lightest = min(numbers, key=lambda k: (heft[k], k))
+    smallest = min(numbers, key=lambda k: (given_up[k], k))
+    return tuple(found[k] for k in dict.fromkeys((fewest, lightest, smallest)))
