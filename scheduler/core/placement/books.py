@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +24,10 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
+from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
 from scheduler.core.placement.inside import packed, packing_order
+from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
@@ -93,6 +96,9 @@ class Books:
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
         self.used = self._by_account(account_of_row[holder], holder >= 0)
         self.firm_used = self._by_account(account_of_row[holder], firm)
+        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
+        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): by how much each account is over its count."""
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
@@ -109,12 +115,16 @@ class Books:
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        self._overdrawn = Overdrawn(self, compiled=compiled)
         # 5. what the round decides
+        self.round_number = 0
+        self.first_of_round = len(self.rows)
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
+        self._joined: list[Gang] = []
         self._undone: list[int] = []
         self.lowered: set[int] = set()
 
@@ -150,6 +160,10 @@ class Books:
         if want.apart is not None:
             return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
+
+    def room_over_count(self, want: Want, pool: int) -> Room | None:
+        """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
+        return self._overdrawn.cheapest_room(want, pool)
 
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
@@ -342,13 +356,10 @@ class Books:
             self._joinable = Joinable()
             for row, gang in enumerate(self.rows):
                 gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and self.is_placed(row) and self._is_steady(gpu):
+                if gpu >= 0 and self.is_placed(row) and self.floor.usable[gpu] and self.floor.leaver[gpu] < 0:
                     gangs = (gang, *self._riding(row))
                     self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
         return self._joinable.with_room(account, milli, firm=firm)
-
-    def _is_steady(self, gpu: int) -> bool:
-        return bool(self.floor.gpus[gpu, USABLE]) and int(self.floor.gpus[gpu, LEAVER]) < 0
 
     def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
         """Whether the GPU is the account's own or nobody's, and stays so until then."""
@@ -359,13 +370,30 @@ class Books:
         gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
         inside = self.headroom(account, self.pool_of_row[row]) >= 0
         self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
+        self._joined.append(gang)
         host = self.fleet.host_of_gpu[gpu]
         self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
         if self._joinable is not None:
             self._joinable.remove(account, row, gpu, firm=firm)
             self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
 
-    def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
+    @contextmanager
+    def without(self, row: int) -> Iterator[None]:
+        """Meanwhile the books are as if the row were gone already; nothing may be decided in it."""
+        gpus, firm = self.held_by(row), int(self.firm_of_row[row])
+        self._let_go(self.floor, gpus, row, firm, NOWHERE)
+        self._count(row, -1)
+        self.counts_of_row[row] = False
+        self.stopped.add(row)
+        try:
+            yield
+        finally:
+            self.stopped.discard(row)
+            self.counts_of_row[row] = True
+            self._count(row, 1)
+            self._hold(self.floor, gpus, row, firm)
+
+    def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
         Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
@@ -377,7 +405,7 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=None if for_gang is None else for_gang.id))
         self._stop_riders(row, for_gang, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
@@ -388,14 +416,15 @@ class Books:
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
-    def _stop_riders(self, row: int, for_gang: Gang, cause: StopCause) -> None:
+    def _stop_riders(self, row: int, for_gang: Gang | None, cause: StopCause) -> None:
         """End what shares the row's device, too; what only joined in this round waits again."""
         self._leave_joinable(row)
         for rider in self.riders.get(row, ()):
             if rider.action is not None:
                 self._withdraw_rider(rider)
             elif rider.gang.status is not GangStatus.STOPPING:
-                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=for_gang.id))
+                whom = None if for_gang is None else for_gang.id
+                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=whom))
         if row in self.riders:
             self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
 
@@ -403,6 +432,7 @@ class Books:
         if rider.action is not None:
             self.actions[rider.action] = None
             self.withdrawn.append((rider.gang, rider.inside))
+            self._withdrawn_ever.append(rider.gang)
 
     def _leave_joinable(self, row: int) -> None:
         if self._joinable is not None and self.rows[row].shape.is_share:
@@ -434,20 +464,21 @@ class Books:
         """The row of each placed gang, by number; kept from the first time that somebody asks."""
         return {self.rows[row].number: row for row in range(self._n_first)}
 
-    def gang_of_number(self, number: int) -> Gang | None:
-        """The gang as the books have it; None where it has no row."""
-        row = self.row_of_number.get(number)
-        return None if row is None else self.rows[row]
-
     def gangs_of_round(self) -> list[Gang]:
         """The gangs that the last round placed, stopped or withdrew."""
         return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def gangs_taken(self) -> list[Gang]:
+        """The waiting gangs that this round placed, also those that it withdrew again."""
+        return [*(gang for gang, _ in self.decided.values()), *self._joined, *self._withdrawn_ever]
 
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
         known = len(self.account_index)
         if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
             return False
+        more = np.zeros((self.n_pools, len(accounts) - known), dtype=np.int64)
+        self.excess = np.concatenate([self.excess, more], axis=1)
         for name in accounts[known:]:
             self.account_index[name] = len(self.account_index)
             for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
@@ -466,12 +497,14 @@ class Books:
         for row in self._undone:
             self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
+        self.round_number += 1
+        self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
-        self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
+        self._joinable = None
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
-        self._joinable = None
 
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
@@ -501,13 +534,17 @@ class Books:
             owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                self.entitled[owner][pool] += sign
+                entitled = self.entitled[owner] = self.entitled[owner].copy()
+                entitled[pool] += sign
+                self.excess[pool, owner] -= sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        self.used[account][pool] += sign * shape.gpus
+        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
+        used[pool] += sign * shape.gpus
+        self.excess[pool, account] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return

@@ -20,8 +20,8 @@ class Joins:
         by_account: dict[str, list[Line]] = {}
         for shape, of_shape in lines.by_shape().items():
             if shape.is_share:
-                for line in of_shape.values():
-                    by_account.setdefault(line.account, []).append(line)
+                for account, line in of_shape.items():
+                    by_account.setdefault(account, []).append(line)
         self._lines = [by_account[account] for account in sorted(by_account)]
 
     def run(self) -> None:

@@ -25,11 +25,11 @@ class Rider:
 
 
 def riders_of(snapshot: Snapshot) -> dict[int, list[Rider]]:
-    """By carrier's gang number: who rides along."""
+    """By carrier's gang number: who rides along, by number."""
     riders: dict[int, list[Rider]] = {}
     for gpu, there in snapshot.shares.items():
         carrier = int(snapshot.occupant[gpu])
-        others = [Rider(snapshot.placed[number]) for number in there if number != carrier]
+        others = [Rider(snapshot.placed[number]) for number in sorted(there) if number != carrier]
         if others:
             riders[carrier] = others
     return riders

@@ -39,6 +39,14 @@ class Run:
         self.world = World(fleet_of(gpus, grades), owners, ACCOUNTS)
         self.world.until_ms[:] = np.repeat([dice.choice((FOR_EVER_MS, 3 * HOUR_MS)) for _ in gpus], gpus)
         self.policy = Policy(reckless_idle_ppm=dice.choice((0, 50_000)), consolidate=False)
+        if wishful:
+            self.policy = Policy(
+                reckless_idle_ppm=self.policy.reckless_idle_ppm,
+                consolidate=dice.random() < 0.5,
+                grow_after_ms=dice.choice((0, 2 * MINUTE_MS)),
+                grow_gain_ppm=dice.choice((200_000, 10_000_000)),
+                protect_after_ms=dice.choice((0, 5 * MINUTE_MS, 10 * HOUR_MS)),
+            )
         self.sizes = SIZES[seed % len(SIZES)]
         self.odd_percent = dice.choice((0, 10, 40))
         self.seen: Counter[str] = Counter()
@@ -130,6 +138,7 @@ class Run:
             for number in self.world.in_status(GangStatus.STOPPING):
                 self.world.gone(number)
             self.world.start()
+            self.world.now_ms += MINUTE_MS if self.wishful else 0
             if not self.round() and not self.world.in_status(GangStatus.STOPPING, GangStatus.BINDING):
                 return True
         return False
