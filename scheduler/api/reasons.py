@@ -15,7 +15,7 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
     match waiting.reason:
         case Reason.OVER_ENTITLEMENT:
             return _over(gang, known)
-        case Reason.FRAGMENTED if known.get("entitled_gpus", 0) - known.get("used_gpus", 0) >= spec.gpus:
+        case Reason.FRAGMENTED if known.get("entitled_gpus", 0) - known.get("used_gpus", 0) >= gang.shape.least_gpus:
             return f"{account} owns enough, but its cells cannot be rearranged around {_shape(gang)}"
         case Reason.FRAGMENTED:
             parts = count(known.get("asked_parts", 0), "part")
@@ -44,7 +44,7 @@ def clause(state: State, gang: Gang, waiting: Waiting, now_ms: int) -> str:  # n
         case Reason.PAUSED:
             return "nothing is decided at present"
         case Reason.HELD_BACK:
-            return "it would fit, but would delay a larger job that has waited longer"
+            return _held_back(gang, known, now_ms)
 
 
 def _over(gang: Gang, known: dict[str, int]) -> str:
@@ -52,7 +52,19 @@ def _over(gang: Gang, known: dict[str, int]) -> str:
     own = f"{gang.account} uses {used} of the {gpus(entitled)} that it owns now"
     if entitled == 0:
         own = f"{gang.account} owns no such GPUs now" + (f" and uses {used}" if used else "")
-    return f"{own}, and {free} {_are(free)} free to borrow; it asks for {gang.spec.gpus}"
+    asked = f"{gang.shape.least_gpus} to {gang.spec.gpus}" if gang.shape.is_elastic else str(gang.spec.gpus)
+    if gang.shape.is_share:
+        asked = f"{gang.shape.gpu_milli} milli of one"
+    return f"{own}, and {free} {_are(free)} free to borrow; it asks for {asked}"
+
+
+def _held_back(gang: Gang, known: dict[str, int], now_ms: int) -> str:
+    declared = "declares no run time"
+    if gang.spec.max_runtime_ms is not None:
+        declared = f"declares {duration(gang.spec.max_runtime_ms)}"
+    when = instant(known["protected_start_ms"], now_ms)
+    other = f"a job of {gpus(known['protected_gpus'])} that has waited longer"
+    return f"it would fit, but it {declared}, and {other} should start at {when} on what it would take"
 
 
 def _shape(gang: Gang) -> str:

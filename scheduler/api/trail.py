@@ -19,12 +19,16 @@ _KINDS = frozenset({"gang_placed", "gang_started", "gang_stop_asked", "gang_ende
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt of a gang. `for_gang`: whom it made way for; `is_over` without an exit code: it was lost."""
+    """One attempt of a gang.
+
+    `waits_for`: who made way for it; `for_gang`: whom it made way for; `is_over` without an exit code: it was lost.
+    """
 
     number: int
     placed_ms: int
     nodes: tuple[str, ...]
     inside: bool
+    waits_for: tuple[str, ...] = ()
     started_ms: int | None = None
     stop_cause: StopCause | None = None
     stop_asked_ms: int | None = None
@@ -66,7 +70,7 @@ class Trail:
             case GangPlaced():
                 nodes = tuple(dict.fromkeys(piece.node for piece in event.pieces))
                 attempts = self._attempts.setdefault(event.gang, [])
-                attempts.append(Attempt(event.attempt, event.at_ms, nodes, event.inside))
+                attempts.append(Attempt(event.attempt, event.at_ms, nodes, event.inside, event.waits_for))
                 del attempts[:-REMEMBERED]
             case GangStarted():
                 self._change(event.gang, event.attempt, started_ms=event.at_ms)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.api import views, wishes
+from scheduler.api import choices, views, wishes
 from scheduler.api.messages import Held, Number, Why
 from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
@@ -111,7 +111,7 @@ def _expected_ms(facts: Facts, gang: Gang, waiting: Waiting) -> int | None:
     if waiting.expected_start_ms is not None or waiting.reason in _NEVER:
         return waiting.expected_start_ms
     change = _account_change(facts.state, gang.account, facts.now_ms)
-    if change is None or change[1] < dict(waiting.numbers).get("used_gpus", 0) + gang.spec.gpus:
+    if change is None or change[1] < dict(waiting.numbers).get("used_gpus", 0) + gang.shape.least_gpus:
         return None
     return None if waiting.reason is not Reason.OVER_ENTITLEMENT else change[0]
 
@@ -121,7 +121,7 @@ def _expected(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
     now_ms = facts.now_ms
     at_ms = _expected_ms(facts, gang, waiting)
     if at_ms is not None:
-        assumption = _assuming(waiting.reason, computed=waiting.expected_start_ms is not None)
+        assumption = _assuming(waiting)
         return [f"Expected start: {instant(at_ms, now_ms)}{_in(at_ms, now_ms)}, {assumption}."]
     if waiting.reason in _NEVER:
         return []
@@ -130,7 +130,7 @@ def _expected(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
         return ["Expected start: not known; too many of the jobs that run do not say when they end."]
     if free_ms <= now_ms:
         return ["Expected start: not known; it depends on when others leave room for it."]
-    asked, when = gpus(gang.spec.gpus), f"{instant(free_ms, now_ms)}{_in(free_ms, now_ms)}"
+    asked, when = gpus(gang.shape.least_gpus), f"{instant(free_ms, now_ms)}{_in(free_ms, now_ms)}"
     return [
         f"Expected start: not known. By declared run times {asked} will be free at {when}, unless others take them."
     ]
@@ -149,7 +149,7 @@ def _enough_free_ms(state: State, gang: Gang, now_ms: int) -> int | None:
     )
     for end_ms, freed in [(now_ms, 0), *ends]:
         free += freed
-        if free >= gang.spec.gpus:
+        if free >= gang.shape.least_gpus:
             return end_ms
     return None
 
@@ -163,10 +163,17 @@ def _declared_end_ms(gang: Gang, now_ms: int) -> int | None:
     return max(now_ms, started_ms + gang.spec.max_runtime_ms + gang.spec.grace_ms)
 
 
-def _assuming(reason: Reason, *, computed: bool) -> str:
-    """`computed`: by the round, else by the account's next window."""
-    match reason:
-        case _ if not computed or reason is Reason.BEFORE_WINDOW:
+def _assuming(waiting: Waiting) -> str:
+    """On what the expected start stands; without the round's own, on the account's next window."""
+    starts_ms = dict(waiting.numbers).get("protected_start_ms")
+    match waiting.reason:
+        case _ if starts_ms is not None and starts_ms == waiting.expected_start_ms:
+            return (
+                "when enough running jobs have reached their declared run time; nothing that would delay it is started"
+            )
+        case Reason.BEFORE_WINDOW:
+            return "when the account's window opens"
+        case _ if waiting.expected_start_ms is None:
             return "when the account's window opens"
         case Reason.AWAITING_RECLAIM:
             return "when the last of the stopping jobs has used up its grace"
@@ -241,7 +248,7 @@ def _ahead(state: State, gang: Gang) -> list[str]:
 
 def _of_binding(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, list[str]]:
     state, now_ms = facts.state, facts.now_ms
-    told = [_basis(gang, held), *wishes.of_placed(state, gang, now_ms)]
+    told = [_basis(gang, held), *_start(facts, gang), *wishes.of_placed(state, gang, now_ms)]
     if gang.bind_by_ms is not None:
         late = f"Its bind is late since {instant(gang.bind_by_ms, now_ms)}: its own GPUs are metered as late."
         due = f"Its bind is late from {instant(gang.bind_by_ms, now_ms)}{_in(gang.bind_by_ms, now_ms)} on."
@@ -260,7 +267,7 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     now_ms = facts.now_ms
     started_ms = now_ms if gang.started_ms is None else gang.started_ms
     headline = f"{_label(gang)} has run for {duration(now_ms - started_ms)} on {_where(gang)}."
-    told = [_basis(gang, held), *wishes.of_placed(facts.state, gang, now_ms)]
+    told = [_basis(gang, held), *_start(facts, gang), *wishes.of_placed(facts.state, gang, now_ms)]
     lenders = sorted({each.account for each in held if each.basis == Basis.LENT})
     if gang.inside:
         told.append(
@@ -284,11 +291,16 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     return headline, told
 
 
+def _start(facts: Facts, gang: Gang) -> list[str]:
+    return choices.of_start(facts.state, gang, facts.attempts[-1] if facts.attempts else None)
+
+
 def _of_stopping(facts: Facts, gang: Gang) -> tuple[str, list[str]]:
     now_ms = facts.now_ms
     asked = next((each for each in reversed(facts.attempts) if each.number == gang.attempt), None)
-    cause = _stop_clause(facts.state, gang, gang.stop_cause, asked.for_gang if asked else None)
-    told = [f"It holds {_where(gang)} until it has gone."]
+    cause = choices.of_stop(facts.state, gang, gang.stop_cause, asked.for_gang if asked else None)
+    told = ["It was chosen because that wastes the least work."] if gang.stop_cause is StopCause.RECLAIMED else []
+    told += [f"It holds {_where(gang)} until it has gone."]
     if gang.stop_deadline_ms is not None:
         told.append(
             f"It was sent SIGTERM; SIGKILL follows at {instant(gang.stop_deadline_ms, now_ms)}"
@@ -340,7 +352,7 @@ def _attempt(facts: Facts, gang: Gang, attempt: Attempt) -> str:
     where = f"Attempt {attempt.number} on {listed(attempt.nodes)}"
     detail = f" ({attempt.detail})" if attempt.detail else ""
     if attempt.stop_cause is not None:
-        cause = _stop_clause(facts.state, gang, attempt.stop_cause, attempt.for_gang)
+        cause = choices.of_stop(facts.state, gang, attempt.stop_cause, attempt.for_gang)
         grace_ms = max(0, (attempt.deadline_ms or until_ms) - until_ms)
         return (
             f"{where} was stopped at {instant(until_ms, now_ms)}{ran}: {cause}; "
@@ -349,34 +361,6 @@ def _attempt(facts: Facts, gang: Gang, attempt: Attempt) -> str:
     if attempt.exit_code is None:
         return f"{where} was lost at {instant(ended_ms, now_ms)}{ran}{detail}."
     return f"{where} exited with {attempt.exit_code} at {instant(ended_ms, now_ms)}{ran}{detail}."
-
-
-def _stop_clause(state: State, gang: Gang, cause: StopCause | None, for_gang: str | None) -> str:
-    """Why the scheduler stopped an attempt, as a clause."""
-    other = state.gangs.by_id.get(for_gang or "")
-    whom = "" if other is None else f" for {other.id} ({other.spec.name}) of {other.account}"
-    match cause:
-        case StopCause.RECLAIMED:
-            return f"the GPUs that it borrowed were reclaimed{whom or ' for their owner'}"
-        case StopCause.CONSOLIDATED:
-            return f"its GPUs were needed as whole nodes{whom or ' for a larger job'}"
-        case StopCause.WINDOW_ENDED:
-            return f"the delivery window of {gang.account}'s position ended"
-        case None:
-            return "the scheduler asked it to"
-        case _:
-            return _STOP_CLAUSES[cause]
-
-
-_STOP_CLAUSES = {
-    StopCause.NODE_LOST: "a node that it was on was lost",
-    StopCause.GPU_ILL: "a GPU that it was on fell ill",
-    StopCause.DRAINED: "a node that it was on is being drained",
-    StopCause.CANCELLED: "it was cancelled",
-    StopCause.RUNTIME_OVER: "its declared run time was over",
-    StopCause.SHUTDOWN: "the scheduler was shut down",
-    StopCause.RESIZED: "there was room for more of its workers",
-}
 
 
 # -- parts of sentences ------------------------------------------------------------------------------------------------

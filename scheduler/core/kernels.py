@@ -5,13 +5,15 @@ plain Python, which is the reference. `compiled` is the fast way for inputs whos
 first time on a machine, kept on disk after that), so callers choose by size: see `worth_compiling`. Without `numba`
 (extra `compiled`) it is the plain Python too, slower and the same.
 
-A kernel may call kernels of its own module only: what is kept on disk is told apart by one file's age.
+What is kept on disk is used again only while everything that went into it is the same: the kernel's own file, and the
+code and numbers of all kernels and constants that it uses, of whatever module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, Generic, ParamSpec, TypeVar
 
 numba: Any
@@ -45,6 +47,9 @@ class Kernel(Generic[P, R]):
         if numba is None:
             return self.plain
         made: Callable[P, R] = numba.njit(cache=True, nogil=True)(self.plain)
+        # Numba itself looks at the age of the kernel's own file alone.
+        kept = made._cache._cache_file  # type: ignore[attr-defined]  # noqa: SLF001
+        kept._source_stamp = (kept._source_stamp, ingredients(self.plain))  # noqa: SLF001
         return made
 
     def at(self, steps: int) -> Callable[P, R]:
@@ -60,6 +65,22 @@ class Kernel(Generic[P, R]):
 def kernel(plain: Callable[P, R]) -> Kernel[P, R]:
     """A function over integers and arrays that may be compiled."""
     return Kernel(plain)
+
+
+def ingredients(plain: Callable[..., Any]) -> str:
+    """A hash of the code and numbers that a kernel is made of, those of the kernels that it calls included."""
+    found: dict[str, str] = {}
+    waiting = [plain]
+    while waiting:
+        function = waiting.pop()
+        code = function.__code__
+        names = {name: function.__globals__.get(name) for name in code.co_names}
+        numbers = sorted((name, value) for name, value in names.items() if isinstance(value, int))
+        key = f"{function.__module__}.{function.__qualname__}"
+        found[key] = repr((code.co_code, code.co_consts, code.co_names, numbers))
+        called = (value.plain for value in names.values() if isinstance(value, Kernel))
+        waiting += [each for each in called if f"{each.__module__}.{each.__qualname__}" not in found]
+    return sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def worth_compiling(steps: int) -> bool:

@@ -311,6 +311,11 @@ class Gang:
         return replace(self, status=status, **changes)  # type: ignore[arg-type]
 
 
+def asked_shape(gang: Gang) -> Shape:
+    """What the gang asks for, also where its shape is that of fewer workers."""
+    return shape_of(gang.spec) if gang.spec.is_elastic else gang.shape
+
+
 def lost_work_ms(gang: Gang, now_ms: int) -> int:
     """GPU-ms that ending the gang now would waste: k × (work since its checkpoint + restart + grace).
 

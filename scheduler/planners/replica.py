@@ -49,6 +49,8 @@ class PoolReplica:
     placed: dict[int, Gang] = field(default_factory=dict)
     queue: dict[str, dict[Shape, list[Gang]]] = field(default_factory=dict)
     shares: dict[int, dict[int, int]] = field(default_factory=dict)
+    elastic: set[int] = field(default_factory=set)
+    """Numbers of the placed elastic gangs."""
     _touched: Touched | None = None
     """What changed since the last plan; None: everything may have."""
     _policy: Policy = field(default_factory=Policy)
@@ -88,9 +90,15 @@ class PoolReplica:
             placed=self.placed,
             queue=self.queue,
             shares=self.shares,
+            growing=self._growing(),
             balance_gpu_ms=self.balances,
             **arrays,
         )
+
+    def _growing(self) -> list[int]:
+        """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
+        gangs = (self.placed[number] for number in sorted(self.elastic))
+        return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
 
     def plan(self, now_ms: int, policy: Policy) -> tuple[Placed | Stopped, ...]:
         """The pool's plan for this instant, by numbers."""
@@ -115,6 +123,7 @@ class PoolReplica:
         self.columns = {column.name: np.full(sizes[column.name], column.fresh, dtype=column.kind) for column in COLUMNS}
         self.accounts, self.balances = [], {}
         self.gangs, self.numbers, self.placed, self.queue, self.shares = {}, {}, {}, {}, {}
+        self.elastic = set()
         self._standing = self._touched = None
 
     def _note(self, delta: Delta) -> None:
@@ -146,6 +155,8 @@ class PoolReplica:
             insort(line, gang, key=lambda waiting: waiting.order)
         else:
             self.placed[gang.number] = gang
+            if gang.spec.is_elastic:
+                self.elastic.add(gang.number)
 
     def _drop(self, number: int) -> None:
         gang = self.gangs.pop(number, None)
@@ -155,6 +166,7 @@ class PoolReplica:
         self._touch(gang)
         if gang.status is not GangStatus.WAITING:
             del self.placed[number]
+            self.elastic.discard(number)
             return
         shapes = self.queue[gang.account]
         line = shapes[gang.shape]

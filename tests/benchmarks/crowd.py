@@ -3,7 +3,8 @@
 Per 100,000 GPUs: 12,500 nodes of eight in NVLink domains of four and blocks of 64 nodes, one pool; 2,000 accounts of
 very unequal size; 15 % of the nodes are unsold, 8 % are shared by several owners, the rest is owned whole; half of the
 ownership ends within a month. 60 % of the GPUs are busy, a sixth of them with borrowed work. 20,000 gangs wait: 1 to 64
-GPUs, a third of the large ones with a wish of topology, a tenth not preemptible, a quarter never checkpointing.
+GPUs, a third of the large ones with a wish of topology, a tenth not preemptible, a quarter never checkpointing. In a
+*crowded* one 97 % of the GPUs are busy, half of them with borrowed work, so that owners must reclaim.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ class Crowd:
     waiting: int
 
 
-def crowd_of(gpus: int, seed: int = 1) -> Crowd:
-    """A fleet of about so many GPUs with its accounts, its running work and its queue."""
+def crowd_of(gpus: int, seed: int = 1, *, crowded: bool = False) -> Crowd:
+    """A fleet of about so many GPUs with its accounts, its running work and its queue; crowded: nearly full."""
     made = _Maker(gpus // NODE_GPUS, max(8, gpus // 50), gpus // 5, Random(seed))
+    made.crowded = crowded
     made.own()
     made.run()
     queue = made.wait()
@@ -82,6 +84,7 @@ class _Maker:
         self.until_ms = np.full(n_gpus, FOREVER_MS, dtype=np.int64)
         self.occupant = np.full(n_gpus, -1, dtype=np.int64)
         self.placed: dict[int, Gang] = {}
+        self.crowded = False
         self.number = 0
 
     def account(self) -> int:
@@ -111,17 +114,17 @@ class _Maker:
         """Own and borrowed work on six GPUs in ten."""
         dice, node = self.dice, 0
         while node < self.n_nodes:
-            mood = dice.randrange(100)
+            mood = dice.randrange(72 if self.crowded else 100)
             nodes = 1
             if mood < 12:  # one gang over whole nodes
                 nodes = min(dice.choice((1, 2, 4)), self.n_nodes - node)
-                self._runs(node, nodes, NODE_GPUS, borrowed=mood < 3)
+                self._runs(node, nodes, NODE_GPUS, borrowed=mood < (6 if self.crowded else 3))
             elif mood < 72:
                 at = node * NODE_GPUS
                 while at % NODE_GPUS or at == node * NODE_GPUS:
                     size = min(dice.choice((1, 2, 4, 8)), NODE_GPUS - at % NODE_GPUS)
-                    if dice.random() < 0.8:
-                        self._runs(node, 1, size, borrowed=dice.random() < 0.16, first=at)
+                    if dice.random() < (0.97 if self.crowded else 0.8):
+                        self._runs(node, 1, size, borrowed=dice.random() < (0.5 if self.crowded else 0.16), first=at)
                     at += size
             node += nodes
 

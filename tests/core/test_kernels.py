@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from scheduler.core import kernels
-from scheduler.core.kernels import WORTH_COMPILING_STEPS, kernel, worth_compiling
+from scheduler.core.kernels import WORTH_COMPILING_STEPS, ingredients, kernel, worth_compiling
 
 
 @kernel
@@ -41,3 +41,29 @@ def test_without_a_compiler_there_is_only_plain_python(monkeypatch: pytest.Monke
     alone = kernel(doubled.plain)
     assert alone.compiled is alone.plain
     assert not worth_compiling(1 << 60)
+
+
+STEP = 3
+
+
+@kernel
+def stepped(number: int) -> int:
+    return doubled(number) + STEP
+
+
+def test_what_a_kernel_is_made_of_tells_machine_code_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ingredients(stepped.plain)
+    assert before == ingredients(stepped.plain)
+    assert before != ingredients(doubled.plain)
+    with monkeypatch.context() as other_number:
+        other_number.setitem(stepped.plain.__globals__, "STEP", 4)
+        assert ingredients(stepped.plain) != before
+    with monkeypatch.context() as other_callee:
+        other_callee.setitem(stepped.plain.__globals__, "doubled", kernel(lambda number: number * 5))
+        assert ingredients(stepped.plain) != before
+
+
+def test_the_stamp_is_kept_with_the_machine_code() -> None:
+    pytest.importorskip("numba", reason="without numba there is no machine code")
+    assert stepped.compiled(2) == 7
+    assert ingredients(stepped.plain) in str(stepped.compiled._cache._cache_file._source_stamp)  # type: ignore[attr-defined]

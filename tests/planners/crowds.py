@@ -7,6 +7,7 @@ from random import Random
 
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.laws import violations
+from scheduler.core.placement.lines import Key
 from scheduler.core.placement.snapshot import Place, Plan, Stop
 from scheduler.core.workloads import GangSpec
 from scheduler.planners.coordinator import Coordinator
@@ -40,8 +41,8 @@ def mixed_fleet(dice: Random) -> Fleet:
 class Crowd(Run):
     """A seeded run whose rounds a coordinator plans."""
 
-    def __init__(self, seed: int, *, pools: bool, workers: Workers | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, *, pools: bool, wishful: bool = False, workers: Workers | None = None) -> None:
+        super().__init__(seed, wishful=wishful)
         dice = self.dice
         if pools:
             fleet = mixed_fleet(dice)
@@ -58,7 +59,7 @@ class Crowd(Run):
     def spec(self) -> GangSpec:
         """What somebody asks for next; where there are several pools, often such as may use several."""
         spec = super().spec()
-        if not self.pools or self.dice.random() < 0.5:
+        if not self.pools or self.dice.random() < (0.8 if self.wishful else 0.5):
             return spec
         return spec_of(
             spec.account,
@@ -68,6 +69,11 @@ class Crowd(Run):
             preemptible=spec.preemptible,
             max_runtime_ms=spec.max_runtime_ms,
         )
+
+    def lines(self) -> dict[Key, list[int]]:
+        """The numbers of the waiting gangs, by line."""
+        queue = self.world.snapshot().queue
+        return {(a, shape): [g.number for g in gangs] for a, shapes in queue.items() for shape, gangs in shapes.items()}
 
     def plans(self) -> list[Plan]:
         """The coordinator's plans of this instant, each applied, until it has nothing left to offer."""

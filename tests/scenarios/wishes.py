@@ -55,6 +55,8 @@ def wishes(
 
 
 def _value(field: str, text: str) -> Any:
+    if text in LEVELS:
+        return LEVELS[text]
     if field.endswith("_ms"):
         return None if text == "none" else length_ms(text)
     if field.endswith("_ppm"):

@@ -173,6 +173,8 @@ def submits(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
     wished = wishes(rest, (*own, *GangSpec.model_fields), GANG_WORDS)
     work_ms, stop_ms = wished.pop("works_ms", FOREVER_MS), wished.pop("stops_ms", None)
     start_ms, exit_code = wished.pop("starts_ms", 0), wished.pop("exit_code", 0)
+    if "deadline_ms" in wished:
+        wished["deadline_ms"] += stage.now_ms  # an instant; scenarios count from now
     given = {"checkpoint_ms": 600_000, "grace_ms": 10_000, "restart_ms": 0, **wished}
     spec = GangSpec(
         account=account,

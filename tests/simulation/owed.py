@@ -21,7 +21,7 @@ from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Holding
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.state.state import State
-from scheduler.core.workloads import Gang, GangStatus, StopCause
+from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 Domain = tuple[int, ...]
 """Free GPUs of each node, ascending."""
@@ -60,7 +60,7 @@ def _held_firm(state: State, account: str) -> set[int]:
 
 
 def _stays(gang: Gang) -> bool:
-    return gang.status is not GangStatus.STOPPING or gang.stop_cause is StopCause.CONSOLIDATED
+    return gang.status is not GangStatus.STOPPING or gang.stop_cause in MOVED
 
 
 def _cell(state: State, level: Level, gpus: list[int]) -> Block:

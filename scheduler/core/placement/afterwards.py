@@ -12,10 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.borrowed import Borrowed
+from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
-from scheduler.core.workloads import Gang, Shape, Waiting
+from scheduler.core.quantities import floor_div
+from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
 
 
 class ReasonsAfter(Mapping[Key, Waiting]):
@@ -26,7 +29,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         self._policy = policy
         self._actions = tuple(actions)
         placed = {action.gang.number for action in actions if isinstance(action, Place)}
-        lines = {(action.gang.account, action.gang.shape) for action in actions if isinstance(action, Place)}
+        lines = {(a.gang.account, asked_shape(a.gang)) for a in actions if isinstance(a, Place)}
         self._queue = _without(snapshot.queue, placed, lines)
         self._rest = {
             account: waiting
@@ -54,16 +57,29 @@ class ReasonsAfter(Mapping[Key, Waiting]):
     def _worked_out(self) -> Reasons:
         books = Books(self._before, self._policy)
         rows = {gang.number: row for row, gang in enumerate(books.rows)}
+        lines = Lines(self._queue)
         gangs = {action.gang.id: action.gang for action in self._actions if isinstance(action, Place)}
         for action in self._actions:
             match action:
-                case Stop():
+                case Stop() if action.gang.number in rows:  # else it ends with the carrier of its device
                     books.stop(rows[action.gang.number], gangs.get(action.for_gang or "", action.gang), action.cause)
                 case Place():
-                    books.place(action.gang, np.array(action.gpu_numbers, dtype=np.int64), inside=action.inside)
+                    _play(books, action)
                 case _:
                     pass
-        return Reasons(books, Lines(self._queue))
+        return Reasons(books, lines, Borrowed(books, lines))
+
+
+def _play(books: Books, action: Place) -> None:
+    """Give the gang its GPUs; a share perhaps beside others."""
+    gang, gpus = action.gang, np.array(action.gpu_numbers, dtype=np.int64)
+    row = int(books.floor.holder[gpus[0]])
+    if gang.shape.is_share and row >= 0:
+        books.devices.join(books, row, gang)
+        return
+    if gang.shape.is_elastic:
+        gang = sized(gang, floor_div(len(gpus), gang.shape.gpus_per_worker))
+    books.place(gang, gpus, inside=action.inside)
 
 
 def _kept(snapshot: Snapshot) -> Snapshot:

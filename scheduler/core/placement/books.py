@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,14 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
-from scheduler.core.placement.inside import packed, packing_order
+from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.fits import Room
+from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
-from scheduler.core.placement.shared import Joinable, Rider, riders_of
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_price_ms
@@ -74,18 +76,16 @@ class Books:
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
         self.counts_of_row = [True] * len(self.rows)
-        self.riders = {row: carried[gang.number] for row, gang in enumerate(self.rows) if gang.number in carried}
-        """By row of a shared device: the gangs beside its carrier."""
-        self._joinable: Joinable | None = None
+        self.devices = Devices({row: carried[g.number] for row, g in enumerate(self.rows) if g.number in carried})
         for row in self.stopped:
-            causes = {self.rows[row].stop_cause, *(rider.gang.stop_cause for rider in self.riders.get(row, ()))}
-            self.counts_of_row[row] = not MOVED.isdisjoint(causes)
+            gangs = (self.rows[row], *self.devices.riding(row))
+            self.counts_of_row[row] = any(gang.stop_cause in MOVED for gang in gangs)
         self._n_first = len(self.rows)
         self.rank_of_row = [gang.number for gang in self.rows]
         self._parts: dict[tuple[int, int], list[int]] = {}
         self._rows_by_part: tuple[list[int], list[int]] | None = None
         # 3. the floor, and what each account owns and uses, by pool
-        holder, leaver = _held(snapshot, self.rows, stopping)
+        holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
         self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
@@ -93,6 +93,9 @@ class Books:
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
         self.used = self._by_account(account_of_row[holder], holder >= 0)
         self.firm_used = self._by_account(account_of_row[holder], firm)
+        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
+        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): by how much each account is over its count."""
         for row in self.stopped:
             if self.counts_of_row[row]:
                 self._count(row, 1)
@@ -109,7 +112,10 @@ class Books:
         self._repacks = repacks.compiled if compiled else repacks
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        self._overdrawn = Overdrawn(self, compiled=compiled)
         # 5. what the round decides
+        self.round_number = 0
+        self.first_of_round = len(self.rows)
         self.actions: list[Action | None] = []
         self.action_of_row: dict[int, int] = {}
         self.decided: dict[int, tuple[Gang, bool]] = {}
@@ -151,6 +157,10 @@ class Books:
             return fit_by_scan(self.fleet, self.floor, want, where) is not None
         return self._search.has_room(want, where)
 
+    def room_over_count(self, want: Want, pool: int) -> Room | None:
+        """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
+        return self._overdrawn.cheapest_room(want, pool)
+
     def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
         """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
         (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
@@ -161,20 +171,15 @@ class Books:
         if want is not None:
             counts.add(want, 1)
         if counts.apart:
-            fits = self._repacks_apart(account, pool, counts, taken)
+            gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
+            firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
+            fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
             cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
             fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
         if want is not None:
             counts.add(want, -1)
         return fits
-
-    def _repacks_apart(self, account: int, pool: int, counts: Counts, taken: IntArray) -> bool:
-        """The same, over arrays, for an account with gangs whose workers must be apart."""
-        gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
-        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
-        room = np.bincount(self.floor.node_of_gpu[gpus[~firm]], minlength=self.n_nodes)
-        return packed(room, ((want, number) for want, number in counts.all() if number), self.fleet) is not None
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
@@ -244,10 +249,8 @@ class Books:
         """GPU-ms that ending the row now weighs; nothing where it was only decided in this round."""
         if row in self.action_of_row:
             return 0
-        riders = sum(
-            stop_price_ms(rider.gang, self.now_ms) for rider in self.riders.get(row, ()) if rider.action is None
-        )
-        return stop_price_ms(self.rows[row], self.now_ms) + riders
+        gangs = [rider.gang for rider in self.devices.riders.get(row, ()) if rider.action is None]
+        return sum(stop_price_ms(gang, self.now_ms) for gang in (self.rows[row], *gangs))
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
@@ -312,13 +315,12 @@ class Books:
         self.decided[row] = (gang, inside)
         self.actions.append(action)
         self._count(row, 1)
-        if gang.shape.is_share and self._joinable is not None and not left:
-            self._joinable.add(account, row, numbers[0], (gang,), firm=firm)
+        self.devices.opened(self, row)
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
         rows = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
-        gangs = [gang for row in rows for gang in (self.rows[row], *self._riding(row))]
+        gangs = [gang for row in rows for gang in (self.rows[row], *self.devices.riding(row))]
         return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
 
     def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
@@ -333,39 +335,28 @@ class Books:
         self.rank_of_row.append(rank)
         return part[-1]
 
-    def _riding(self, row: int) -> list[Gang]:
-        return [rider.gang for rider in self.riders.get(row, ())]
+    @property
+    def riders(self) -> dict[int, list[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        return self.devices.riders
 
-    def joinable(self, account: int, milli: int, *, firm: bool) -> Iterable[tuple[int, int]]:
-        """(row, GPU) of the account's shared devices with so much room that nobody leaves, the fullest first."""
-        if self._joinable is None:
-            self._joinable = Joinable()
-            for row, gang in enumerate(self.rows):
-                gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and self.is_placed(row) and self._is_steady(gpu):
-                    gangs = (gang, *self._riding(row))
-                    self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
-        return self._joinable.with_room(account, milli, firm=firm)
+    def lift(self, row: int) -> IntArray:
+        """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""
+        gpus = self.held_by(row)
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
+        self._count(row, -1)
+        self.counts_of_row[row] = False
+        self.stopped.add(row)
+        return gpus
 
-    def _is_steady(self, gpu: int) -> bool:
-        return bool(self.floor.gpus[gpu, USABLE]) and int(self.floor.gpus[gpu, LEAVER]) < 0
+    def put_back(self, row: int, gpus: IntArray) -> None:
+        """The row has its GPUs again."""
+        self.stopped.discard(row)
+        self.counts_of_row[row] = True
+        self._count(row, 1)
+        self._hold(self.floor, gpus, row, int(self.firm_of_row[row]))
 
-    def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
-        """Whether the GPU is the account's own or nobody's, and stays so until then."""
-        return int(self.floor.owner[gpu]) in (NOBODY, account) and int(self.floor.until_ms[gpu]) >= end_ms
-
-    def join(self, row: int, gang: Gang) -> None:
-        """Put the waiting share onto the row's device, which is joinable and has room."""
-        gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
-        inside = self.headroom(account, self.pool_of_row[row]) >= 0
-        self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
-        host = self.fleet.host_of_gpu[gpu]
-        self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
-        if self._joinable is not None:
-            self._joinable.remove(account, row, gpu, firm=firm)
-            self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
-
-    def stop(self, row: int, for_gang: Gang, cause: StopCause | None = None) -> None:
+    def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
 
         Without a cause: RECLAIMED from an account over its count, whose use falls; else CONSOLIDATED, a move, which
@@ -377,8 +368,9 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=for_gang.id))
-        self._stop_riders(row, for_gang, cause)
+        whom = None if for_gang is None else for_gang.id
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=whom))
+        self.devices.stop(self, row, whom, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), occupied)
@@ -388,44 +380,25 @@ class Books:
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
-    def _stop_riders(self, row: int, for_gang: Gang, cause: StopCause) -> None:
-        """End what shares the row's device, too; what only joined in this round waits again."""
-        self._leave_joinable(row)
-        for rider in self.riders.get(row, ()):
-            if rider.action is not None:
-                self._withdraw_rider(rider)
-            elif rider.gang.status is not GangStatus.STOPPING:
-                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=for_gang.id))
-        if row in self.riders:
-            self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
-
-    def _withdraw_rider(self, rider: Rider) -> None:
-        if rider.action is not None:
-            self.actions[rider.action] = None
-            self.withdrawn.append((rider.gang, rider.inside))
-
-    def _leave_joinable(self, row: int) -> None:
-        if self._joinable is not None and self.rows[row].shape.is_share:
-            gpu, firm = self.gpus_of_row[row][0], self.firm_of_row[row]
-            self._joinable.remove(self.account_of_row[row], row, gpu, firm=firm)
-
     def withdraw(self, row: int) -> None:
         """Undo a placement of this round; the gang is found at the end of `withdrawn`, what had joined it before."""
-        self._leave_joinable(row)
-        for rider in self.riders.pop(row, ()):
-            self._withdraw_rider(rider)
+        self.devices.withdraw(self, row)
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
-        self.actions[at] = None
         gpus = np.array(self.gpus_of_row[row], dtype=np.int64)
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self.stopped.add(row)
         self._count(row, -1)
         self.counts_of_row[row] = False
         self.lowered.add(self.account_of_row[row])
+        self.undo(at, gang, inside=inside)
+        self._undone.append(row)
+
+    def undo(self, action: int, gang: Gang, *, inside: bool) -> None:
+        """The placement at this place of the plan does not hold: its gang waits on."""
+        self.actions[action] = None
         self.withdrawn.append((gang, inside))
         self._withdrawn_ever.append(gang)
-        self._undone.append(row)
 
     # ---- the next round ----
 
@@ -434,20 +407,21 @@ class Books:
         """The row of each placed gang, by number; kept from the first time that somebody asks."""
         return {self.rows[row].number: row for row in range(self._n_first)}
 
-    def gang_of_number(self, number: int) -> Gang | None:
-        """The gang as the books have it; None where it has no row."""
-        row = self.row_of_number.get(number)
-        return None if row is None else self.rows[row]
-
     def gangs_of_round(self) -> list[Gang]:
         """The gangs that the last round placed, stopped or withdrew."""
         return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def gangs_taken(self) -> list[Gang]:
+        """The waiting gangs that this round placed, also those that it withdrew again."""
+        return [*(gang for gang, _ in self.decided.values()), *self.devices.joined, *self._withdrawn_ever]
 
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
         known = len(self.account_index)
         if known < len(self.snapshot.accounts) or list(self.account_index) != list(accounts[:known]):
             return False
+        more = np.zeros((self.n_pools, len(accounts) - known), dtype=np.int64)
+        self.excess = np.concatenate([self.excess, more], axis=1)
         for name in accounts[known:]:
             self.account_index[name] = len(self.account_index)
             for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
@@ -466,12 +440,14 @@ class Books:
         for row in self._undone:
             self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
+        self.round_number += 1
+        self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
         self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.devices.begin_round()
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
-        self._joinable = None
 
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
@@ -501,13 +477,17 @@ class Books:
             owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                self.entitled[owner][pool] += sign
+                entitled = self.entitled[owner] = self.entitled[owner].copy()
+                entitled[pool] += sign
+                self.excess[pool, owner] -= sign
                 self._own_until_ms.pop((owner, pool), None)
         self._set_anew(self.floor, gpus, now)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        self.used[account][pool] += sign * shape.gpus
+        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
+        used[pool] += sign * shape.gpus
+        self.excess[pool, account] += sign * shape.gpus
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return
@@ -515,18 +495,3 @@ class Books:
         want = None if counts is None else demand(shape)
         if counts is not None and want is not None:
             counts.add(want, sign)
-
-
-def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
-    """(n_gpus) holder and leaver rows, -1 none."""
-    n_gpus = len(snapshot.occupant)
-    if not rows:
-        return np.full(n_gpus, -1), np.full(n_gpus, -1)
-    numbers = np.array([gang.number for gang in rows], dtype=np.int64)
-    stopping = np.array([*leaving, False], dtype=np.bool_)
-    occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
-    claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
-    leaves = stopping[occupant]
-    claimed = (claimant >= 0) & ~stopping[claimant]
-    holder = np.where(claimed, claimant, np.where(leaves, -1, occupant))
-    return holder, np.where(leaves, occupant, -1)

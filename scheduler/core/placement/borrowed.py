@@ -1,33 +1,37 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
-Order: who waits longer than `starving_ms`, then by waiting time and a near deadline, ties to the account that
-lent more than it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared
-end. A gang that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose
-work is being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so
-that whole nodes stay for whole-node gangs.
+Order: by waiting time, to which a near deadline adds, so that nobody starves; ties to the account that lent more than
+it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang
+that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is
+being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole
+nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
+from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.elastic import most_free, sized
-from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.elastic import most_free, sized, tried_sizes
+from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
+from scheduler.core.placement.protect import Protected, ends_ms, protected
 from scheduler.core.placement.room import free_fit
+from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import demand, wants
+from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.workloads import Gang, Shape, asked_shape
 
 FREE = tiers(Kind.ANY)
 FIRM = tiers(Kind.LASTING_UNSOLD)
 ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
 ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
 
-Turn = tuple[bool, int, int, tuple[int, int, int]]
+Entry = tuple[int, tuple[()] | tuple[int, tuple[int, int, int]], int, tuple[list[Turn], int]]
+"""Since when it waits, and what breaks ties; then what comes up: a line, or (no tie) all of a list from an index on."""
 
 
 class Borrowed:
@@ -38,47 +42,87 @@ class Borrowed:
         self._lines = lines
         self._refused: set[Shape] = set()
         self._fitting: set[Shape] = set()
+        self._moving: set[str] = set()
+        self._turns: list[Entry] = []
+        self._roomy_wants: dict[tuple[int, Want], bool] = {}
+        self._held_shapes: set[Shape] = set()
+        self._is_held = False
+        self.protected: dict[int, Protected] = {}
+        """By pool: the gang that others must not delay (`protect`)."""
+        self.held: dict[Key, Protected] = {}
+        """Lines that would fit but for it."""
 
     def run(self) -> None:
         """Place every borrower that fits, in order."""
         books = self._books
         if not any(books.free_gpus(pool) for pool in range(books.n_pools)):
             return
-        turns: list[tuple[Turn, Line]] = []
         moving = books.accounts_moving()
-        for shape, lines in self._lines.by_shape().items():
+        self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
+        for shape in self._lines.by_shape():
             if self._may_fit(shape):
-                for account, line in lines.items():
-                    if books.account_index[account] not in moving:
-                        self._line_up(turns, line)
-        heapify(turns)
-        while turns:
-            _, line = heappop(turns)
-            gang = line.head()
-            if gang is None or line.shape in self._refused:
+                self._line_up_from(self._lines.in_turn(shape), 0)
+        for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
+            if self._may_fit(shape):
+                self._line_up(self._lines.of(account)[shape])
+        self._protect()
+        self._serve()
+
+    def _serve(self) -> None:
+        """Place who comes up and fits; who is held back stands aside, for the one behind it may be short."""
+        passed: dict[Line, None] = {}
+        while self._turns:
+            _, tie, _, (turns, at) = heappop(self._turns)
+            line = turns[at][2]
+            if line.shape in self._refused:
                 continue
-            if self._placed(gang, line):
+            if not tie:
+                self._bring_up(turns, at)
+            elif (gang := line.head()) is not None and self._placed(gang, line):
                 line.take()
-                following = line.head()
-                if following is not None:
-                    heappush(turns, (self._turn(following), line))
+                self._line_up(line)
+            elif self._is_held:
+                line.pass_over()
+                passed[line] = None
+                self._line_up(line)
             else:
                 self._refused.add(line.shape)
+        for line in passed:
+            line.recall()
 
-    def _line_up(self, turns: list[tuple[Turn, Line]], line: Line) -> None:
+    def _protect(self) -> None:
+        """Find who is protected, of those that do not fit now."""
+        long_ms = self._books.now_ms - self._books.policy.protect_after_ms
+        found: list[Turn] = []
+        for shape in self._lines.by_shape():
+            if shape.preemptible and not shape.reckless and not self._may_fit(shape):
+                turns = (turn for turn in self._lines.in_turn(shape) if turn[2].account not in self._moving)
+                first = next(turns, None)
+                if first is not None and first[2].first().queued_ms < long_ms:
+                    found.append(first)
+        if found:
+            heads = [head for _, _, line in sorted(found, key=_turn) if (head := line.head()) is not None]
+            self.protected = protected(self._books, heads)
+
+    def _line_up_from(self, turns: list[Turn], at: int) -> None:
+        """All lines of a shape from this one on, by an entry that comes before that of each of them."""
+        if at < len(turns):
+            heappush(self._turns, (turns[at][0], (), len(self._turns), (turns, at)))
+
+    def _bring_up(self, turns: list[Turn], at: int) -> None:
+        """Line up those that have waited equally long, and after them the others."""
+        queued_ms = turns[at][0]
+        while at < len(turns) and turns[at][0] == queued_ms:
+            if not turns[at][2].moved:  # one that lost gangs stands where its next gang does
+                self._line_up(turns[at][2])
+            at += 1
+        self._line_up_from(turns, at)
+
+    def _line_up(self, line: Line) -> None:
         gang = line.head()
-        if gang is not None:
-            turns.append((self._turn(gang), line))
-
-    def _turn(self, gang: Gang) -> Turn:
-        snapshot = self._books.snapshot
-        starves = self._books.now_ms - gang.queued_ms > self._books.policy.starving_ms
-        return (
-            not starves,
-            gang.queued_ms - gang.head_start_ms,
-            -snapshot.balance_gpu_ms.get(gang.spec.account, 0),
-            gang.order,
-        )
+        if gang is not None and line.account not in self._moving:
+            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), gang.order)
+            heappush(self._turns, (since_ms(gang), tie, 0, ([(since_ms(gang), gang.order, line)], 0)))
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
@@ -86,22 +130,66 @@ class Borrowed:
             return True
         if shape in self._refused:
             return False
-        fits = any(fits_free(self._books, shape, pool) for pool in self._books.pools_for(shape.grade))
+        fits = any(self._fits_in(shape, pool) for pool in self._books.pools_for(shape.grade))
         (self._fitting if fits else self._refused).add(shape)
         return fits
 
+    def _fits_in(self, shape: Shape, pool: int) -> bool:
+        """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
+        want = least_demand(shape)
+        if want is None:
+            return False
+        key = (pool, want)
+        fits = self._roomy_wants.get(key)
+        if fits is None:
+            fits = self._roomy_wants[key] = self._books.has_room(want, Tiers(FREE, pool))
+        if shape.preemptible or not fits:
+            return fits and roomy(self._books, shape, pool)
+        return self._books.has_room(want, Tiers(FIRM, pool, end_ms=self._books.now_ms + shape.runtime_ms))
+
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
+        self._is_held = False
         for pool in books.pools_for(line.shape.grade):
             chosen = self._sized(gang, line, pool)
             if chosen is None:
                 continue
             wished = line.wants if chosen is gang else wants(chosen.shape)
-            gpus = free_fit(books, wished, _tiers(books, gang, pool))
+            gpus = free_fit(books, wished, borrowing_tiers(books, gang, pool))
+            guard = self.protected.get(pool)
+            if gpus is not None and guard is not None and ends_ms(gang, books.now_ms) > guard.start_ms:
+                chosen, gpus = self._beside(guard, chosen, gpus, line, pool)
             if gpus is not None:
                 books.place(chosen, gpus, inside=False)
                 return True
         return False
+
+    def _beside(
+        self, guard: Protected, gang: Gang, gpus: IntArray, line: Line, pool: int
+    ) -> tuple[Gang, IntArray | None]:
+        """GPUs for a gang that outlasts the protected one's start, such as that one does not need: these, if it does
+        not, or others.
+        """
+        books = self._books
+        found: tuple[Gang, IntArray | None] = (gang, None)
+        if guard.allows(books, gpus):
+            found = (gang, gpus)
+        elif line.shape not in self._held_shapes:
+            where = borrowing_tiers(books, gang, pool)
+            sizes = tried_sizes(line.shape, floor_div(len(gpus), line.shape.gpus_per_worker))
+            tried = (
+                (sized(gang, workers), fit_by_scan(books.fleet, books.floor, want, where, guard.spare))
+                for workers in sizes
+                if (want := demand(line.shape.sized(workers))) is not None
+            )
+            found = next((each for each in tried if each[1] is not None), found)
+        if found[1] is None:
+            self._is_held = True
+            self._held_shapes.add(line.shape)
+            self.held[line.account, line.shape] = guard
+        else:
+            guard.take(books, found[1])
+        return found
 
     def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
         """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
@@ -109,11 +197,16 @@ class Borrowed:
         if not shape.is_elastic:
             return gang if roomy(books, shape, pool) else None
         most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
-        workers = most_free(books, shape, _tiers(books, gang, pool), most)
+        workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
         return None if workers is None else sized(gang, workers)
 
 
-def _tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+def _turn(turn: Turn) -> tuple[int, tuple[int, int, int]]:
+    return turn[:2]
+
+
+def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
+    """Which free GPUs of the pool the gang may borrow, best first."""
     if not gang.shape.preemptible:
         return Tiers(FIRM, pool, end_ms=books.now_ms + gang.shape.runtime_ms)
     runtime_ms = gang.spec.max_runtime_ms
@@ -131,19 +224,10 @@ def spare_gpus(books: Books, shape: Shape, pool: int) -> int:
     """How many of the pool's free GPUs a gang of this shape may borrow; less than 0 where it is too full already."""
     if not (shape.reckless and shape.preemptible):
         return books.free_gpus(pool)
-    return beyond_idle_share(books.policy, books.free_gpus(pool), books.usable_gpus(pool))
+    kept = ceil_div(books.policy.reckless_idle_ppm * books.usable_gpus(pool), ONE_PPM)
+    return books.free_gpus(pool) - kept
 
 
-def beyond_idle_share(policy: Policy, free: int, usable: int) -> int:
-    """How many of a pool's free GPUs are more than the idle share that reckless borrowers must leave."""
-    return free - ceil_div(policy.reckless_idle_ppm * usable, ONE_PPM)
-
-
-def fits_free(books: Books, shape: Shape, pool: int) -> bool:
-    """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
-    want = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
-    if want is None or not books.has_room(want, Tiers(FREE, pool)):
-        return False
-    if shape.preemptible:
-        return roomy(books, shape, pool)
-    return books.has_room(want, Tiers(FIRM, pool, end_ms=books.now_ms + shape.runtime_ms))
+def keeps_idle(policy: Policy, idle: int, usable: int) -> bool:
+    """Whether so many idle GPUs of a pool are the share that reckless borrowers must leave."""
+    return idle * ONE_PPM >= policy.reckless_idle_ppm * usable

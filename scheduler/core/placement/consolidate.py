@@ -7,6 +7,7 @@ room when they come back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +18,23 @@ from scheduler.core.placement.borrowed import roomy
 from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Line, Lines
-from scheduler.core.placement.wants import Want, demand
+from scheduler.core.placement.protect import Protected
+from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM
 from scheduler.core.workloads import Gang, GangStatus, Shape, StopCause, ran_for_ms
 
 
-def consolidate(books: Books, lines: Lines) -> None:
-    """Empty the cheapest nodes for the first whole-node gang for which that is worth it."""
+def consolidate(books: Books, lines: Lines, guarded: Mapping[int, Protected]) -> None:
+    """Empty the cheapest nodes for the first whole-node gang for which that is worth it; not where another is guarded,
+    by pool, that it might delay.
+    """
     free_gpus = sum(books.free_gpus(pool) for pool in range(books.n_pools))
     if not free_gpus:
         return
     sizes = set(np.diff(books.fleet.first_gpu).tolist())
     heads: list[tuple[tuple[int, tuple[int, int, int]], Line]] = []
     for shape, of_shape in lines.by_shape().items():
-        if shape.gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
+        if shape.least_gpus <= free_gpus and _asks_whole_nodes(shape, sizes):
             turns = (((head.queued_ms, head.order), line) for line in of_shape.values() if (head := line.head()))
             first = min(turns, default=None)
             if first is not None:
@@ -41,13 +45,19 @@ def consolidate(books: Books, lines: Lines) -> None:
         if gang is None:
             continue
         gang = sized(gang, gang.shape.min_workers) if gang.shape.is_elastic else gang
-        if any(_emptied(books, gang, pool, yards) for pool in books.pools_for(line.shape.grade)):
+        if any(_emptied(books, gang, pool, yards) for pool in _pools(books, gang, guarded)):
             line.take()
             return
 
 
+def _pools(books: Books, gang: Gang, guarded: Mapping[int, Protected]) -> list[int]:
+    """The pools in which the gang delays nobody."""
+    pools = books.pools_for(gang.shape.grade)
+    return [pool for pool in pools if pool not in guarded or guarded[pool].gang.number == gang.number]
+
+
 def _asks_whole_nodes(shape: Shape, sizes: set[int]) -> bool:
-    want = demand(shape)
+    want = least_demand(shape)
     return shape.preemptible and want is not None and want.size in sizes
 
 
@@ -108,7 +118,7 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
 
 
 def _moves(books: Books, row: int) -> bool:
-    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    gangs = [books.rows[row], *books.devices.riding(row)]
     nodes = {int(books.floor.node_of_gpu[gpu]) for gpu in gangs[0].gpu_numbers}
     return len(nodes) == 1 and all(_may_move(gang, books.now_ms) for gang in gangs)
 

@@ -6,11 +6,20 @@ All functions are pure over numbers by node; nothing here knows owners, occupant
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.placement.wants import Want
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Room made for a want: its GPUs, ascending by node, and the rows to end first."""
+
+    gpus: IntArray
+    victims: tuple[int, ...]
 
 
 def cells_of_nodes(fleet: Fleet, level: Level | None) -> IntArray | None:

@@ -5,12 +5,12 @@ Gangs of one line share their fate, so only heads are ever looked at. The queue 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
 from scheduler.core.placement.snapshot import Queue
-from scheduler.core.placement.wants import Want, demand, wants
-from scheduler.core.workloads import Gang, Shape
+from scheduler.core.placement.wants import Want, least_demand, wants
+from scheduler.core.workloads import Gang, Shape, asked_shape
 
 Key = tuple[str, Shape]
 """What names a line: its account and its shape."""
@@ -21,20 +21,21 @@ class Line:
     front again.
     """
 
-    __slots__ = ("_gangs", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
+    __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
 
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         self.account = account
         self.shape = shape
         self.gpus = shape.min_workers * shape.gpus_per_worker
         """GPUs of its gangs, of elastic ones with their least workers."""
-        self.least: Want | None = demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
+        self.least: Want | None = least_demand(shape)
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
         self._gangs = gangs
         self._taken = 0
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
+        self._passed: list[tuple[tuple[int, int, int], Gang]] = []
 
     @property
     def wants(self) -> tuple[Want, ...]:
@@ -46,6 +47,30 @@ class Line:
         if self._returned:
             return self._returned[0][1]
         return self._gangs[self._taken] if self._taken < len(self._gangs) else None
+
+    def first(self) -> Gang:
+        """The first gang when the round began."""
+        return self._gangs[0]
+
+    @property
+    def moved(self) -> bool:
+        """Whether this round took gangs from the line."""
+        return self._taken > 0
+
+    def pass_over(self) -> None:
+        """The head waits on, and this round looks at the one behind it, until `recall`."""
+        gang = self.head()
+        if gang is not None:
+            self._passed.append((gang.order, gang))
+            self.take()
+
+    def recall(self) -> None:
+        """Those passed over are at the front again; where none was placed, the line is as it was."""
+        if len(self._passed) == self._taken and not self._returned:
+            self._taken = 0
+        else:
+            self._returned = sorted([*self._passed, *self._returned])
+        self._passed = []
 
     def take(self) -> None:
         """The head of the line was placed."""
@@ -63,10 +88,20 @@ class Line:
         self._gangs = gangs
         self._taken = 0
         self._returned.clear()
+        self._passed.clear()
 
 
 Waiting = dict[str, dict[Shape, None]]
 """Shapes that wait, by account. Inner ones are never changed once somebody has them."""
+
+
+Turn = tuple[int, tuple[int, int, int], Line]
+"""Since when the first gang of a line waits (`since_ms`), and its order of service."""
+
+
+def since_ms(gang: Gang) -> int:
+    """Since when the gang waits among borrowers, to which a near deadline adds."""
+    return gang.queued_ms - gang.head_start_ms
 
 
 class Lines:
@@ -77,6 +112,8 @@ class Lines:
         self._lines: dict[str, dict[Shape, Line]] = {}
         self._by_shape: dict[Shape, dict[str, Line]] | None = None
         self._waiting: Waiting | None = None
+        self._in_turn: dict[Shape, list[Turn]] = {}
+        self._turn_of: dict[Line, Turn] = {}
 
     def accounts(self) -> list[str]:
         """Every account of the queue."""
@@ -99,14 +136,26 @@ class Lines:
                     self._by_shape.setdefault(shape, {})[account] = line
         return self._by_shape
 
+    def in_turn(self, shape: Shape) -> list[Turn]:
+        """The shape's lines as they stood when the round began, those whose first gang waits longest first."""
+        turns = self._in_turn.get(shape)
+        if turns is None:
+            turns = self._in_turn[shape] = []
+            for line in self.by_shape()[shape].values():
+                first = line.first()
+                turns.append((since_ms(first), first.order, line))
+                self._turn_of[line] = turns[-1]
+            turns.sort()
+        return turns
+
     def waiting(self, placed: Iterable[Gang]) -> Waiting:
         """The shapes of every line that still has a gang, by account, now that these were placed."""
         if self._waiting is None:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
-        for account, shape in {(gang.spec.account, gang.asked_shape) for gang in placed}:
+        for account, shape in {(gang.spec.account, asked_shape(gang)) for gang in placed}:
             line = self.of(account).get(shape)
-            if line is not None and line.head() is None:
+            if account in left and (line is None or line.head() is None):
                 left[account] = {each: None for each in left[account] if each != shape}
                 if not left[account]:
                     del left[account]
@@ -130,13 +179,21 @@ class Lines:
 
     def _renew(self, lines: dict[Shape, Line], account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
         line = lines.get(shape)
+        turns = self._in_turn.get(shape)
+        if line is not None and turns is not None:
+            del turns[bisect_left(turns, self._turn_of.pop(line))]
         by_account = {} if self._by_shape is None else self._by_shape.setdefault(shape, {})
         if not gangs:
             lines.pop(shape, None)
             by_account.pop(account, None)
             if not by_account and self._by_shape is not None:
                 del self._by_shape[shape]
-        elif line is None:
-            by_account[account] = lines[shape] = Line(account, shape, gangs)
+                self._in_turn.pop(shape, None)
+            return
+        if line is None:
+            line = by_account[account] = lines[shape] = Line(account, shape, gangs)
         else:
             line.renew(gangs)
+        if turns is not None:
+            self._turn_of[line] = (since_ms(gangs[0]), gangs[0].order, line)
+            insort(turns, self._turn_of[line])

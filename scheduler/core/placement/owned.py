@@ -23,7 +23,7 @@ from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
-from scheduler.core.workloads import Gang, shape_of
+from scheduler.core.workloads import Gang, asked_shape
 
 INSIDE = tiers(Kind.OWN, Kind.OWN_OR_UNSOLD, Kind.ANY)
 
@@ -125,7 +125,7 @@ class Owned:
         books = self._books
         while books.withdrawn:
             placed, inside = books.withdrawn.pop()
-            gang = replace(placed, shape=shape_of(placed.spec)) if placed.spec.is_elastic else placed
+            gang = replace(placed, shape=asked_shape(placed)) if placed.spec.is_elastic else placed
             line = self._lines.of(gang.spec.account)[gang.shape]
             if not inside or not self._placed(gang, line):
                 line.give_back(gang)

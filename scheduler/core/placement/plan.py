@@ -4,7 +4,8 @@
     2. gangs inside their entitlement, each of them (`owned`; `firm` for those that cannot be preempted)
     3. the others borrow what is free (`borrowed`)
     4. whole nodes are emptied for a gang that waits for them, where that is worth the lost work (`consolidate`)
-    5. one reason for every line that still waits (`reasons`)
+    5. an elastic gang is restarted where it gets more workers and that is worth the lost work (`grow`)
+    6. one reason for every line that still waits (`reasons`)
 
 Law: after the round no preemptible gang that waits is inside its entitlement (`inside`). The plan is a function of its
 arguments: same snapshot, same plan, byte for byte; nothing given is changed.
@@ -15,6 +16,7 @@ from __future__ import annotations
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.consolidate import consolidate
+from scheduler.core.placement.grow import grow
 from scheduler.core.placement.joining import Joins
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due, Owned
@@ -35,7 +37,9 @@ def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     joins.run()
     borrowed.run()
     if books.policy.consolidate:
-        consolidate(books, lines)
+        consolidate(books, lines, borrowed.protected)
     owned.run_again()
     joins.run()
-    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines))
+    if books.policy.grow:
+        grow(books, lines)
+    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines, borrowed))

@@ -8,7 +8,7 @@ and blocks, so that every tie falls as in the whole; each node is in exactly one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -91,10 +91,14 @@ class Division:
         return int(self.pool_of_gpu[gang.gpu_numbers[0]])
 
     def place(self, pool: int, gang: Gang, gpus: Sequence[int], *, inside: bool, waits_for: Iterable[str]) -> Place:
-        """A placement that a part's plan made, in the part's numbers, as the fleet's plan says it."""
+        """A placement that a part's plan made, in the part's numbers, as the whole plan says it: with the workers that
+        an elastic gang gets.
+        """
         numbers: list[int] = self.parts[pool].gpus[list(gpus)].tolist()
-        hosts = tuple(self.fleet.host_of_gpu[gpu] for gpu in numbers[:: gang.shape.gpus_per_worker])
-        return Place(gang, tuple(numbers), hosts, inside, tuple(waits_for))
+        size = gang.shape.gpus_per_worker
+        hosts = tuple(self.fleet.host_of_gpu[gpu] for gpu in numbers[::size])
+        placed = replace(gang, shape=gang.shape.sized(len(hosts))) if gang.shape.is_elastic else gang
+        return Place(placed, tuple(numbers), hosts, inside, tuple(waits_for))
 
 
 def counts(gang: Gang) -> bool:

@@ -8,6 +8,7 @@ UNHEALTHY_CELLS       its account's count would hold it, were all owned GPUs usa
 FRAGMENTED            the count holds it, but the account's cells do not repack around it
 OUTLASTS_WINDOW       it cannot be preempted, and the GPUs it may have change hands before it would end
 AWAITING_RECLAIM      it fits once the gangs that are stopping have gone
+HELD_BACK             it would fit, but outlasts the start of a gang that has waited long, on what that one needs
 BORROWING_RESTRICTED  it would fit, but never checkpoints: it borrows only while the pool is roomy
 FRAGMENTED            enough GPUs are free, but not in that shape
 BEFORE_WINDOW         the account will own enough at a known instant
@@ -17,18 +18,18 @@ OVER_ENTITLEMENT      the account uses its count, and too little is free to borr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import beyond_idle_share
-from scheduler.core.placement.fits import has_slots
+from scheduler.core.placement.borrowed import Borrowed, keeps_idle
+from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.floor import N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
-from scheduler.core.placement.wants import demand
+from scheduler.core.placement.wants import least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
 
 REMEDIES: Mapping[Reason, str] = {
@@ -52,17 +53,18 @@ class Reasons(Mapping[Key, Waiting]):
     What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
     """
 
-    def __init__(self, books: Books, lines: Lines) -> None:
-        self._waiting = lines.waiting(gang for gang, _ in books.decided.values())
+    def __init__(self, books: Books, lines: Lines, borrowed: Borrowed) -> None:
+        self._waiting = lines.waiting(books.gangs_taken())
+        self._held = borrowed.held
+        guards = borrowed.protected.values()
+        self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
         self._nodes, self._holder = books.floor.nodes.copy(), books.floor.holder.copy()
         self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
         self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
         self._placed_now = set(books.decided)
-        self._owned = [list(by_pool) for by_pool in books.owned_gpus]
-        self._entitled = [list(by_pool) for by_pool in books.entitled]
-        self._used = [list(by_pool) for by_pool in books.used]
+        self._owned, self._entitled, self._used = list(books.owned_gpus), list(books.entitled), list(books.used)
         self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
         self._opens, self._account_index = dict(books.opens), books.account_index
         self._leavers_gone_ms = books.leavers_gone_ms()
@@ -100,21 +102,30 @@ class Reasons(Mapping[Key, Waiting]):
         physical, free, until_ms = self._of_shape[shape]
         if physical in _WHATEVER_IS_OWNED:
             return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
-        numbers = (("asked_gpus", shape.gpus), *self._numbers(index, shape.grade), *free)
-        pools, gpus = self._pools_for(shape.grade), shape.gpus
+        least = (("least_gpus", shape.least_gpus),) if shape.is_elastic else ()
+        numbers = (("asked_gpus", shape.gpus), *least, *self._numbers(index, shape.grade), *free)
+        pools, gpus = self._pools_for(shape.grade), shape.least_gpus
         owned, entitled, used = self._owned[index], self._entitled[index], self._used[index]
         if any(entitled[pool] - used[pool] >= gpus for pool in pools):
             reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
             return Waiting(reason, numbers, None, REMEDIES[reason])
         if any(owned[pool] - used[pool] >= gpus for pool in pools):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
+        guard = self._held.get((account, shape))
+        if guard is not None:
+            told = (("protected_gpus", guard.gang.shape.gpus), ("protected_start_ms", guard.start_ms))
+            return Waiting(Reason.HELD_BACK, (*numbers, *told), None, REMEDIES[Reason.HELD_BACK])
+        starts_ms = self._start_ms.get((account, shape))
         if physical is not None:
-            return Waiting(physical, numbers, until_ms, REMEDIES[physical])
+            at_ms = starts_ms if until_ms is None else until_ms
+            return Waiting(physical, (*numbers, *_protected(starts_ms)), at_ms, REMEDIES[physical])
         opens = self._opens.get(account)
         if opens is not None and opens.gpus >= gpus + min(used[pool] for pool in pools):
             return Waiting(Reason.BEFORE_WINDOW, numbers, opens.at_ms, REMEDIES[Reason.BEFORE_WINDOW])
-        expected_ms = self._own_ends_ms(index, shape)
-        return Waiting(Reason.OVER_ENTITLEMENT, numbers, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
+        own_ms = self._own_ends_ms(index, shape.least_gpus, pools)
+        told = (*numbers, *(_protected(starts_ms) if own_ms is None or (starts_ms or own_ms) < own_ms else ()))
+        expected_ms = min((at_ms for at_ms in (own_ms, starts_ms) if at_ms is not None), default=None)
+        return Waiting(Reason.OVER_ENTITLEMENT, told, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
 
     def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
         key = (account, grade)
@@ -139,7 +150,7 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
         """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
-        want, pools = demand(shape), self._pools_for(shape.grade)
+        want, pools = least_demand(shape), self._pools_for(shape.grade)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
         all_gpus = [self._in_pool(pool, np.diff(self._fleet.first_gpu)) for pool in pools]
@@ -150,14 +161,14 @@ class Reasons(Mapping[Key, Waiting]):
         free = [self._in_pool(pool, self._nodes[:-1, column]) for pool in pools]
         numbers = (
             ("free_gpus", sum(int(each.sum()) for each in free)),
-            ("free_parts", max(int((each // want.size).sum()) for each in free)),
+            ("free_parts", max(parts_on(self._fleet, want, enumerate(each.tolist())) for each in free)),
             ("asked_parts", want.parts),
         )
         if not shape.preemptible:
             fits_unsold = any(has_slots(self._fleet, each, want) for each in free)
             return Reason.OUTLASTS_WINDOW if fits_unsold else None, numbers, None
         if any(has_slots(self._fleet, each, want) for each in free):
-            roomy = not shape.reckless or any(self._keeps_idle(pool, shape.gpus) for pool in pools)
+            roomy = not shape.reckless or any(self._keeps_idle(pool, shape.least_gpus) for pool in pools)
             return None if roomy else Reason.BORROWING_RESTRICTED, numbers, None
         opening = [self._in_pool(pool, self._nodes[:-1, N_OPEN]) for pool in pools]
         if any(has_slots(self._fleet, each, want) for each in opening):
@@ -171,19 +182,18 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _keeps_idle(self, pool: int, gpus: int) -> bool:
         free, usable = self._idle[pool]
-        return gpus <= beyond_idle_share(self._policy, free, usable)
+        return keeps_idle(self._policy, free - gpus, usable)
 
-    def _own_ends_ms(self, account: int, shape: Shape) -> int | None:
+    def _own_ends_ms(self, account: int, gpus: int, pools: Sequence[int]) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""
-        pools = self._pools_for(shape.grade)
         entitled, used = self._entitled[account], self._used[account]
-        if all(entitled[pool] < shape.gpus for pool in pools):
+        if all(entitled[pool] < gpus for pool in pools):
             return None
         best: int | None = None
         for pool in pools:
             ends_ms, freed = self._ends_in(account, pool)
-            at = bisect_left(freed, shape.gpus - (entitled[pool] - used[pool]))
-            if entitled[pool] >= shape.gpus and at < len(freed):
+            at = bisect_left(freed, gpus - (entitled[pool] - used[pool]))
+            if entitled[pool] >= gpus and at < len(freed):
                 best = ends_ms[at] if best is None else min(best, ends_ms[at])
         return best
 
@@ -205,6 +215,11 @@ class Reasons(Mapping[Key, Waiting]):
             ends.sort()
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
         return self._ends[key]
+
+
+def _protected(starts_ms: int | None) -> tuple[tuple[str, int], ...]:
+    """When a gang should start that others must not delay."""
+    return () if starts_ms is None else (("protected_start_ms", starts_ms),)
 
 
 _WHATEVER_IS_OWNED = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET})

@@ -14,19 +14,11 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.fits import cells_of_nodes, parts_on
+from scheduler.core.placement.fits import Room, cells_of_nodes, parts_on
 from scheduler.core.placement.wants import Want
 
 Victim = tuple[int, int, int]
 """(price, rank of the row, GPUs that it frees on the node)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """Room made for a want: its GPUs, ascending by node, and the rows to end first."""
-
-    gpus: IntArray
-    victims: tuple[int, ...]
 
 
 @dataclass(slots=True)

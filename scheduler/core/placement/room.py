@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.reclaim import Ground, Room, cheapest_room
+from scheduler.core.placement.fits import Room
+from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import Gang
@@ -29,14 +30,13 @@ def take_room(books: Books, gang: Gang, room: Room) -> None:
 
 def room_from_accounts_over_count(books: Books, want: Want, pool: int) -> Room | None:
     """The least lost work, anywhere in the pool, of accounts over their count; each loses until it is at its count."""
-    excess = {
-        account: -books.headroom(account, pool)
-        for account in range(len(books.account_index))
-        if books.headroom(account, pool) < 0
-    }
+    if want.apart is None:
+        return books.room_over_count(want, pool)
+    accounts = [account for account in range(len(books.account_index)) if books.headroom(account, pool) < 0]
+    excess = {account: -books.headroom(account, pool) for account in accounts}
     prices = {
         row: books.price(row)
-        for account in excess
+        for account in accounts
         for row in books.rows_of(account, pool)
         if books.rows[row].shape.preemptible and books.is_placed(row)
     }

@@ -28,7 +28,8 @@ def fit_by_scan(fleet: Fleet, floor: Floor, want: Want, where: Tiers, most: IntA
         if where.kinds >> kind & 1:
             allowed = free & _allowed(floor, kind, where)
             counts = np.bincount(floor.node_of_gpu[allowed], minlength=len(fleet.nodes))
-            found = _spread(fleet, floor, want, counts if most is None else np.minimum(counts, most))
+            counts = counts if most is None else np.minimum(counts, np.maximum(most, 0))
+            found = spread_over(fleet, want, counts, floor.free_by_node)
             if found is not None:
                 return _picked(floor, want, where.account, allowed, found)
     return None
@@ -58,9 +59,10 @@ def _allowed(floor: Floor, kind: Kind, where: Tiers) -> npt.NDArray[np.bool_]:
     return chosen
 
 
-def _spread(fleet: Fleet, floor: Floor, want: Want, counts: IntArray) -> list[tuple[int, int]] | None:
-    """(node, parts there), ascending, for all parts; None where they do not fit."""
-    tightness = floor.free_by_node
+def spread_over(fleet: Fleet, want: Want, counts: IntArray, tightness: IntArray) -> list[tuple[int, int]] | None:
+    """(node, parts there), ascending, for all parts on nodes with so many GPUs each, those of the least tightness first
+    (both by node); None where they do not fit.
+    """
     slots = counts // want.size
     if want.apart is not None:
         slots = one_a_cell(fleet, want, slots, tightness.argsort(kind="stable"))

@@ -7,7 +7,7 @@ device one, its *carrier*, is the occupant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,8 @@ class Snapshot:
     """Every WAITING gang."""
     shares: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
     """By shared GPU: the milli-GPUs of each gang (by number) that is on it, in order of arrival."""
+    growing: Collection[int] = ()
+    """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
     balance_gpu_ms: Mapping[str, int] = field(default_factory=dict)
     """Half-life decayed GPU-ms lent minus borrowed, by account; missing is 0."""
     opens: Mapping[str, Opening] = field(default_factory=dict)
@@ -141,3 +143,10 @@ class Policy:
     """Consolidate where the work lost is under this share of k × min(1 h, what remains)."""
     starving_ms: int = 86_400_000
     """A borrower that has waited this long goes before all that have not."""
+    protect_after_ms: int = 21_600_000
+    """The first borrower that has waited longer than this is not delayed by those behind it."""
+    grow: bool = True
+    grow_after_ms: int = 600_000
+    """An elastic gang runs so long, at least, before it is restarted with more workers."""
+    grow_gain_ppm: int = 200_000
+    """Restart it where the work lost is under this share of what more workers do in an hour, or what remains of it."""

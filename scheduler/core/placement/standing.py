@@ -3,7 +3,7 @@
 Law: the plan is that of `plan(snapshot, policy)`, byte for byte, whatever happened in between; only the work differs.
 What was touched is read anew from the snapshot, so that it does not matter whether the last plan was carried out, in
 part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed,
-or a shared device did, the books are opened anew.
+the books are opened anew.
 
 Whoever was refused in the last round is refused again unless something happened to its account (its use, its lines,
 its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend
@@ -18,6 +18,7 @@ from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due
 from scheduler.core.placement.plan import decided
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Touched
+from scheduler.core.workloads import asked_shape
 
 MOST_DEAD_ROWS = 3
 """Books are opened anew when so many times more rows have ended than stand."""
@@ -40,27 +41,30 @@ class Standing:
             self._books = Books(snapshot, self._policy)
             self._lines = Lines(snapshot.queue)
             return decided(self._books, self._lines)
-        keys = touched.lines | {(gang.spec.account, gang.asked_shape) for gang in books.gangs_of_round()}
+        keys = touched.lines | {(gang.spec.account, asked_shape(gang)) for gang in books.gangs_of_round()}
         accounts = follow(books, snapshot, touched) | {account for account, _ in keys}
         self._lines.follow(snapshot.queue, keys)
         return decided(books, self._lines, self._due(accounts))
 
     def _due(self, accounts: set[str]) -> Due:
+        books, shapes = self._books, self._lines.by_shape()
+        if books is None:
+            raise AssertionError("the books were closed")
+        room: list[int] = (-books.excess).max(axis=0).tolist()
         firm = [
             line
-            for shape, lines in self._lines.by_shape().items()
+            for shape, lines in shapes.items()
             if not shape.preemptible
-            for line in lines.values()
-            if line.account not in accounts
+            for name, line in lines.items()
+            if line.gpus <= room[books.account_index[name]] and name not in accounts
         ]
         return Due(accounts, firm)
 
 
 def _can_follow(books: Books, snapshot: Snapshot, touched: Touched) -> bool:
-    if touched.ownership or snapshot.fleet is not books.fleet or len(snapshot.usable) != len(books.snapshot.usable):
+    if snapshot.shares or books.devices.riders or books.snapshot.shares:
         return False
-    known = (books.gang_of_number(number) or snapshot.placed.get(number) for number in touched.gangs)
-    if any(gang is not None and gang.shape.is_share for gang in (*known, *books.gangs_of_round())):
+    if touched.ownership or snapshot.fleet is not books.fleet or len(snapshot.usable) != len(books.snapshot.usable):
         return False
     standing = len(snapshot.placed)
     if len(books.rows) > MOST_DEAD_ROWS * (standing + 1_000) or len(touched.gangs) * MANY_TOUCHED > standing + 1_000:

@@ -36,6 +36,11 @@ def demand(shape: Shape) -> Want | None:
     return _want(shape, within=shape.topology_required, apart=shape.spread_required)
 
 
+def least_demand(shape: Shape) -> Want | None:
+    """The same with as few workers as will do."""
+    return demand(shape.sized(shape.min_workers) if shape.is_elastic else shape)
+
+
 @lru_cache(maxsize=16_384)
 def wants(shape: Shape) -> tuple[Want, ...]:
     """What to try, best first: what is only preferred goes before doing without it, together before apart, and both

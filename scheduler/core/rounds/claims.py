@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -24,6 +25,15 @@ def demands_of(state: State, names: Iterable[str], now_ms: int) -> list[Demand]:
             terms = state.instruments[position.instrument]
             found += demands(position, terms, lambda _grade, _site, pool=pool: pool, now_ms)  # type: ignore[misc]
     return found
+
+
+def short_now(state: State, now_ms: int) -> list[str]:
+    """Positions that stand on fewer GPUs, well or ill, than they contract now, by name."""
+    covered: Counter[str] = Counter()
+    for holding in state.calendar.holdings:
+        if holding.start_ms <= now_ms:
+            covered[holding.position] += len(state.fleet.gpus_of_cell(holding.level, holding.cell))
+    return sorted(name for name, contracted in state.contracted.items() if contracted.at(now_ms) > covered[name])
 
 
 def pool_of(state: State, name: str) -> int | None:

@@ -43,6 +43,7 @@ from scheduler.core.rounds.claims import (
     pool_of,
     promised_until_ms,
     rank_of,
+    short_now,
 )
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
@@ -116,7 +117,7 @@ def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
         for event in _covered(state, names, now_ms, spares):
             if not isinstance(event, CoverageRefused):
                 yield event
-    if state.refused or state.shortages or not state.health.usable.all():
+    if state.shortages or short_now(state, now_ms) or not state.health.usable.all():
         yield from replaced(state, now_ms, spares)
 
 
@@ -176,17 +177,17 @@ def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares:
 
 
 def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]]:
-    """(lots in force that a higher class displaced, those of positions that were never covered as sold) and that stand
-    on no cell.
+    """(lots in force that a higher class displaced, or whose cell was theirs for a while, those of positions that were
+    never covered as sold) and that stand on no cell.
     """
     waiting: list[Demand] = []
     oversold: list[Demand] = []
-    for demand in demands_of(state, [name for name in sorted(state.refused) if name in state.book.positions], now_ms):
+    for demand in demands_of(state, short_now(state, now_ms), now_ms):
         if demand.start_ms > now_ms:
             continue
         held = sum(held.start_ms <= now_ms for held in state.calendar.of(demand.position))
         if demand.lots > held:
-            displaced = state.refused[demand.position] == Cause.SHORTAGE_RULE
+            displaced = state.refused.get(demand.position, Cause.SHORTAGE_RULE) == Cause.SHORTAGE_RULE
             (waiting if displaced else oversold).append(demand._replace(lots=demand.lots - held))
     return waiting, oversold
 
@@ -263,7 +264,10 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
     for name in sorted(names):
         usable &= ~_of_other_size(state, name)
-    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state))
+    # What is open holds everybody's: it serves where none of these holds anything yet.
+    calendar = state.calendar.opened(state.fleet)
+    fresh = calendar if names.isdisjoint(calendar.of_position) else None
+    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state), calendar=fresh)
     if all(_fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.

@@ -49,6 +49,8 @@ class Gangs:
         """Numbers of the gangs that are BINDING or STOPPING: those of which execution may have to be told."""
         self.firm: set[int] = set()
         """Numbers of the placed gangs that cannot be preempted."""
+        self.growing: set[int] = set()
+        """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
 
     def grow(self, n_gpus: int) -> None:
         """The fleet has this many GPUs now; new ones are free."""
@@ -243,6 +245,8 @@ class Gangs:
             self.due_ms[gang.number] = due_ms
         if not gang.spec.preemptible:
             self.firm.add(gang.number)
+        if len(gang.pieces) < gang.spec.workers:
+            self.growing.add(gang.number)
         (self.in_motion.discard if gang.status is GangStatus.RUNNING else self.in_motion.add)(gang.number)
 
     def _let_go(self, gang: Gang) -> None:
@@ -251,6 +255,7 @@ class Gangs:
         self.due_ms.pop(gang.number, None)
         self.in_motion.discard(gang.number)
         self.firm.discard(gang.number)
+        self.growing.discard(gang.number)
 
     def _leaving(self, gpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         return np.array(

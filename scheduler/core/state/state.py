@@ -127,6 +127,7 @@ class State:
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,
+            growing=self.gangs.growing,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -309,13 +310,33 @@ class State:
         if faults:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
-        self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
-        if event.why in {"traded", "planned", "ended"} and event.from_ms <= now_ms:  # until then it stays short
-            for position in event.positions:
-                self.refused.pop(position, None)
+        # A turn only tells past ones apart: they are the same after it.
+        self.calendar.keep(holdings, event)
+        if event.why in {"traded", "planned", "ended"}:
+            for position in self.refused.keys() & set(event.positions):
+                if self._is_whole(position, now_ms):  # else others only moved its future, or it is short until later
+                    del self.refused[position]
         self._turn(now_ms)
         if event.from_ms < now_ms:
             self._retell(event, now_ms)
+
+    def _is_whole(self, position: str, now_ms: int) -> bool:
+        """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
+        contracted = self.contracted.get(position, StepFunction())
+        held = [
+            (holding.start_ms, holding.end_ms, len(self.fleet.gpus_of_cell(holding.level, holding.cell)))
+            for holding in self.calendar.of(position)
+        ]
+        edges = {
+            now_ms,
+            *(at_ms for at_ms, _ in contracted.steps),
+            *(edge for start, end, _ in held for edge in (start, end)),
+        }
+        return all(
+            sum(gpus for start, end, gpus in held if start <= at_ms < end) >= contracted.at(at_ms)
+            for at_ms in edges
+            if at_ms >= now_ms
+        )
 
     def _faults(self, event: CoverageAssigned, holdings: tuple[Holding, ...]) -> tuple[str, ...]:
         named = set(event.positions)
@@ -349,10 +370,10 @@ class State:
             self._turn(self.calendar.turns[0])
 
     def _turn(self, at_ms: int) -> None:
-        owners, until_ms = self.calendar.owner_account, self.calendar.until_ms
+        owner, until_ms = self.calendar.owner_account, self.calendar.until_ms
         changed = self.calendar.turn(self.fleet, at_ms, self.position_index, self.account_of_position)
-        same_owners = np.array_equal(owners, self.calendar.owner_account)
-        self.gangs.touched.ownership |= not (same_owners and np.array_equal(until_ms, self.calendar.until_ms))
+        same = np.array_equal(owner, self.calendar.owner_account) and np.array_equal(until_ms, self.calendar.until_ms)
+        self.gangs.touched.ownership |= not same
         if len(changed):
             self.meter.set_owner(at_ms, changed, self.calendar.owner_position[changed])
         self._look_ahead(at_ms)

@@ -12,10 +12,11 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import NO_GPUS, Books, BoolArray
-from scheduler.core.placement.fits import cells_of_nodes, has_slots, slots_by_cell
+from scheduler.core.placement.fits import Room, cells_of_nodes, has_slots, slots_by_cell
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.plan import decided
+from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 from scheduler.core.placement.tight import Kind
@@ -77,6 +78,10 @@ class NaiveBooks(Books):
         room = self._own(account, pool) & ~firm
         room[taken] = False
         return packs(self._by_node(room), wanted, self.fleet)
+
+    def room_over_count(self, want: Want, pool: int) -> Room | None:
+        """As in the books, over the pool's ground laid out whole."""
+        return cheapest_room(ground_of_accounts_over_count(self, pool), want)
 
     def free_gpus(self, pool: int) -> int:
         """As in the books, by scanning."""
@@ -169,3 +174,19 @@ def spread(
             taken.append((node, min(int(slots[node]), parts)))
             parts -= taken[-1][1]
     return sorted(taken)
+
+
+def ground_of_accounts_over_count(books: Books, pool: int) -> Ground:
+    """The whole pool, on which accounts over their count make way."""
+    excess = {
+        account: -books.headroom(account, pool)
+        for account in range(len(books.account_index))
+        if books.headroom(account, pool) < 0
+    }
+    prices = {
+        row: books.price(row)
+        for account in excess
+        for row in books.rows_of(account, pool)
+        if books.rows[row].shape.preemptible and books.is_placed(row)
+    }
+    return Ground.of(books, books.gpus_of_pool(pool), prices, excess)

@@ -12,7 +12,7 @@ from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
+from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Stop
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import GangSpec
@@ -59,9 +59,25 @@ def test_long_runs_equal_those_by_scanning(seed: int) -> None:
         run.happen()
 
 
+@pytest.mark.parametrize("seed", range(20, 26))
+def test_what_gangs_wish_is_planned_as_by_scanning(seed: int) -> None:
+    run = Run(seed, wishful=True)
+    for _ in range(12):
+        run.world.submit(run.spec())
+    for _ in range(80):
+        run.world.apply(assert_equal(run.world.snapshot(), run.policy))
+        run.happen()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_is_planned_as_by_scanning(seed: int) -> None:
     assert assert_equal(crowd_of(1_200, seed).snapshot, Policy()).actions
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_crowd_that_must_reclaim_is_planned_as_by_scanning(seed: int) -> None:
+    made = assert_equal(crowd_of(1_000, seed, crowded=True).snapshot, Policy())
+    assert sum(isinstance(action, Stop) for action in made.actions) > 10
 
 
 def test_machine_code_plans_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

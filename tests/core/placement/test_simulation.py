@@ -25,8 +25,9 @@ NEWS = ("submit",) * 6 + ("end", "cancel") * 2 + ("start", "gone") * 3 + ("later
 class Run:
     """A world with its own dice: how it is owned, what is asked of it, and what happens next."""
 
-    def __init__(self, seed: int, *, wishful: bool = False) -> None:
+    def __init__(self, seed: int, *, wishful: bool = False, shares: bool = True) -> None:
         self.dice = Random(seed)
+        self.shares = shares
         self.wishful = wishful
         dice = self.dice
         gpus = [dice.choice((8, 8, 8, 4, 3)) if seed % 3 == 0 else 8 for _ in range(dice.randint(2, 8))]
@@ -39,6 +40,14 @@ class Run:
         self.world = World(fleet_of(gpus, grades), owners, ACCOUNTS)
         self.world.until_ms[:] = np.repeat([dice.choice((FOR_EVER_MS, 3 * HOUR_MS)) for _ in gpus], gpus)
         self.policy = Policy(reckless_idle_ppm=dice.choice((0, 50_000)), consolidate=False)
+        if wishful:
+            self.policy = Policy(
+                reckless_idle_ppm=self.policy.reckless_idle_ppm,
+                consolidate=dice.random() < 0.5,
+                grow_after_ms=dice.choice((0, 2 * MINUTE_MS)),
+                grow_gain_ppm=dice.choice((200_000, 10_000_000)),
+                protect_after_ms=dice.choice((0, 5 * MINUTE_MS, 10 * HOUR_MS)),
+            )
         self.sizes = SIZES[seed % len(SIZES)]
         self.odd_percent = dice.choice((0, 10, 40))
         self.seen: Counter[str] = Counter()
@@ -67,7 +76,7 @@ class Run:
     def _wishes(self, topology: Level | None) -> tuple[dict[str, Any], Level | None]:
         """A share of a GPU, an elastic gang, workers apart, a minimum run time, a deadline."""
         dice = self.dice
-        if dice.random() < 0.3:
+        if dice.random() < 0.3 and self.shares:
             return {"gpu_milli": dice.choice((100, 250, 500, 700, 999))}, None
         workers = dice.choice((1, 2, 3, 4, 6))
         spread = dice.choice((None, None, *Level))
@@ -130,6 +139,7 @@ class Run:
             for number in self.world.in_status(GangStatus.STOPPING):
                 self.world.gone(number)
             self.world.start()
+            self.world.now_ms += MINUTE_MS if self.wishful else 0
             if not self.round() and not self.world.in_status(GangStatus.STOPPING, GangStatus.BINDING):
                 return True
         return False

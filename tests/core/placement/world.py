@@ -80,6 +80,7 @@ class World:
             occupant=self.occupant,
             claimant=self.claimant,
             shares=self.shares,
+            growing={number for number, gang in placed.items() if gang.shape.workers < gang.spec.workers},
             placed=placed,
             queue=queue,
             balance_gpu_ms=self.balance_gpu_ms,

@@ -1,0 +1,106 @@
+"""A gang that has waited long is not delayed by those behind it: backfill as in EASY.
+
+Of each pool the first borrower that has waited longer than `protect_after_ms`, and does not fit now, is *protected*: by
+declared ends it should start at a known instant, on nodes that are chosen now. A borrower behind it starts only if it
+has ended by then, as it declares, or leaves those nodes what the protected gang needs; so short work fills the gap.
+Gangs inside their entitlement are served before all of this, and what cannot be preempted or never checkpoints is not
+protected. Which gang that is and when it should start is worked out anew in each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.profile import Profile, expected_start
+from scheduler.core.placement.scan import spread_over
+from scheduler.core.placement.wants import least_demand
+from scheduler.core.quantities import INT64_MAX
+from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
+
+MOST_TRIED = 8
+"""So many gangs are looked at for each round's protection."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Protected:
+    """The gang that waits first for a pool, when it should start, and what the others may have."""
+
+    gang: Gang
+    start_ms: int
+    spare: IntArray
+    """(n_nodes) int64: GPUs of each node that may be taken beyond its start."""
+
+    def allows(self, books: Books, gpus: IntArray) -> bool:
+        """Whether a gang that outlasts the start may have these GPUs."""
+        taken = np.bincount(books.floor.node_of_gpu[gpus], minlength=books.n_nodes)
+        return bool((taken <= self.spare).all())
+
+    def take(self, books: Books, gpus: IntArray) -> None:
+        """A gang that outlasts the start got these GPUs."""
+        np.subtract.at(self.spare, books.floor.node_of_gpu[gpus], 1)
+
+
+def protected(books: Books, waiting: Iterable[Gang]) -> dict[int, Protected]:
+    """By pool: who is protected there, of gangs in the order of borrowing."""
+    found: dict[int, Protected] = {}
+    profiles: dict[int, Profile] = {}
+    for tried, gang in enumerate(waiting):
+        pools = [pool for pool in books.pools_for(gang.shape.grade) if pool not in found]
+        if tried >= MOST_TRIED or len(found) == books.n_pools:
+            break
+        offers = [offer for pool in pools if (offer := _offer(books, gang, pool, profiles)) is not None]
+        if offers:
+            start_ms, pool, spare = min(offers, key=lambda offer: offer[:2])
+            found[pool] = Protected(gang, start_ms, spare)
+    return found
+
+
+def ends_ms(gang: Gang, now_ms: int) -> int:
+    """When a gang that starts now has ended, by what it declares; INT64_MAX: nobody knows."""
+    declared_ms = gang.spec.max_runtime_ms
+    return INT64_MAX if declared_ms is None else now_ms + declared_ms + gang.spec.grace_ms
+
+
+def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) -> tuple[int, int, IntArray] | None:
+    """(when it should start, the pool, what others may have); None: nobody knows, or it has room now."""
+    shape = gang.shape
+    want = least_demand(shape)
+    if want is None:
+        return None
+    if pool not in profiles:
+        profiles[pool] = _profile(books, pool)
+    start = expected_start(books.fleet, profiles[pool], want)
+    if start is None or start[0] == 0:
+        return None
+    spare = start[1].copy()
+    for node, parts in spread_over(books.fleet, want, start[1], start[1]) or ():
+        spare[node] -= parts * want.size
+    return start[0], pool, spare
+
+
+def _profile(books: Books, pool: int) -> Profile:
+    gpus = books.gpus_of_pool(pool)
+    floor, now_ms = books.floor, books.now_ms
+    ends = np.array([*(_row_ends_ms(books, row) for row in range(len(books.rows))), now_ms], dtype=np.int64)
+    holder, leaver = floor.holder[gpus], floor.leaver[gpus]
+    free_ms = np.maximum(ends[holder], ends[leaver])  # -1, nobody, picks the last entry
+    return Profile.of(books.n_nodes, floor.node_of_gpu[gpus], free_ms, now_ms)
+
+
+def _row_ends_ms(books: Books, row: int) -> int:
+    """When the row's GPUs are free of it, later than now."""
+    gangs = [books.rows[row], *books.devices.riding(row)]
+    return max(_ends_ms(gang, books.now_ms, stopped=row in books.stopped) for gang in gangs)
+
+
+def _ends_ms(gang: Gang, now_ms: int, *, stopped: bool) -> int:
+    if stopped or gang.status is GangStatus.STOPPING:
+        return max(now_ms + 1, now_ms + gang.spec.grace_ms if gang.stop_deadline_ms is None else gang.stop_deadline_ms)
+    if gang.spec.max_runtime_ms is None:
+        return INT64_MAX
+    return max(now_ms + 1, ends_ms(gang, now_ms) if gang.status is GangStatus.WAITING else ends_by_ms(gang))

@@ -1,0 +1,101 @@
+"""A crowd as a live state: events are folded into it, a standing planner plans, its plans are folded in turn."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import numpy as np
+
+from scheduler.core.causes import Cause
+from scheduler.core.events import Event, GangEnded, GangStarted, GangSubmitted, HealthChanged
+from scheduler.core.placement.snapshot import Place, Plan, Snapshot
+from scheduler.core.placement.standing import Standing
+from scheduler.core.rounds.placing import events_of
+from scheduler.core.state.state import State
+from scheduler.core.workloads import GangSpec, GangStatus
+
+SECOND_MS = 1_000
+
+
+def state_of(snapshot: Snapshot) -> State:
+    """A state that looks like the snapshot, without the events that led there."""
+    state = State()
+    state.fleet = snapshot.fleet
+    n_gpus = snapshot.fleet.n_gpus
+    state.health.grow(n_gpus)
+    state.gangs.grow(n_gpus)
+    state.calendar.grow(snapshot.fleet)
+    state.meter.grow(n_gpus, 0)
+    state.health.usable[:] = snapshot.usable
+    state.health.cause[:] = np.where(snapshot.usable, 0, int(Cause.GPU_FAULT))
+    state.calendar.owner_account[:] = snapshot.owner
+    state.calendar.until_ms[:] = snapshot.until_ms
+    state.accounts.update({name: index for index, name in enumerate(snapshot.accounts)})
+    waiting = [gang for shapes in snapshot.queue.values() for gangs in shapes.values() for gang in gangs]
+    for gang in sorted([*snapshot.placed.values(), *waiting], key=lambda gang: gang.number):
+        state.gangs.restore(gang)
+    state.gangs.occupant[:] = snapshot.occupant
+    state.now_ms = snapshot.now_ms
+    return state
+
+
+class Live:
+    """A state, its planner, and dice for what happens next."""
+
+    def __init__(self, snapshot: Snapshot, seed: int) -> None:
+        self.state = state_of(snapshot)
+        self.planner = Standing()
+        self.dice = Random(seed)
+        self.now_ms = snapshot.now_ms
+        self.asked = [gang.spec for gang in self.state.gangs.waiting()]
+        self.submitted = 0
+        self.plan_s = 0.0
+        self.plan_cpu_s = 0.0
+        self.path_s = 0.0
+        self.placed = 0
+
+    def round(self) -> Plan:
+        """A plan, as events, folded: timed."""
+        begun, cpu = time.perf_counter(), time.process_time()
+        plan = self.planner.plan(self.state.snapshot(self.now_ms), self.state.take_touched())
+        self.plan_s, self.plan_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
+        for event in events_of(plan, self.state, self.now_ms):
+            self.state.apply(event)
+        self.path_s = time.perf_counter() - begun
+        self.placed = sum(isinstance(action, Place) for action in plan.actions)
+        return plan
+
+    def settle(self) -> None:
+        """What was stopped is gone, what was placed runs."""
+        for number in sorted(self.state.gangs.in_motion):
+            gang = self.state.gangs.by_number(number)
+            if gang.status is GangStatus.STOPPING:
+                self.state.apply(GangEnded(at_ms=self.now_ms, gang=gang.id, attempt=gang.attempt, exit_code=None))
+        for number in sorted(self.state.gangs.in_motion):
+            gang = self.state.gangs.by_number(number)
+            if gang.status is GangStatus.BINDING and not gang.waits_for:
+                self.state.apply(GangStarted(at_ms=self.now_ms, gang=gang.id, attempt=gang.attempt))
+
+    def happen(self) -> None:
+        """One event: a gang ends, another is submitted, or now and then a node fails or is well again."""
+        self.now_ms += self.dice.randrange(SECOND_MS)
+        kind = self.dice.randrange(100)
+        self.state.apply(self._submitted() if kind < 48 else self._health() if kind < 52 else self._ended())
+
+    def _ended(self) -> Event:
+        placed = self.state.gangs.placed
+        while True:
+            gang = placed.get(self.dice.randrange(len(self.state.gangs.ids)))
+            if gang is not None and gang.status is GangStatus.RUNNING:
+                return GangEnded(at_ms=self.now_ms, gang=gang.id, attempt=gang.attempt, exit_code=0)
+
+    def _submitted(self) -> Event:
+        self.submitted += 1
+        spec: GangSpec = self.dice.choice(self.asked)
+        return GangSubmitted(at_ms=self.now_ms, gang=f"new{self.submitted}", spec=spec)
+
+    def _health(self) -> Event:
+        node = self.dice.choice(self.state.fleet.nodes)
+        ill = self.state.health.usable[self.state.gpus_of(node.name)].all()
+        return HealthChanged(at_ms=self.now_ms, node=node.name, cause=Cause.GPU_FAULT if ill else None)
