@@ -62,7 +62,7 @@ class Standing:
 
 
 def _can_follow(books: Books, snapshot: Snapshot, touched: Touched) -> bool:
-    if snapshot.shares or books.riders or books.snapshot.shares:
+    if snapshot.shares or books.devices.riders or books.snapshot.shares:
         return False
     if touched.ownership or snapshot.fleet is not books.fleet or len(snapshot.usable) != len(books.snapshot.usable):
         return False
