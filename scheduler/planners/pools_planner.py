@@ -1,7 +1,7 @@
 """The planner over several pools: hears which gangs an event touches, and has the coordinator plan.
 
-A small fleet is planned whole, in this process: telling replicas costs more than it saves there (docs/benchmarks.md). `Extent` says from which
-size on pools are planned apart; once they are, they stay so.
+A small fleet is planned whole, in this process: telling replicas costs more than it saves there (docs/benchmarks.md).
+`Extent` says from which size on pools are planned apart; once they are, they stay so.
 """
 
 from __future__ import annotations
