@@ -13,7 +13,7 @@ BENCHMARKS = MappingProxyType(
         ),
         "coverage": (
             "tests.benchmarks.coverage",
-            "lots unplaced on generated calendars; seconds for a plan and a change",
+            "seconds for each kind of change of coverage: a trade, a node lost, a swap",
         ),
         "deliverable": (
             "tests.benchmarks.deliverable",

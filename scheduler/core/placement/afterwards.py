@@ -75,7 +75,7 @@ def _play(books: Books, action: Place) -> None:
     gang, gpus = action.gang, np.array(action.gpu_numbers, dtype=np.int64)
     row = int(books.floor.holder[gpus[0]])
     if gang.shape.is_share and row >= 0:
-        books.join(row, gang)
+        books.devices.join(books, row, gang)
         return
     if gang.shape.is_elastic:
         gang = sized(gang, floor_div(len(gpus), gang.shape.gpus_per_worker))

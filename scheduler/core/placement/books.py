@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +23,14 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
+from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.fits import Room
-from scheduler.core.placement.floor import AT_NODE, LEAVER, NOBODY, OWNER, POOL, RING, USABLE, floor_of
-from scheduler.core.placement.inside import packed, packing_order
+from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
-from scheduler.core.placement.shared import Joinable, Rider, riders_of
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_price_ms
@@ -77,18 +76,16 @@ class Books:
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
         self.counts_of_row = [True] * len(self.rows)
-        self.riders = {row: carried[gang.number] for row, gang in enumerate(self.rows) if gang.number in carried}
-        """By row of a shared device: the gangs beside its carrier."""
-        self._joinable: Joinable | None = None
+        self.devices = Devices({row: carried[g.number] for row, g in enumerate(self.rows) if g.number in carried})
         for row in self.stopped:
-            causes = {self.rows[row].stop_cause, *(rider.gang.stop_cause for rider in self.riders.get(row, ()))}
-            self.counts_of_row[row] = not MOVED.isdisjoint(causes)
+            gangs = (self.rows[row], *self.devices.riding(row))
+            self.counts_of_row[row] = any(gang.stop_cause in MOVED for gang in gangs)
         self._n_first = len(self.rows)
         self.rank_of_row = [gang.number for gang in self.rows]
         self._parts: dict[tuple[int, int], list[int]] = {}
         self._rows_by_part: tuple[list[int], list[int]] | None = None
         # 3. the floor, and what each account owns and uses, by pool
-        holder, leaver = _held(snapshot, self.rows, stopping)
+        holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
         self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
@@ -124,7 +121,6 @@ class Books:
         self.decided: dict[int, tuple[Gang, bool]] = {}
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
-        self._joined: list[Gang] = []
         self._undone: list[int] = []
         self.lowered: set[int] = set()
 
@@ -175,20 +171,15 @@ class Books:
         if want is not None:
             counts.add(want, 1)
         if counts.apart:
-            fits = self._repacks_apart(account, pool, counts, taken)
+            gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
+            firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
+            fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
             cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
             fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
         if want is not None:
             counts.add(want, -1)
         return fits
-
-    def _repacks_apart(self, account: int, pool: int, counts: Counts, taken: IntArray) -> bool:
-        """The same, over arrays, for an account with gangs whose workers must be apart."""
-        gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
-        firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
-        room = np.bincount(self.floor.node_of_gpu[gpus[~firm]], minlength=self.n_nodes)
-        return packed(room, ((want, number) for want, number in counts.all() if number), self.fleet) is not None
 
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
@@ -258,10 +249,8 @@ class Books:
         """GPU-ms that ending the row now weighs; nothing where it was only decided in this round."""
         if row in self.action_of_row:
             return 0
-        riders = sum(
-            stop_price_ms(rider.gang, self.now_ms) for rider in self.riders.get(row, ()) if rider.action is None
-        )
-        return stop_price_ms(self.rows[row], self.now_ms) + riders
+        gangs = [rider.gang for rider in self.devices.riders.get(row, ()) if rider.action is None]
+        return sum(stop_price_ms(gang, self.now_ms) for gang in (self.rows[row], *gangs))
 
     def owned_lasting(self, account: int, pool: int, until_ms: int) -> int:
         """How many of the account's usable GPUs of the pool it owns until then."""
@@ -326,13 +315,12 @@ class Books:
         self.decided[row] = (gang, inside)
         self.actions.append(action)
         self._count(row, 1)
-        if gang.shape.is_share and self._joinable is not None and not left:
-            self._joinable.add(account, row, numbers[0], (gang,), firm=firm)
+        self.devices.opened(self, row)
         return row
 
     def _leaving(self, gpus: IntArray) -> tuple[str, ...]:
         rows = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
-        gangs = [gang for row in rows for gang in (self.rows[row], *self._riding(row))]
+        gangs = [gang for row in rows for gang in (self.rows[row], *self.devices.riding(row))]
         return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
 
     def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
@@ -347,51 +335,26 @@ class Books:
         self.rank_of_row.append(rank)
         return part[-1]
 
-    def _riding(self, row: int) -> list[Gang]:
-        return [rider.gang for rider in self.riders.get(row, ())]
+    @property
+    def riders(self) -> dict[int, list[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        return self.devices.riders
 
-    def joinable(self, account: int, milli: int, *, firm: bool) -> Iterable[tuple[int, int]]:
-        """(row, GPU) of the account's shared devices with so much room that nobody leaves, the fullest first."""
-        if self._joinable is None:
-            self._joinable = Joinable()
-            for row, gang in enumerate(self.rows):
-                gpu = self.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and self.is_placed(row) and self.floor.usable[gpu] and self.floor.leaver[gpu] < 0:
-                    gangs = (gang, *self._riding(row))
-                    self._joinable.add(self.account_of_row[row], row, gpu, gangs, firm=self.firm_of_row[row])
-        return self._joinable.with_room(account, milli, firm=firm)
-
-    def lasts_for(self, account: int, gpu: int, end_ms: int) -> bool:
-        """Whether the GPU is the account's own or nobody's, and stays so until then."""
-        return int(self.floor.owner[gpu]) in (NOBODY, account) and int(self.floor.until_ms[gpu]) >= end_ms
-
-    def join(self, row: int, gang: Gang) -> None:
-        """Put the waiting share onto the row's device, which is joinable and has room."""
-        gpu, account, firm = self.gpus_of_row[row][0], self.account_of_row[row], self.firm_of_row[row]
-        inside = self.headroom(account, self.pool_of_row[row]) >= 0
-        self.riders.setdefault(row, []).append(Rider(gang, len(self.actions), inside))
-        self._joined.append(gang)
-        host = self.fleet.host_of_gpu[gpu]
-        self.actions.append(Place(gang=gang, gpu_numbers=(gpu,), hosts=(host,), inside=inside, waits_for=()))
-        if self._joinable is not None:
-            self._joinable.remove(account, row, gpu, firm=firm)
-            self._joinable.add(account, row, gpu, (self.rows[row], *self._riding(row)), firm=firm)
-
-    @contextmanager
-    def without(self, row: int) -> Iterator[None]:
-        """Meanwhile the books are as if the row were gone already; nothing may be decided in it."""
-        gpus, firm = self.held_by(row), int(self.firm_of_row[row])
-        self._let_go(self.floor, gpus, row, firm, NOWHERE)
+    def lift(self, row: int) -> IntArray:
+        """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""
+        gpus = self.held_by(row)
+        self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self._count(row, -1)
         self.counts_of_row[row] = False
         self.stopped.add(row)
-        try:
-            yield
-        finally:
-            self.stopped.discard(row)
-            self.counts_of_row[row] = True
-            self._count(row, 1)
-            self._hold(self.floor, gpus, row, firm)
+        return gpus
+
+    def put_back(self, row: int, gpus: IntArray) -> None:
+        """The row has its GPUs again."""
+        self.stopped.discard(row)
+        self.counts_of_row[row] = True
+        self._count(row, 1)
+        self._hold(self.floor, gpus, row, int(self.firm_of_row[row]))
 
     def stop(self, row: int, for_gang: Gang | None, cause: StopCause | None = None) -> None:
         """End the row for another's sake; one that was only decided in this round is withdrawn.
@@ -405,8 +368,9 @@ class Books:
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
-        self.actions.append(Stop(gang=gang, cause=cause, for_gang=None if for_gang is None else for_gang.id))
-        self._stop_riders(row, for_gang, cause)
+        whom = None if for_gang is None else for_gang.id
+        self.actions.append(Stop(gang=gang, cause=cause, for_gang=whom))
+        self.devices.stop(self, row, whom, cause)
         gpus = np.array(gang.gpu_numbers, dtype=np.int64)
         occupied = self.snapshot.occupant[gpus] == gang.number
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), occupied)
@@ -416,46 +380,25 @@ class Books:
             self.counts_of_row[row] = False
             self.lowered.add(account)
 
-    def _stop_riders(self, row: int, for_gang: Gang | None, cause: StopCause) -> None:
-        """End what shares the row's device, too; what only joined in this round waits again."""
-        self._leave_joinable(row)
-        for rider in self.riders.get(row, ()):
-            if rider.action is not None:
-                self._withdraw_rider(rider)
-            elif rider.gang.status is not GangStatus.STOPPING:
-                whom = None if for_gang is None else for_gang.id
-                self.actions.append(Stop(gang=rider.gang, cause=cause, for_gang=whom))
-        if row in self.riders:
-            self.riders[row] = [rider for rider in self.riders[row] if rider.action is None]
-
-    def _withdraw_rider(self, rider: Rider) -> None:
-        if rider.action is not None:
-            self.actions[rider.action] = None
-            self.withdrawn.append((rider.gang, rider.inside))
-            self._withdrawn_ever.append(rider.gang)
-
-    def _leave_joinable(self, row: int) -> None:
-        if self._joinable is not None and self.rows[row].shape.is_share:
-            gpu, firm = self.gpus_of_row[row][0], self.firm_of_row[row]
-            self._joinable.remove(self.account_of_row[row], row, gpu, firm=firm)
-
     def withdraw(self, row: int) -> None:
         """Undo a placement of this round; the gang is found at the end of `withdrawn`, what had joined it before."""
-        self._leave_joinable(row)
-        for rider in self.riders.pop(row, ()):
-            self._withdraw_rider(rider)
+        self.devices.withdraw(self, row)
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
-        self.actions[at] = None
         gpus = np.array(self.gpus_of_row[row], dtype=np.int64)
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self.stopped.add(row)
         self._count(row, -1)
         self.counts_of_row[row] = False
         self.lowered.add(self.account_of_row[row])
+        self.undo(at, gang, inside=inside)
+        self._undone.append(row)
+
+    def undo(self, action: int, gang: Gang, *, inside: bool) -> None:
+        """The placement at this place of the plan does not hold: its gang waits on."""
+        self.actions[action] = None
         self.withdrawn.append((gang, inside))
         self._withdrawn_ever.append(gang)
-        self._undone.append(row)
 
     # ---- the next round ----
 
@@ -470,7 +413,7 @@ class Books:
 
     def gangs_taken(self) -> list[Gang]:
         """The waiting gangs that this round placed, also those that it withdrew again."""
-        return [*(gang for gang, _ in self.decided.values()), *self._joined, *self._withdrawn_ever]
+        return [*(gang for gang, _ in self.decided.values()), *self.devices.joined, *self._withdrawn_ever]
 
     def knows(self, accounts: Sequence[str]) -> bool:
         """Whether these accounts have the indices that the books give them; new ones at the end are taken in."""
@@ -500,8 +443,8 @@ class Books:
         self.round_number += 1
         self.first_of_round = len(self.rows)
         self.snapshot, self.now_ms, self.opens = snapshot, snapshot.now_ms, snapshot.opens
-        self.actions, self._withdrawn_ever, self._undone, self._joined = [], [], [], []
-        self._joinable = None
+        self.actions, self._withdrawn_ever, self._undone = [], [], []
+        self.devices.begin_round()
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
@@ -552,18 +495,3 @@ class Books:
         want = None if counts is None else demand(shape)
         if counts is not None and want is not None:
             counts.add(want, sign)
-
-
-def _held(snapshot: Snapshot, rows: Sequence[Gang], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
-    """(n_gpus) holder and leaver rows, -1 none."""
-    n_gpus = len(snapshot.occupant)
-    if not rows:
-        return np.full(n_gpus, -1), np.full(n_gpus, -1)
-    numbers = np.array([gang.number for gang in rows], dtype=np.int64)
-    stopping = np.array([*leaving, False], dtype=np.bool_)
-    occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
-    claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
-    leaves = stopping[occupant]
-    claimed = (claimant >= 0) & ~stopping[claimant]
-    holder = np.where(claimed, claimant, np.where(leaves, -1, occupant))
-    return holder, np.where(leaves, occupant, -1)

@@ -118,7 +118,7 @@ def _emptied(books: Books, gang: Gang, pool: int, yards: dict[tuple[int, int], Y
 
 
 def _moves(books: Books, row: int) -> bool:
-    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    gangs = [books.rows[row], *books.devices.riding(row)]
     nodes = {int(books.floor.node_of_gpu[gpu]) for gpu in gangs[0].gpu_numbers}
     return len(nodes) == 1 and all(_may_move(gang, books.now_ms) for gang in gangs)
 

@@ -1,7 +1,7 @@
 """What a node costs: which gangs of accounts over their count to end there, as kernels over tables by row and node.
 
-The rules are those of `scheduler.core.placement.reclaim`: the cheapest subset that frees enough, ties by rank; where that
-would take an account below its count, the cheapest gangs one by one, as far as each of them may be ended.
+The rules are those of `scheduler.core.placement.reclaim`: the cheapest subset that frees enough, ties by rank; where
+that would take an account below its count, the cheapest gangs one by one, as far as each of them may be ended.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def comes_first(desk: Desk, have: int, at: int, to: int) -> bool:
 def offer(
     floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, node: int, need: int, ended: IntArray
 ) -> tuple[int, int]:
-    """(price, number of further rows) to free `need` more GPUs of the node on top of the rows already ended, which stand
-    at the desk's totals; the rows at the desk. DEAREST: not possible.
+    """(price, number of further rows) to free `need` more GPUs of the node on top of the rows already ended, which
+    stand at the desk's totals; the rows at the desk. DEAREST: not possible.
     """
     if need <= 0:
         return 0, 0
@@ -182,8 +182,8 @@ def offer(
 
 @kernel
 def lawful_rows(rows: IntArray, excess: IntArray, desk: Desk, count: int, keep: int) -> bool:
-    """Whether those ended and the first rows of the desk can be ended while each one's account is over its count; `keep`:
-    if so, count them as ended.
+    """Whether those ended and the first rows of the desk can be ended while each one's account is over its count;
+    `keep`: if so, count them as ended.
     """
     before = np.zeros((count, 2), dtype=np.int64)
     for i in range(count):

@@ -10,6 +10,7 @@ of a pool is a slice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -161,6 +162,21 @@ def floor_of(
     floor = Floor(gpus, by_node, by_unit, ring)
     units = Units(part[starts].searchsorted(parts).tolist(), part.searchsorted(parts).tolist(), owned)
     return floor, units
+
+
+def held_rows(snapshot: Snapshot, ascending: Sequence[int], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
+    """(n_gpus) holder and leaver rows, -1 none, where rows are gangs of these numbers, and some are leaving."""
+    n_gpus = len(snapshot.occupant)
+    if not ascending:
+        return np.full(n_gpus, -1), np.full(n_gpus, -1)
+    numbers = np.array(ascending, dtype=np.int64)
+    stopping = np.array([*leaving, False], dtype=np.bool_)
+    occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
+    claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
+    leaves = stopping[occupant]
+    claimed = (claimant >= 0) & ~stopping[claimant]
+    holder = np.where(claimed, claimant, np.where(leaves, -1, occupant))
+    return holder, np.where(leaves, occupant, -1)
 
 
 def _pool_of_gpu(fleet: Fleet) -> IntArray:

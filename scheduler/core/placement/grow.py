@@ -65,11 +65,11 @@ def _is_worth_it(books: Books, row: int, waiting: set[str]) -> bool:
     if gang.spec.account in waiting:
         return False
     asked = replace(gang, shape=asked_shape(gang))
-    with books.without(row):
-        inside = books.headroom(account, books.pool_of_row[row]) >= asked.shape.least_gpus
-        if waiting and not inside:
-            return False
-        workers, price = _offer(books, asked, account, books.pool_of_row[row], inside=inside)
+    gpus = books.lift(row)
+    inside = books.headroom(account, books.pool_of_row[row]) >= asked.shape.least_gpus
+    may = inside or not waiting
+    workers, price = _offer(books, asked, account, books.pool_of_row[row], inside=inside) if may else (0, 0)
+    books.put_back(row, gpus)
     added = (workers - gang.shape.workers) * gang.shape.gpus_per_worker
     lost_gpu_ms = price + lost_work_ms(gang, books.now_ms)
     remaining_ms = min(MS_PER_HOUR, gang.spec.max_runtime_ms or MS_PER_HOUR)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.floor import NOBODY
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.workloads import Gang
 
@@ -48,8 +49,13 @@ def joined(books: Books, gang: Gang) -> bool:
     account, shape = books.account_index[gang.spec.account], gang.shape
     pools = books.pools_for(shape.grade)
     end_ms = books.now_ms + shape.runtime_ms
-    for row, gpu in books.joinable(account, shape.gpu_milli, firm=not shape.preemptible):
-        if books.pool_of_row[row] in pools and (shape.preemptible or books.lasts_for(account, gpu, end_ms)):
-            books.join(row, gang)
+    for row, gpu in books.devices.with_room(books, account, shape.gpu_milli, firm=not shape.preemptible):
+        if books.pool_of_row[row] in pools and (shape.preemptible or _lasts(books, account, gpu, end_ms)):
+            books.devices.join(books, row, gang)
             return True
     return False
+
+
+def _lasts(books: Books, account: int, gpu: int, end_ms: int) -> bool:
+    """Whether the GPU is the account's own or nobody's, and stays so until then."""
+    return int(books.floor.owner[gpu]) in (NOBODY, account) and int(books.floor.until_ms[gpu]) >= end_ms

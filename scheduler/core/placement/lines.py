@@ -65,8 +65,11 @@ class Line:
             self.take()
 
     def recall(self) -> None:
-        """Those passed over are at the front again."""
-        self._returned = sorted([*self._passed, *self._returned])
+        """Those passed over are at the front again; where none was placed, the line is as it was."""
+        if len(self._passed) == self._taken and not self._returned:
+            self._taken = 0
+        else:
+            self._returned = sorted([*self._passed, *self._returned])
         self._passed = []
 
     def take(self) -> None:

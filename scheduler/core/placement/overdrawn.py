@@ -1,30 +1,58 @@
 """Room made by ending work of accounts over their count, anywhere in a pool, without laying out the whole pool.
 
-The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once all
-displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor; from it
-follows which nodes can be the cheapest at all, and only those are looked at more closely.
+The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once
+all displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor;
+from it follows which nodes can be the cheapest at all, and only those are looked at more closely.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from scheduler.core.cluster import IntArray
+from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement import excess as kernels
 from scheduler.core.placement.excess import ACCOUNT, BOUND, DEAREST, GPUS, OPEN, PRICE, RANK, ROOM, desk_of
 from scheduler.core.placement.fits import Room, cells_of_nodes
-from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, USABLE
+from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, USABLE, Floor
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import INT64_MAX, MS_PER_HOUR
-from scheduler.core.workloads import WHOLE_GPU_MILLI
+from scheduler.core.workloads import WHOLE_GPU_MILLI, Gang
 
-if TYPE_CHECKING:  # the books ask this for room
-    from scheduler.core.placement.books import Books
+
+class Rows(Protocol):
+    """What this asks of the books, which ask this for room."""
+
+    fleet: Fleet
+    floor: Floor
+    n_nodes: int
+    now_ms: int
+    rows: list[Gang]
+    gpus_of_row: list[tuple[int, ...]]
+    account_of_row: list[int]
+    firm_of_row: list[bool]
+    rank_of_row: list[int]
+    excess: IntArray
+    round_number: int
+    first_of_round: int
+
+    @property
+    def riders(self) -> Mapping[int, Sequence[object]]:
+        """By row of a shared device: the gangs beside its carrier."""
+
+    def rows_of(self, account: int, pool: int) -> list[int]:
+        """All rows of the account in the pool."""
+
+    def price(self, row: int) -> int:
+        """GPU-ms that ending the row now weighs."""
+
+    def holders(self, gpus: IntArray) -> list[int]:
+        """The rows that hold any of these GPUs."""
+
 
 NOT_STARTED_MS = INT64_MAX
 
@@ -32,7 +60,7 @@ NOT_STARTED_MS = INT64_MAX
 class Overdrawn:
     """See the module. One for the books of one or more rounds."""
 
-    def __init__(self, books: Books, *, compiled: bool) -> None:
+    def __init__(self, books: Rows, *, compiled: bool) -> None:
         self._books = books
         self._catch_up = kernels.catch_up.compiled if compiled else kernels.catch_up
         self._offer = kernels.offer.compiled if compiled else kernels.offer

@@ -94,7 +94,7 @@ def _profile(books: Books, pool: int) -> Profile:
 
 def _row_ends_ms(books: Books, row: int) -> int:
     """When the row's GPUs are free of it, later than now."""
-    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    gangs = [books.rows[row], *books.devices.riding(row)]
     return max(_ends_ms(gang, books.now_ms, stopped=row in books.stopped) for gang in gangs)
 
 

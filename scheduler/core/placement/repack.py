@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from scheduler.core.cluster import IntArray, Level
+from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.floor import ON_NODE, ROOM_HERE, UNIT, Floor
-from scheduler.core.placement.inside import packing_order
+from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.wants import Want
 
 DOMAIN, BLOCK = 2, 3
@@ -52,8 +52,12 @@ class Counts:
             at = self._index()[want]
         self.table[at, 3] += number
 
-    def all(self) -> Iterator[tuple[Want, int]]:
-        """Every want and how many gangs have it."""
+    def repack_on(self, fleet: Fleet, nodes: IntArray) -> bool:
+        """Whether all gangs fit by the rule, also those whose workers must be apart, on GPUs of these nodes."""
+        room = np.bincount(nodes, minlength=len(fleet.nodes))
+        return packed(room, ((want, number) for want, number in self._all() if number), fleet) is not None
+
+    def _all(self) -> Iterator[tuple[Want, int]]:
         for level, parts, size, number in self.table.tolist():
             yield Want(parts, size, LEVELS[level]), number
         yield from self.apart.items()

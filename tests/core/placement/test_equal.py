@@ -59,6 +59,16 @@ def test_long_runs_equal_those_by_scanning(seed: int) -> None:
         run.happen()
 
 
+@pytest.mark.parametrize("seed", range(20, 26))
+def test_what_gangs_wish_is_planned_as_by_scanning(seed: int) -> None:
+    run = Run(seed, wishful=True)
+    for _ in range(12):
+        run.world.submit(run.spec())
+    for _ in range(80):
+        run.world.apply(assert_equal(run.world.snapshot(), run.policy))
+        run.happen()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_crowd_is_planned_as_by_scanning(seed: int) -> None:
     assert assert_equal(crowd_of(1_200, seed).snapshot, Policy()).actions

@@ -25,8 +25,9 @@ NEWS = ("submit",) * 6 + ("end", "cancel") * 2 + ("start", "gone") * 3 + ("later
 class Run:
     """A world with its own dice: how it is owned, what is asked of it, and what happens next."""
 
-    def __init__(self, seed: int, *, wishful: bool = False) -> None:
+    def __init__(self, seed: int, *, wishful: bool = False, shares: bool = True) -> None:
         self.dice = Random(seed)
+        self.shares = shares
         self.wishful = wishful
         dice = self.dice
         gpus = [dice.choice((8, 8, 8, 4, 3)) if seed % 3 == 0 else 8 for _ in range(dice.randint(2, 8))]
@@ -75,7 +76,7 @@ class Run:
     def _wishes(self, topology: Level | None) -> tuple[dict[str, Any], Level | None]:
         """A share of a GPU, an elastic gang, workers apart, a minimum run time, a deadline."""
         dice = self.dice
-        if dice.random() < 0.3:
+        if dice.random() < 0.3 and self.shares:
             return {"gpu_milli": dice.choice((100, 250, 500, 700, 999))}, None
         workers = dice.choice((1, 2, 3, 4, 6))
         spread = dice.choice((None, None, *Level))

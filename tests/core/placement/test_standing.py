@@ -51,6 +51,19 @@ def test_random_events_are_followed(world: World, asked: list[GangSpec], policy:
         pair.round(carried_out=data.draw(st.integers(0, 9)) > 0)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_gangs_wish_is_followed(seed: int) -> None:
+    """Also with a policy that protects, grows and consolidates; every other run has no shares, so that books stand."""
+    run = Run(seed, wishful=True, shares=seed % 2 == 0)
+    for _ in range(12):
+        run.world.submit(run.spec())
+    pair = Pair(run.world, run.policy)
+    for step in range(80):
+        pair.round(carried_out=step % 10 != 9)
+        run.happen()
+    assert len(pair.opened) < 80 or seed % 2 == 0
+
+
 @pytest.mark.parametrize("seed", range(100, 124))
 def test_long_runs_are_followed(seed: int) -> None:
     run = Run(seed)
