@@ -25,7 +25,7 @@ from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.fits import Room
-from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
@@ -94,7 +94,7 @@ class Books:
         # 4. how to look
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
-        self._search = Search(self.fleet, self.floor, self.units, compiled=compiled)
+        self._search = Search(self.fleet, self.floor, self.units, dict(policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
@@ -151,13 +151,17 @@ class Books:
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
         """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
         if want.apart is not None:
-            return fit_by_scan(self.fleet, self.floor, want, where)
+            return self.scan(want, where)
         return self._search.fit(want, where)
+
+    def scan(self, want: Want, where: Tiers, most: IntArray | None = None) -> IntArray | None:
+        """The same by looking at every GPU; `most` (n_nodes): how many GPUs of each node it may use."""
+        return fit_by_scan(self.fleet, self.floor, self._search.tightness(where.pool, want.size), want, where, most)
 
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
         if want.apart is not None:
-            return fit_by_scan(self.fleet, self.floor, want, where) is not None
+            return self.scan(want, where) is not None
         return self._search.has_room(want, where)
 
     def room_over_count(self, want: Want, pool: int) -> Room | None:
@@ -285,16 +289,6 @@ class Books:
             for row in self.stopped
             if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
-
-    def leavers_gone_ms(self) -> int:
-        """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
-        gone_ms = [self.now_ms]
-        for row in self.stopped:
-            gang, gpus = self.rows[row], self.gpus_of_row[row]
-            if (self.floor.gpus[list(gpus), LEAVER] == row).any():
-                deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
-                gone_ms.append(self.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
-        return max(gone_ms[1:], default=self.now_ms)
 
     # ---- what is decided ----
 

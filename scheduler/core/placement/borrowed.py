@@ -17,7 +17,6 @@ from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
 from scheduler.core.placement.protect import Protected, ends_ms, protected
 from scheduler.core.placement.room import free_fit
-from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.placement.tight import Kind
@@ -178,7 +177,7 @@ class Borrowed:
             where = borrowing_tiers(books, gang, pool)
             sizes = tried_sizes(line.shape, floor_div(len(gpus), line.shape.gpus_per_worker))
             tried = (
-                (sized(gang, workers), fit_by_scan(books.fleet, books.floor, want, where, guard.spare))
+                (sized(gang, workers), books.scan(want, where, guard.spare))
                 for workers in sizes
                 if (want := demand(line.shape.sized(workers))) is not None
             )

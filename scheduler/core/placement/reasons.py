@@ -27,7 +27,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import Borrowed, keeps_idle
 from scheduler.core.placement.fits import has_slots, parts_on
-from scheduler.core.placement.floor import N_FREE, N_OPEN, N_UNSOLD
+from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.wants import least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
@@ -67,7 +67,7 @@ class Reasons(Mapping[Key, Waiting]):
         self._owned, self._entitled, self._used = list(books.owned_gpus), list(books.entitled), list(books.used)
         self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
         self._opens, self._account_index = dict(books.opens), books.account_index
-        self._leavers_gone_ms = books.leavers_gone_ms()
+        self._leavers_gone_ms = _leavers_gone_ms(books)
         self._pools_for = books.pools_for
         self._rows_of: dict[tuple[int, int], list[int]] | None = None
         self._known: dict[Key, Waiting] = {}
@@ -223,3 +223,14 @@ def _protected(starts_ms: int | None) -> tuple[tuple[str, int], ...]:
 
 
 _WHATEVER_IS_OWNED = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET})
+
+
+def _leavers_gone_ms(books: Books) -> int:
+    """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
+    gone_ms = [books.now_ms]
+    for row in books.stopped:
+        gang, gpus = books.rows[row], books.gpus_of_row[row]
+        if (books.floor.gpus[list(gpus), LEAVER] == row).any():
+            deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
+            gone_ms.append(books.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
+    return max(gone_ms[1:], default=books.now_ms)

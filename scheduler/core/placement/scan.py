@@ -18,9 +18,11 @@ from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want
 
 
-def fit_by_scan(fleet: Fleet, floor: Floor, want: Want, where: Tiers, most: IntArray | None = None) -> IntArray | None:
-    """GPUs for the want in the first tier that has room, ascending by node, or None. `most` (n_nodes): how many GPUs of
-    each node it may use.
+def fit_by_scan(
+    fleet: Fleet, floor: Floor, tightness: IntArray, want: Want, where: Tiers, most: IntArray | None = None
+) -> IntArray | None:
+    """GPUs for the want in the first tier that has room, ascending by node, or None. `tightness` (n_nodes): nodes with
+    less go first. `most` (n_nodes): how many GPUs of each node it may use.
     """
     free = floor.free
     free &= fleet.pool_of_node[floor.node_of_gpu] == where.pool
@@ -29,7 +31,7 @@ def fit_by_scan(fleet: Fleet, floor: Floor, want: Want, where: Tiers, most: IntA
             allowed = free & _allowed(floor, kind, where)
             counts = np.bincount(floor.node_of_gpu[allowed], minlength=len(fleet.nodes))
             counts = counts if most is None else np.minimum(counts, np.maximum(most, 0))
-            found = spread_over(fleet, want, counts, floor.free_by_node)
+            found = spread_over(fleet, want, counts, tightness)
             if found is not None:
                 return _picked(floor, want, where.account, allowed, found)
     return None

@@ -7,6 +7,7 @@ A tier says which free GPUs of a pool may be used. Answers are those of looking 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.placement import tight
 from scheduler.core.placement.fits import cells_of_nodes
 from scheduler.core.placement.floor import Floor, Units
+from scheduler.core.placement.preference import Preference, ranks
 from scheduler.core.placement.tight import (
     ANY,
     FAN,
@@ -61,11 +63,15 @@ def tiers(*kinds: Kind) -> int:
 class Search:
     """See the module. `compiled`: by machine code where there is a compiler."""
 
-    def __init__(self, fleet: Fleet, floor: Floor, units: Units, *, compiled: bool) -> None:
+    def __init__(
+        self, fleet: Fleet, floor: Floor, units: Units, preferences: Mapping[str, Preference], *, compiled: bool
+    ) -> None:
         self._fleet = fleet
         self._floor = floor
         self._units = units
         self._n_pools = len(fleet.pools)
+        most = int(np.diff(fleet.first_gpu).max(initial=0))
+        self._ranks = [ranks(preferences.get(grade, ()), most) for grade, _ in fleet.pools]
         self._begin = tight.begin.compiled if compiled else tight.begin
         self._fit = tight.fit.compiled if compiled else tight.fit
         self._orders: dict[tuple[int, int, int], Order] = {}
@@ -85,6 +91,12 @@ class Search:
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
         return self._asked(want, where, only_whether=True) > 0
+
+    def tightness(self, pool: int, size: int) -> IntArray:
+        """(n_nodes): how tight each node is for a part of that size: less goes first."""
+        by_free = self._ranks[pool][min(size, len(self._ranks[pool]) - 1)]
+        tightness: IntArray = by_free[self._floor.free_by_node]
+        return tightness
 
     # ---- inside ----
 
@@ -130,7 +142,7 @@ class Search:
 
     def _ordered(self, pool: int, kind: int, end_ms: int) -> Order:
         nodes = np.flatnonzero(self._fleet.pool_of_node == pool)
-        most = int(np.diff(self._fleet.first_gpu).max())
+        most = len(self._ranks[pool]) - 1
         starts, width = [0], len(nodes)
         while width > 1 or len(starts) == 1:
             width = ceil_div(width, FAN)
@@ -140,7 +152,7 @@ class Search:
         head = np.zeros(TALLY + most + 1, dtype=np.int64)
         head[:3] = pool, kind, end_ms
         head[LEVELS : STARTS + len(starts)] = len(starts) - 1, *starts
-        order = Order(leaves, np.full((starts[-1], most + 1), NONE, dtype=np.int64), head)
+        order = Order(leaves, np.full((starts[-1], most + 1), NONE, dtype=np.int64), head, self._ranks[pool])
         self._begin(self._floor, order)
         return order
 

@@ -39,7 +39,7 @@ NONE = 1 << 20
 """Tighter than this is every node that has room."""
 
 
-NODE, TIGHT, COUNT = range(3)
+NODE, FREE, COUNT = range(3)
 
 
 class Kind(IntEnum):
@@ -69,6 +69,8 @@ class Order(NamedTuple):
     """[pool, kind, end_ms, how many touched nodes were taken in], then from LEVELS on how many levels the tree has and
     where each begins in `least`, from below, and where the last one ends; from TALLY on how many nodes have each count.
     """
+    ranks: IntArray
+    """(most + 1, most + 1): the tightness of a node by the size of a part and its free GPUs (`preference.ranks`)."""
 
 
 LEVELS, STARTS, TALLY = 4, 5, 16
@@ -142,16 +144,23 @@ def allows(floor: Floor, gpu: int, kind: int, account: int, end_ms: int) -> bool
 
 
 @kernel
+def tightest_of_leaves(order: Order, at: int) -> IntArray:
+    """(most + 1): by size, the tightness of the tightest leaf below an inner node of the lowest level."""
+    best = np.full(order.least.shape[1], NONE, dtype=np.int64)
+    for leaf in range(at * FAN, min(at * FAN + FAN, len(order.leaves))):
+        free = order.leaves[leaf, FREE]
+        if free < NONE:  # else it is set aside
+            for size in range(1, order.leaves[leaf, COUNT] + 1):
+                best[size] = min(best[size], order.ranks[size, free])
+    return best
+
+
+@kernel
 def refresh(order: Order, leaf: int) -> None:
     """Carry a changed leaf up the tree, as far as it makes a difference."""
     most = order.least.shape[1] - 1
-    best = np.full(most + 1, NONE, dtype=np.int64)
     at = leaf // FAN
-    for i in range(at * FAN, min(at * FAN + FAN, len(order.leaves))):
-        count = order.leaves[i, COUNT]
-        best[count] = min(best[count], order.leaves[i, TIGHT])
-    for size in range(most - 1, -1, -1):
-        best[size] = min(best[size], best[size + 1])
+    best = tightest_of_leaves(order, at)
     level = 0
     while True:
         row = order.head[STARTS + level] + at
@@ -192,9 +201,16 @@ def tightest(order: Order, size: int) -> int:
             row += 1
             at += 1
     leaf = at * FAN
-    while order.leaves[leaf, TIGHT] != tight or order.leaves[leaf, COUNT] < size:
+    while not is_as_tight(order, leaf, size, tight):
         leaf += 1
     return leaf
+
+
+@kernel
+def is_as_tight(order: Order, leaf: int, size: int, tight: int) -> bool:
+    """Whether the leaf has a part of that size, is not set aside, and is just so tight."""
+    free = order.leaves[leaf, FREE]
+    return bool(free < NONE and order.leaves[leaf, COUNT] >= size and order.ranks[size, free] == tight)
 
 
 @kernel
@@ -204,7 +220,7 @@ def begin(floor: Floor, order: Order) -> None:
     for leaf in range(len(order.leaves)):
         node = order.leaves[leaf, NODE]
         order.leaves[leaf, COUNT] = counted(floor, node, order.head[1], -2, order.head[2])
-        order.leaves[leaf, TIGHT] = floor.nodes[node, N_FREE]
+        order.leaves[leaf, FREE] = floor.nodes[node, N_FREE]
         order.head[TALLY + order.leaves[leaf, COUNT]] += 1
     for leaf in range(0, len(order.leaves), FAN):
         refresh(order, leaf)
@@ -224,12 +240,12 @@ def catch_up(floor: Floor, order: Order) -> None:
             continue
         leaf = floor.nodes[node, PLACE]
         count = counted(floor, node, kind, -2, end_ms)
-        tight = floor.nodes[node, N_FREE]
-        if count != order.leaves[leaf, COUNT] or tight != order.leaves[leaf, TIGHT]:
+        free = floor.nodes[node, N_FREE]
+        if count != order.leaves[leaf, COUNT] or free != order.leaves[leaf, FREE]:
             order.head[TALLY + order.leaves[leaf, COUNT]] -= 1
             order.head[TALLY + count] += 1
             order.leaves[leaf, COUNT] = count
-            order.leaves[leaf, TIGHT] = tight
+            order.leaves[leaf, FREE] = free
             refresh(order, leaf)
     order.head[3] = floor.ring[RING]
 
@@ -293,9 +309,10 @@ def filled(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
     n_nodes, parts, taken = len(floor.nodes) - 1, ask.parts, 0
     while parts > 0:
         leaf = tightest(order, ask.size) if ask.listed else -1
-        unit = tightest_own(
-            floor, ask, leaf if leaf < 0 else order.leaves[leaf, TIGHT] * n_nodes + order.leaves[leaf, NODE]
-        )
+        other = -1
+        if leaf >= 0:
+            other = order.ranks[ask.size, order.leaves[leaf, FREE]] * n_nodes + order.leaves[leaf, NODE]
+        unit = tightest_own(floor, order, ask, other)
         node = order.leaves[leaf, NODE] if unit < 0 else floor.units[unit, ON_NODE]
         count = order.leaves[leaf, COUNT] if unit < 0 else floor.units[unit, MARK_HERE]
         here = min(count // ask.size, parts)
@@ -312,7 +329,7 @@ def filled(floor: Floor, order: Order, desk: Desk, ask: Ask) -> int:
 
 
 @kernel
-def tightest_own(floor: Floor, ask: Ask, other: int) -> int:
+def tightest_own(floor: Floor, order: Order, ask: Ask, other: int) -> int:
     """The own unit on the tightest node with a part, ties by number; -1 where the other node (tightness × n_nodes +
     node, -1: none) comes before it.
     """
@@ -320,7 +337,7 @@ def tightest_own(floor: Floor, ask: Ask, other: int) -> int:
     for unit in range(ask.low, ask.high):
         if floor.units[unit, MARK_HERE] >= ask.size:
             node = floor.units[unit, ON_NODE]
-            key = floor.nodes[node, N_FREE] * n_nodes + node
+            key = order.ranks[ask.size, floor.nodes[node, N_FREE]] * n_nodes + node
             if best < 0 or key <= best:
                 best, chosen = key, unit
     return chosen
@@ -333,7 +350,7 @@ def set_aside(floor: Floor, order: Order, ask: Ask, node: int, unit: int) -> Non
         floor.units[unit, MARK_HERE] = 0
     if ask.listed:
         leaf = floor.nodes[node, PLACE]
-        order.leaves[leaf, TIGHT] += NONE
+        order.leaves[leaf, FREE] += NONE
         refresh(order, leaf)
 
 
@@ -342,8 +359,8 @@ def put_back(floor: Floor, order: Order, desk: Desk, taken: int) -> None:
     """Chosen nodes were set aside by their tightness; they are given nobody yet."""
     for i in range(taken):
         leaf = floor.nodes[desk.keys[i] // FACTOR, PLACE]
-        if order.leaves[leaf, TIGHT] >= NONE:
-            order.leaves[leaf, TIGHT] -= NONE
+        if order.leaves[leaf, FREE] >= NONE:
+            order.leaves[leaf, FREE] -= NONE
             refresh(order, leaf)
 
 
@@ -362,7 +379,8 @@ def in_cell(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells, cell
         elif ask.listed and floor.nodes[node, POOL] == order.head[0]:
             count = order.leaves[floor.nodes[node, PLACE], COUNT]
         if count >= ask.size:
-            desk.keys[found] = (floor.nodes[node, N_FREE] * n_nodes + node) * FACTOR + count // ask.size
+            rank = order.ranks[ask.size, floor.nodes[node, N_FREE]]
+            desk.keys[found] = (rank * n_nodes + node) * FACTOR + count // ask.size
             found += 1
     for unit in range(ask.low, ask.high):
         floor.nodes[floor.units[unit, ON_NODE], MARK] = 0

@@ -16,6 +16,7 @@ from scheduler.core.placement.fits import Room, cells_of_nodes, has_slots, slots
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.plan import decided
+from scheduler.core.placement.preference import ranks
 from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
@@ -47,7 +48,10 @@ class NaiveBooks(Books):
         allowed, owner = self._allowed(where, kind), self.snapshot.owner
         cells = cells_of_nodes(self.fleet, want.level)
         apart = cells_of_nodes(self.fleet, want.apart)
-        found = spread(self._by_node(allowed), self._by_node(self._free()), want, cells, apart)
+        grade = self.fleet.pools[where.pool][0]
+        most = int(np.diff(self.fleet.first_gpu).max())
+        table = ranks(dict(self.policy.preferences).get(grade, ()), most)[min(want.size, most)]
+        found = spread(self._by_node(allowed), table[self._by_node(self._free())], want, cells, apart)
         if found is None:
             return None
         rank = np.where(owner == where.account, 0, np.where(owner < 0, 1, 2))

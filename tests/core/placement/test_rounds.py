@@ -82,7 +82,14 @@ def frozen(snapshot: Snapshot) -> tuple[Any, ...]:
     return (*(array.tobytes() for array in arrays), dict(snapshot.placed), queue)
 
 
-policies = st.builds(Policy, reckless_idle_ppm=st.sampled_from((0, 50_000, 500_000)), consolidate=st.booleans())
+# Any order of nodes at all: a score may be poor, and a table may be silent of some counts.
+tables = st.lists(st.permutations(range(9)).map(tuple), max_size=9).map(tuple)
+policies = st.builds(
+    Policy,
+    reckless_idle_ppm=st.sampled_from((0, 50_000, 500_000)),
+    consolidate=st.booleans(),
+    preferences=st.dictionaries(st.sampled_from(("H100", "A100")), tables).map(lambda by: tuple(sorted(by.items()))),
+)
 
 
 MANY = settings(deadline=None, suppress_health_check=list(HealthCheck))
