@@ -75,11 +75,8 @@ class Books:
         self.firm_of_row = [not gang.shape.preemptible for gang in self.rows]
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
-        self.counts_of_row = [True] * len(self.rows)
         self.devices = Devices({row: carried[g.number] for row, g in enumerate(self.rows) if g.number in carried})
-        for row in self.stopped:
-            gangs = (self.rows[row], *self.devices.riding(row))
-            self.counts_of_row[row] = any(gang.stop_cause in MOVED for gang in gangs)
+        self.counts_of_row = [row not in self.stopped or self._moves(row) for row in range(len(self.rows))]
         self._n_first = len(self.rows)
         self.rank_of_row = [gang.number for gang in self.rows]
         self._parts: dict[tuple[int, int], list[int]] = {}
@@ -128,6 +125,10 @@ class Books:
     def pool_of_gpu(self) -> IntArray:
         """(n_gpus): the pool of each GPU."""
         return self.fleet.pool_of_node[self.floor.node_of_gpu] if self.fleet.nodes else self.floor.node_of_gpu
+
+    def _moves(self, row: int) -> bool:
+        """Whether the row, which is stopping, comes back at once; a shared device if any of its gangs does."""
+        return any(gang.stop_cause in MOVED for gang in (self.rows[row], *self.devices.riding(row)))
 
     def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> list[list[int]]:
         """How many chosen GPUs each account ((n_gpus), by GPU) has, by account and pool."""
