@@ -1,7 +1,7 @@
 """The planner over several pools: hears which gangs an event touches, and has the coordinator plan.
 
-A small fleet is planned whole, in this process: a round trip costs more than it saves there. `Extent` says from which
-size on pools are planned apart; once they are, they stay so.
+A small fleet is planned whole, in this process: telling replicas costs more than it saves there (docs/benchmarks.md).
+`Extent` says from which size on pools are planned apart; once they are, they stay so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Extent:
     """The least fleet that is planned pool by pool."""
 
     pools: int = 2
-    gpus: int = 20_000
+    gpus: int = 200_000
 
     def holds(self, fleet: Fleet) -> bool:
         """Whether the fleet is as large."""

@@ -26,6 +26,7 @@ def test_status_counts_the_fleet_and_the_jobs(world: World, client: Client) -> N
     assert JobCount("waiting", 1) in status.jobs
     assert JobCount("running", 2) in status.jobs
     assert (status.positions, status.positions_uncovered, status.paused) == (2, 0, "")
+    assert status.planned_by == "in the scheduler's process"
     assert status.exchange == world.link
     assert status.journal_seq == world.journal.head[0]
 

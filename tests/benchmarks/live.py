@@ -51,23 +51,20 @@ class Live:
         self.asked = [gang.spec for gang in self.state.gangs.waiting()]
         self.submitted = 0
         self.plan_s = 0.0
+        self.plan_cpu_s = 0.0
         self.path_s = 0.0
         self.placed = 0
 
     def round(self) -> Plan:
         """A plan, as events, folded: timed."""
-        begun = time.perf_counter()
+        begun, cpu = time.perf_counter(), time.process_time()
         plan = self.planner.plan(self.state.snapshot(self.now_ms), self.state.take_touched())
-        self.plan_s = time.perf_counter() - begun
+        self.plan_s, self.plan_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
         for event in events_of(plan, self.state, self.now_ms):
             self.state.apply(event)
         self.path_s = time.perf_counter() - begun
         self.placed = sum(isinstance(action, Place) for action in plan.actions)
         return plan
-
-    def events(self, plan: Plan) -> list[Event]:
-        """The plan as events."""
-        return events_of(plan, self.state, self.now_ms)
 
     def settle(self) -> None:
         """What was stopped is gone, what was placed runs."""
@@ -85,14 +82,6 @@ class Live:
         self.now_ms += self.dice.randrange(SECOND_MS)
         kind = self.dice.randrange(100)
         self.state.apply(self._submitted() if kind < 48 else self._health() if kind < 52 else self._ended())
-
-    def ended(self) -> Event:
-        """A running gang ends."""
-        return self._ended()
-
-    def submitted_gang(self) -> Event:
-        """A gang like those that wait is submitted."""
-        return self._submitted()
 
     def _ended(self) -> Event:
         placed = self.state.gangs.placed

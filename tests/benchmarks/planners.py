@@ -21,9 +21,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from scheduler.core.cluster import Fleet, NodeSpec
-from scheduler.core.placement.plan import plan
-from scheduler.core.placement.snapshot import Action, Place, Plan, Policy, Snapshot
-from scheduler.core.workloads import Gang
+from scheduler.core.placement.snapshot import Action, Place, Plan, Policy, Snapshot, Touched
+from scheduler.core.placement.standing import Standing
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, shape_of
 from scheduler.execution.local_ray import LocalRay
 from scheduler.planners.coordinator import Coordinator
 from scheduler.planners.deltas import NOWHERE, Ask, encode_ask
@@ -41,8 +41,8 @@ LOAD_WITHIN_S = 120.0
 TRIPS = 200
 POLICY = Policy()
 
-PlanOf = Callable[[Snapshot, Mapping[int, Gang]], Plan]
-"""A full round of a snapshot of which these gangs are news."""
+PlanOf = Callable[[Snapshot, Policy, Mapping[int, Gang]], Plan]
+"""A round of a snapshot of which these gangs are news; under another policy than the last one it begins anew."""
 
 
 def run(settings: Settings) -> Result:
@@ -101,15 +101,14 @@ def round_trips(workers: RayWorkers) -> dict[str, Figure]:
 
 def by_size(gpus: int, workers: RayWorkers, repeats: int) -> list[dict[str, Figure]]:
     """All rows of one size; raises where two plans differ."""
-    whole: PlanOf = lambda snapshot, _: plan(snapshot, POLICY)  # noqa: E731
-    here = Coordinator()
+    here, local = Coordinator(), Kept()
     loaded_s, away = loaded(gpus, workers)
     rows: list[dict[str, Figure]] = [{"what": "load", "who": ON_RAY, "gpus": gpus, "median_s": round(loaded_s, 4)}]
     decided: dict[str, list[tuple[Action, ...]]] = {}
     for who, planner in (
-        (WHOLE, whole),
-        (BY_POOLS, lambda snapshot, news: here.plan(snapshot, POLICY, news).plan),
-        (ON_RAY, lambda snapshot, news: checked(away, snapshot, news)),
+        (WHOLE, local.plan),
+        (BY_POOLS, lambda snapshot, policy, news: here.plan(snapshot, policy, news).plan),
+        (ON_RAY, lambda snapshot, policy, news: checked(away, snapshot, policy, news)),
     ):
         measured, decided[who] = rounds(gpus, planner, repeats)
         rows += [{"what": what, "who": who, "gpus": gpus, **timings(took)} for what, took in measured.items()]
@@ -123,42 +122,64 @@ def by_size(gpus: int, workers: RayWorkers, repeats: int) -> list[dict[str, Figu
     return rows
 
 
+class Kept:
+    """Plans the whole from books that it keeps, as the local planner does."""
+
+    def __init__(self) -> None:
+        self._policy = Policy()
+        self._standing = Standing()
+
+    def plan(self, snapshot: Snapshot, policy: Policy, news: Mapping[int, Gang]) -> Plan:
+        """The plan."""
+        touched: Touched | None = Touched(set(news), {(gang.account, shape_of(gang.spec)) for gang in news.values()})
+        if policy != self._policy:
+            self._standing, self._policy, touched = Standing(policy), policy, None
+        return self._standing.plan(snapshot, touched)
+
+
 def rounds(gpus: int, planner: PlanOf, repeats: int) -> tuple[dict[str, list[float]], list[tuple[Action, ...]]]:
     """Seconds by kind of round, and what was decided in each kind."""
     world = crowded(gpus)
     snapshot = world.snapshot()
     everything = dict(world.gangs)
-    planner(snapshot, everything)  # what is kept between rounds is there
+    policy = Policy(starving_ms=POLICY.starving_ms - 1)
+    planner(snapshot, policy, everything)  # machine code is made, and replicas are told
     took: dict[str, list[float]] = {}
     decided = []
-    for _ in range(repeats):
-        made = timed(took, "full round", planner, snapshot, {})
+    for again in range(repeats):
+        policy = Policy(starving_ms=POLICY.starving_ms + again)  # books of the last one do not serve
+        made = timed(took, "full round", planner, snapshot, policy, {})
     decided.append(made.actions)
     world.apply(made)
     snapshot, news = (
         world.snapshot(),
         {number: g for number, g in world.gangs.items() if everything.get(number) is not g},
     )
-    made = timed(took, "round after its placements", planner, snapshot, news)
+    made = timed(took, "round after its placements", planner, snapshot, policy, news)
     decided.append(made.actions)
     world.apply(made)
     for _ in range(repeats):
         before = dict(world.gangs)
         world.submit(spec_of("account-1", size=1, grade=GRADES[0]))
         snapshot, news = world.snapshot(), {n: g for n, g in world.gangs.items() if before.get(n) is not g}
-        made = timed(took, "round after one event", planner, snapshot, news)
+        made = timed(took, "round after one event", planner, snapshot, policy, news)
         decided.append(made.actions)
     return took, decided
 
 
 def timed(
-    took: dict[str, list[float]], what: str, planner: PlanOf, snapshot: Snapshot, news: Mapping[int, Gang]
+    took: dict[str, list[float]],
+    what: str,
+    planner: PlanOf,
+    snapshot: Snapshot,
+    policy: Policy,
+    news: Mapping[int, Gang],
 ) -> Plan:
     """One round, timed without collections of garbage."""
     gc.collect()
     gc.disable()
     begun = time.perf_counter()
-    made = planner(snapshot, news)
+    made = planner(snapshot, policy, news)
     took.setdefault(what, []).append(time.perf_counter() - begun)
     gc.enable()
     return made
@@ -177,9 +198,9 @@ def loaded(gpus: int, workers: RayWorkers) -> tuple[float, Coordinator]:
     return time.perf_counter() - begun, coordinator
 
 
-def checked(coordinator: Coordinator, snapshot: Snapshot, news: Mapping[int, Gang]) -> Plan:
+def checked(coordinator: Coordinator, snapshot: Snapshot, policy: Policy, news: Mapping[int, Gang]) -> Plan:
     """The actors' plan. Raises where any pool was planned here."""
-    planned = coordinator.plan(snapshot, POLICY, news)
+    planned = coordinator.plan(snapshot, policy, news)
     if HERE in planned.by:
         raise RuntimeError(f"an actor was not there: {planned.by}")
     return planned.plan
@@ -207,13 +228,25 @@ def crowded(gpus: int) -> World:
                 bind(world, sold[node] or dice.choice(names), range(at, at + size), GRADES[node % 2])
     for _ in range(gpus // 5):
         size = dice.choice((1, 1, 2, 4, 8))
-        world.submit(spec_of(dice.choice(names), size=size, grade=dice.choice(GRADES), workers=dice.choice((1, 1, 2))))
+        asked = spec_of(dice.choice(names), size=size, grade=dice.choice(GRADES), workers=dice.choice((1, 1, 2)))
+        submitted(world, asked)
     return world
+
+
+def submitted(world: World, spec: GangSpec) -> Gang:
+    """A gang at the end of its line; as `World.submit`, without a look at all others."""
+    number = len(world.gangs)
+    gang = Gang(f"gang-{number}", number, spec, shape_of(spec), submitted_ms=world.now_ms, queued_ms=world.now_ms)
+    world.gangs[number] = gang
+    return gang
 
 
 def bind(world: World, account: str, gpus: range, grade: str) -> None:
     """A gang that runs on these GPUs."""
-    world.running(spec_of(account, size=len(gpus), grade=grade), gpus, world.now_ms - HOUR_MS)
+    gang = submitted(world, spec_of(account, size=len(gpus), grade=grade))
+    bound = gang.moved(GangStatus.BINDING, gpu_numbers=tuple(gpus))
+    world.gangs[gang.number] = bound.moved(GangStatus.RUNNING, started_ms=world.now_ms - HOUR_MS)
+    world.occupant[list(gpus)] = gang.number
 
 
 def timings(seconds: list[float]) -> dict[str, Figure]:

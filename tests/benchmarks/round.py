@@ -1,5 +1,8 @@
 """One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
 
+Beside full rounds: the round after one event (a gang ends or is submitted, a node fails or is well again) of a planner
+that keeps its books, and the whole path in memory: a plan, its events, their fold, the next round.
+
 Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
 of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
 (`tests.core.placement.naive`), which also must decide the same; it is left out where it would take minutes.
@@ -19,10 +22,12 @@ from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot
 from tests.benchmarks.crowd import crowd_of
 from tests.benchmarks.harness import Figure, Result, Settings, peak_mib
+from tests.benchmarks.live import Live
 from tests.core.placement.naive import naive_plan
 
 SIZES = (10_000, 100_000, 1_000_000)
 NAIVE_UP_TO = 10_000
+EVENTS = 300
 OURS = "ours"
 Row = dict[str, Figure]
 
@@ -32,7 +37,7 @@ def run(settings: Settings) -> Result:
     sizes = (1_000, 4_000) if settings.quick else SIZES
     rows: list[Row] = []
     for gpus in sizes:
-        repeats = 3 if settings.quick else 5
+        repeats = 1 if gpus >= SIZES[-1] else 3
         rows += measured_apart(gpus, repeats, naive=gpus <= NAIVE_UP_TO)
     shown = (
         f"{int(str(row['gpus'])):,} GPUs {float(str(row['seconds'])):.3f} s, {row['rss_mib']} MiB"
@@ -59,13 +64,49 @@ def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
     gc.freeze()
     size: Row = {"gpus": snapshot.fleet.n_gpus, "gangs": crowd.waiting, "accounts": len(snapshot.accounts)}
     rows = [{**size, **timed_round(plan, snapshot, repeats, OURS)}]
+    rows[0] |= after_events(snapshot, EVENTS)
+    crowded = crowd_of(gpus, crowded=True).snapshot
+    rows.append({**size, **timed_round(plan, crowded, 1, "ours, nearly full: owners reclaim")})
     if naive:
         rows.append(
             {**size, **timed_round(lambda seen: naive_plan(seen, Policy()), snapshot, 1, "scanning (baseline)")}
         )
-        if rows[0]["actions"] != rows[1]["actions"]:
+        if rows[0]["actions"] != rows[-1]["actions"]:
             raise AssertionError("the planner and its naive twin decided differently")
     return rows
+
+
+def after_events(snapshot: Snapshot, events: int) -> Row:
+    """Milliseconds of the round after one event, and placements a second through the whole path in memory."""
+    live = Live(snapshot, 1)
+    live.round()
+    path_s, placed = live.path_s, live.placed
+    for _ in range(3):  # what was stopped is gone and what it made room for placed: the fleet is at rest
+        live.settle()
+        live.round()
+    gc.collect()
+    gc.freeze()
+    walls: list[float] = []
+    cpus: list[float] = []
+    for _ in range(events):
+        live.happen()
+        live.round()
+        cpus.append(live.plan_cpu_s)
+        walls.append(live.plan_s)
+        live.settle()
+    return {
+        "event_p50_ms": milliseconds(walls, 50),
+        "event_p99_ms": milliseconds(walls, 99),
+        "event_cpu_p50_ms": milliseconds(cpus, 50),
+        "event_cpu_p99_ms": milliseconds(cpus, 99),
+        "path_placements_per_s": round(placed / path_s),
+    }
+
+
+def milliseconds(seconds: Sequence[float], percentile: int) -> float:
+    """A percentile, by nearest rank."""
+    ranked = sorted(seconds)
+    return round(ranked[max(0, -(-len(ranked) * percentile // 100) - 1)] * 1_000, 3)
 
 
 def timed_round(planned: Callable[[Snapshot], Plan], snapshot: Snapshot, repeats: int, method: str) -> Row:

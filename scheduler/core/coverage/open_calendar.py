@@ -162,8 +162,8 @@ class _Pool:
         here = places >= 0
         if not here.any():
             return
-        self._cut(end_ms)
-        rows = self.order[self._cut(start_ms) : bisect_left(self.cuts, end_ms)]
+        first, end = self._cut(start_ms), self._cut(end_ms)
+        rows = self.order[first:end]
         places = places[here]
         _, nodes = expanded(nest.first[places], nest.end[places])
         whole = self.full[nodes] if level > Level.GPU else self.bit_of_gpu[np.array(numbers, dtype=np.int64)[here]]

@@ -1,8 +1,8 @@
 """Room made by ending work of accounts over their count, anywhere in a pool, without laying out the whole pool.
 
-The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once all
-displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor; from
-it follows which nodes can be the cheapest at all, and only those are looked at more closely.
+The same answer as `reclaim.cheapest_room` over the pool's ground. What is known of every node (open GPUs, GPUs once
+all displaceable gangs are gone, the price of the cheapest of these) is kept in a table and caught up with the floor;
+from it follows which nodes can be the cheapest at all, and only those are looked at more closely.
 """
 
 from __future__ import annotations

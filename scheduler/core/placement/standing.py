@@ -3,7 +3,7 @@
 Law: the plan is that of `plan(snapshot, policy)`, byte for byte, whatever happened in between; only the work differs.
 What was touched is read anew from the snapshot, so that it does not matter whether the last plan was carried out, in
 part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed,
-and where gangs share devices, the books are opened anew.
+the books are opened anew.
 
 Whoever was refused in the last round is refused again unless something happened to its account (its use, its lines,
 its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend
@@ -50,17 +50,13 @@ class Standing:
         books, shapes = self._books, self._lines.by_shape()
         if books is None:
             raise AssertionError("the books were closed")
-        room = {
-            name: most
-            for name, index in books.account_index.items()
-            if (most := max(books.headroom(index, pool) for pool in range(books.n_pools))) > 0 and name not in accounts
-        }
+        room: list[int] = (-books.excess).max(axis=0).tolist()
         firm = [
             line
             for shape, lines in shapes.items()
             if not shape.preemptible
             for name, line in lines.items()
-            if line.gpus <= room.get(name, 0)
+            if line.gpus <= room[books.account_index[name]] and name not in accounts
         ]
         return Due(accounts, firm)
 

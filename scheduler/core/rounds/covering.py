@@ -264,7 +264,10 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
         usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
     for name in sorted(names):
         usable &= ~_of_other_size(state, name)
-    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state))
+    # What is open holds everybody's: it serves where none of these holds anything yet.
+    calendar = state.calendar.opened(state.fleet)
+    fresh = calendar if names.isdisjoint(calendar.of_position) else None
+    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state), calendar=fresh)
     if all(_fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.

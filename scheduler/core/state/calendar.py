@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, Level
+from scheduler.core.coverage.columns import clipped
+from scheduler.core.coverage.open_calendar import OpenCalendar
 from scheduler.core.coverage.ownership import owner_at, swap_cells
+from scheduler.core.events import CoverageAssigned
 from scheduler.core.holdings import Holding
 
 UNSOLD = -1
@@ -32,6 +35,7 @@ class Calendar:
         self.swappable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.turns: tuple[int, ...] = ()
         """Instants, ascending, at which some holding starts or ends."""
+        self._open: OpenCalendar | None = None
 
     def grow(self, fleet: Fleet) -> None:
         """New GPUs are unsold for ever."""
@@ -41,6 +45,13 @@ class Calendar:
         self.owner_account = np.concatenate([self.owner_account, nobody])
         self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
         self.swappable = _swappable(fleet, self.holdings)
+        self._open = None
+
+    def opened(self, fleet: Fleet) -> OpenCalendar:
+        """The same holdings, past ones too, as trades look at them; kept from one trade to the next."""
+        if self._open is None:
+            self._open = OpenCalendar(fleet, (*self.past, *self.holdings))
+        return self._open
 
     def of(self, position: str) -> tuple[Holding, ...]:
         """The holdings of one position."""
@@ -57,14 +68,19 @@ class Calendar:
                 kept.append(_ending(holding, at_ms))
         return _sorted((*kept, *holdings))
 
-    def keep(self, holdings: tuple[Holding, ...]) -> None:
-        """Have these holdings, as `assigned` gave them; a turn follows, which tells the past ones apart."""
+    def keep(self, holdings: tuple[Holding, ...], change: CoverageAssigned | None = None) -> None:
+        """Have these holdings, as `assigned` gave them for a change; a turn follows, which tells past ones apart."""
         self.past, self.holdings = (), holdings
+        if change is None:
+            self._open = None
+        elif self._open is not None:
+            self._open.changed(change.positions, change.holdings, change.from_ms)
 
     def forget(self, before_ms: int) -> None:
         """Drop what was over by then."""
         if self.past and min(holding.end_ms for holding in self.past) <= before_ms:
             self.past = tuple(holding for holding in self.past if holding.end_ms > before_ms)
+            self._open = None
 
     def owners(self, fleet: Fleet, at_ms: int, position_index: Mapping[str, int]) -> npt.NDArray[np.int32]:
         """(n_gpus): the index of the position that each GPU covered at an instant, past ones too; UNSOLD: none."""
@@ -74,6 +90,11 @@ class Calendar:
     def swap(self, fleet: Fleet, level: Level, left: int, right: int, at_ms: int) -> None:
         """Two cells trade places from `at_ms`, owners included."""
         swapped = swap_cells(fleet, self.holdings, level, left, right, at_ms)
+        if self._open is not None:
+            # What did not move is the very same holding.
+            moved = {new.position for old, new in zip(self.holdings, swapped, strict=False) if new is not old}
+            theirs = (clipped(held, at_ms, FOREVER_MS) for held in swapped if held.position in moved)
+            self._open.changed(moved, [held for held in theirs if held is not None], at_ms)
         self.past = (*self.past, *(holding for holding in swapped if holding.end_ms <= at_ms))
         self.holdings = _sorted(holding for holding in swapped if holding.end_ms > at_ms)
         a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)

@@ -310,7 +310,8 @@ class State:
         if faults:
             raise Conflict(f"coverage of {', '.join(event.positions)} from {event.from_ms}: {faults[0]}")
         self._turn_until(now_ms)
-        self.calendar.keep(holdings)  # a turn only tells past ones apart: they are the same after it
+        # A turn only tells past ones apart: they are the same after it.
+        self.calendar.keep(holdings, event)
         if event.why in {"traded", "planned", "ended"}:
             for position in self.refused.keys() & set(event.positions):
                 if self._is_whole(position, now_ms):  # else others only moved its future, or it is short until later

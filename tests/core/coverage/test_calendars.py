@@ -1,4 +1,4 @@
-"""Generated years of lots on nearly full fleets: no worse than the best known for each calendar."""
+"""Published years of lots on fleets of a thousand GPUs: what is 90 % sold is placed whole, the rest with handovers."""
 
 from __future__ import annotations
 
@@ -6,38 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.cluster import Level
 from scheduler.core.coverage.assign import assign
 from scheduler.core.coverage.ownership import check
-from scheduler.core.holdings import Demand
-from scheduler.core.quantities import MS_PER_HOUR
-from scheduler.traces.calendars import load
-from tests.core.coverage.drawn import fleet_of
+from scheduler.traces.calendars import fleet_shape
+from tests.benchmarks.calendars import demands_of, fleet_of
+
+MOST_GPUS = 2_000
 
 
-@pytest.mark.parametrize(
-    ("name", "most_unplaced"),
-    [
-        ("1024_carved_90", 0),
-        ("1024_counted_90", 0),
-        pytest.param("1024_carved_97", 27, marks=pytest.mark.slow),
-        pytest.param("1024_counted_97", 119, marks=pytest.mark.slow),
-    ],
-)
-def test_a_year_of_lots_leaves_no_more_unplaced_than_the_best_known(
-    traces: Path, name: str, most_unplaced: int
-) -> None:
-    path = traces / "calendars" / f"{name}.csv"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    rows = load(path)
-    demands = [
-        Demand(f"p{k}", Level(level), lots, start * MS_PER_HOUR, end * MS_PER_HOUR, 0)
-        for k, (level, lots, start, end) in enumerate(
-            zip(rows.level.tolist(), rows.lots.tolist(), rows.start_hour.tolist(), rows.end_hour.tolist(), strict=True)
-        )
-    ]
-    fleet = fleet_of(blocks=8, domains=4, nodes=4, gpus=8)
-    made = assign(fleet, demands)
-    assert check(fleet, made.holdings) == ()
-    assert sum(demand.lots for demand in made.unplaced) <= most_unplaced
+@pytest.mark.slow
+def test_a_year_of_lots_is_placed_with_handovers_only_where_it_is_nearly_full(traces: Path) -> None:
+    paths = sorted((traces / "calendars").glob("*_90.csv"))
+    shapes = {path: fleet_shape(path.stem) for path in paths}
+    small = [path for path, shape in shapes.items() if fleet_of(shape).n_gpus <= MOST_GPUS]
+    if not small:
+        pytest.skip(f"{traces / 'calendars'} holds no calendar that is 90 % sold on at most {MOST_GPUS} GPUs")
+    for path in small:
+        fleet = fleet_of(shapes[path])
+        made = assign(fleet, demands_of(path), handovers=True)
+        assert check(fleet, made.holdings) == ()
+        assert (made.unplaced, made.handovers) == ((), ()), path.stem

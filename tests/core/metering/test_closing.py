@@ -53,6 +53,18 @@ def held(record: MeterRecord) -> dict[State, int]:
     return {state: gpu_ms for state, gpu_ms in record.states.items() if gpu_ms}
 
 
+@pytest.mark.parametrize("won_first", [True, False])
+def test_a_handover_in_the_middle_loses_and_doubles_not_one_millisecond(won_first: bool) -> None:  # noqa: FBT001
+    meter = meter_of_acme_on_node_a()
+    changes = [(NODE_B, 0), (NODE_A, -1)] if won_first else [(NODE_A, -1), (NODE_B, 0)]
+    for gpus, owner in changes:
+        meter.set_owner(25_001, gpus, owner)
+    meter.set_occupant(0, NODE_A, ACME)
+    meter.set_occupant(25_001, NODE_B, ACME)
+    record = closed(meter)
+    assert held(record) == {State.USED: 240_000}
+
+
 def test_half_a_minute_used_and_half_lent_is_all_delivered() -> None:
     meter = meter_of_acme_on_node_a()
     meter.set_occupant(0, NODE_A, ACME)

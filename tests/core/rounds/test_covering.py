@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.coverage.columns import merged
+from scheduler.core.coverage.columns import merged, moved
 from scheduler.core.coverage.ownership import check
 from scheduler.core.events import (
+    CalendarTurned,
+    CellsSwapped,
     CoverageAssigned,
     CoverageRefused,
     Event,
@@ -133,3 +137,31 @@ def test_a_refused_position_is_covered_when_its_node_joins_and_refusals_are_told
     state.apply(joined)
     assert after(state, covering.after_health(state, joined, NOW, SPARE)) == ["coverage_assigned"]
     assert not any(isinstance(event, CoverageRefused) for event in covering.retry(state, NOW, SPARE))
+
+
+def test_a_planned_handover_is_two_holdings_and_the_turn_at_its_instant_is_the_move() -> None:
+    state = folded()
+    told(state, PositionEventKind.TRADE, "one")
+    [held] = state.calendar.of("one")
+    seam_ms = NOW + 30_000
+    other = next(cell for cell in range(len(state.fleet.nodes)) if cell != held.cell)
+    pieces = (moved(held, end_ms=seam_ms), moved(held, cell=other, start_ms=seam_ms))
+    state.apply(CoverageAssigned(at_ms=NOW, from_ms=held.start_ms, why="planned", positions=("one",), holdings=pieces))
+    assert check(state.fleet, state.calendar.holdings) == ()
+    assert seam_ms in state.calendar.turns
+    state.apply(CalendarTurned(at_ms=seam_ms))
+    owned = np.flatnonzero(state.calendar.owner_position == state.position_index["one"])
+    assert owned.tolist() == list(state.fleet.gpus_of_node(other))
+
+
+def test_the_calendar_kept_open_follows_every_change() -> None:
+    state = folded()
+    told(state, PositionEventKind.TRADE, "one")
+    opened = state.calendar.opened(state.fleet)
+    told(state, PositionEventKind.TRADE, "two", account="bolt")
+    [one], [two] = state.calendar.of("one"), state.calendar.of("two")
+    state.apply(CellsSwapped(at_ms=NOW + 5_000, level=one.level, left=one.cell, right=two.cell))
+    told(state, PositionEventKind.EXPIRY, "one", lots=0, effective_ms=NOW + 9_000)
+    assert state.calendar.opened(state.fleet) is opened
+    everything = (*state.calendar.past, *state.calendar.holdings)
+    assert merged(opened.holdings()) == merged(everything)
