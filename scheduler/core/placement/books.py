@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.devices import Devices, riders_of
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
@@ -338,11 +338,6 @@ class Books:
         self.firm_of_row.append(not gang.shape.preemptible)
         self.rank_of_row.append(rank)
         return part[-1]
-
-    @property
-    def riders(self) -> dict[int, list[Rider]]:
-        """By row of a shared device: the gangs beside its carrier."""
-        return self.devices.riders
 
     def lift(self, row: int) -> IntArray:
         """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""
