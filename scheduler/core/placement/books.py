@@ -23,7 +23,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.devices import Devices, riders_of
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
@@ -75,11 +75,8 @@ class Books:
         self.firm_of_row = [not gang.shape.preemptible for gang in self.rows]
         stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
         self.stopped = {row for row, stops in enumerate(stopping) if stops}
-        self.counts_of_row = [True] * len(self.rows)
         self.devices = Devices({row: carried[g.number] for row, g in enumerate(self.rows) if g.number in carried})
-        for row in self.stopped:
-            gangs = (self.rows[row], *self.devices.riding(row))
-            self.counts_of_row[row] = any(gang.stop_cause in MOVED for gang in gangs)
+        self.counts_of_row = [row not in self.stopped or self._moves(row) for row in range(len(self.rows))]
         self._n_first = len(self.rows)
         self.rank_of_row = [gang.number for gang in self.rows]
         self._parts: dict[tuple[int, int], list[int]] = {}
@@ -131,6 +128,10 @@ class Books:
     def pool_of_gpu(self) -> IntArray:
         """(n_gpus): the pool of each GPU."""
         return self.fleet.pool_of_node[self.floor.node_of_gpu] if self.fleet.nodes else self.floor.node_of_gpu
+
+    def _moves(self, row: int) -> bool:
+        """Whether the row, which is stopping, comes back at once; a shared device if any of its gangs does."""
+        return any(gang.stop_cause in MOVED for gang in (self.rows[row], *self.devices.riding(row)))
 
     def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> list[list[int]]:
         """How many chosen GPUs each account ((n_gpus), by GPU) has, by account and pool."""
@@ -331,11 +332,6 @@ class Books:
         self.firm_of_row.append(not gang.shape.preemptible)
         self.rank_of_row.append(rank)
         return part[-1]
-
-    @property
-    def riders(self) -> dict[int, list[Rider]]:
-        """By row of a shared device: the gangs beside its carrier."""
-        return self.devices.riders
 
     def lift(self, row: int) -> IntArray:
         """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scheduler.core.cluster import Fleet
-from scheduler.core.placement.floor import NOBODY, Floor
+from scheduler.core.placement.floor import NOBODY, USABLE, Floor
 from scheduler.core.placement.snapshot import Action, Place, Snapshot, Stop
 from scheduler.core.workloads import WHOLE_GPU_MILLI, Gang, GangStatus, StopCause
 
@@ -29,9 +29,6 @@ class Rows(Protocol):
     pool_of_row: list[int]
     firm_of_row: list[bool]
     actions: list[Action | None]
-
-    def is_placed(self, row: int) -> bool:
-        """Whether the row holds GPUs."""
 
     def headroom(self, account: int, pool: int) -> int:
         """How many more GPUs the account may use in the pool."""
@@ -112,7 +109,9 @@ class Devices:
             self._joinable = Joinable()
             for row, gang in enumerate(books.rows):
                 gpu = books.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and books.is_placed(row) and books.floor.usable[gpu] and books.floor.leaver[gpu] < 0:
+                # Rows that ended in an earlier round over the same books hold nothing.
+                stands = gpu >= 0 and int(books.floor.holder[gpu]) == row and int(books.floor.leaver[gpu]) < 0
+                if stands and books.floor.gpus[gpu, USABLE]:
                     gangs = (gang, *self.riding(row))
                     self._joinable.add(books.account_of_row[row], row, gpu, gangs, firm=books.firm_of_row[row])
         return self._joinable.with_room(account, milli, firm=firm)

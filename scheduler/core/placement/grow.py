@@ -45,7 +45,9 @@ def grow(books: Books, lines: Lines) -> None:
 def _may_grow(books: Books, row: int) -> bool:
     gang = books.rows[row]
     ran_ms = ran_for_ms(gang, books.now_ms)
-    runs = gang.status is GangStatus.RUNNING and gang.shape.preemptible and books.is_placed(row)
+    # A row that ended in an earlier round over the same books holds nothing.
+    stands = books.is_placed(row) and int(books.floor.holder[books.gpus_of_row[row][0]]) == row
+    runs = stands and gang.status is GangStatus.RUNNING and gang.shape.preemptible
     return runs and ran_ms >= max(gang.spec.min_runtime_ms, books.policy.grow_after_ms)
 
 

@@ -7,7 +7,7 @@ from it follows which nodes can be the cheapest at all, and only those are looke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Protocol
@@ -16,6 +16,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement import excess as kernels
+from scheduler.core.placement.devices import Devices
 from scheduler.core.placement.excess import ACCOUNT, BOUND, DEAREST, GPUS, OPEN, PRICE, RANK, ROOM, desk_of
 from scheduler.core.placement.fits import Room, cells_of_nodes
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, USABLE, Floor
@@ -39,10 +40,7 @@ class Rows(Protocol):
     excess: IntArray
     round_number: int
     first_of_round: int
-
-    @property
-    def riders(self) -> Mapping[int, Sequence[object]]:
-        """By row of a shared device: the gangs beside its carrier."""
+    devices: Devices
 
     def rows_of(self, account: int, pool: int) -> list[int]:
         """All rows of the account in the pool."""
@@ -171,7 +169,7 @@ class Overdrawn:
         wished_ms = np.clip(rows[:, kernels.MIN_RUN_MS] - ran_ms, 0, MS_PER_HOUR)
         milli = rows[:, kernels.MILLI]
         rows[:, PRICE] = lost_ms * milli // WHOLE_GPU_MILLI + rows[:, GPUS] * wished_ms * milli // WHOLE_GPU_MILLI
-        for row in self._books.riders:
+        for row in self._books.devices.riders:
             if row < high:
                 rows[row, PRICE] = self._books.price(row)
 
