@@ -86,7 +86,7 @@ def deliverable(facts: OfferFacts, question: Question, *, plan: bool) -> message
     view, terms, risk = facts.view, facts.terms, question.risk
     offer = offer_of(view, terms, question.from_ms, question.to_ms, risk)
     from_ms, to_ms = offer.stretches[0].start_ms, offer.stretches[-1].end_ms
-    found = may_be_sold(view, offer, plan=plan)
+    found = may_be_sold(view, terms, offer, plan=plan)
     few = intervals(view, offer.pool, from_ms, to_ms) <= MOST_ROWS
     rows = accreditation(view, offer.pool, (terms.lot.cell,), from_ms, to_ms, risk) if few else ()
     return messages.Deliverable(

@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 BENCHMARKS = MappingProxyType(
     {
-        "churn": ("tests.benchmarks.churn", "a heterogeneous fleet while work comes and goes: unallocated by score"),
         "calendars": (
             "tests.benchmarks.calendars",
             "lots unplaced and handovers of every generated calendar; seconds for a plan and a trade",
         ),
+        "churn": ("tests.benchmarks.churn", "a heterogeneous fleet while work comes and goes: unallocated by score"),
         "coverage": (
             "tests.benchmarks.coverage",
             "seconds for each kind of change of coverage: a trade, a node lost, a swap",

@@ -150,9 +150,9 @@ def most_lots(fleet: Fleet, view: Outlook, level: Level, pool: int, sellable: Ma
     The second holds where all cells of a level are alike and nothing waits. `view` must be of lots offered at that
     level (see `losses.outlook`).
     """
-    if not view.survives:
-        return 0, 0
     state, cells = view.standing, view.standing.cells
+    if not is_safe(view, level):
+        return 0, 0
     offered = state.free[level] & none_of(cells, level, counted(~sellable[topology_of(fleet).gpu_at]))
     below = [(view.margin(each), cells.inside[level][each][offered]) for each in LEVELS[: level + 1]]
     top = min(int(np.searchsorted(np.cumsum(np.sort(inside)[::-1]), margin, side="right")) for margin, inside in below)
@@ -170,6 +170,17 @@ def most_lots(fleet: Fleet, view: Outlook, level: Level, pool: int, sellable: Ma
             limits = _limits(filled, order, view, places)
             least, most = max(least, min(top, *limits.values())), min(most, limits[between])
     return least, max(least, most)
+
+
+def is_safe(view: Outlook, level: Level) -> bool:
+    """Whether what is sold survives the loss, and counts of cells prove it.
+
+    A lot stands on cells of its own size alone: where a level that is sold or offered has several, they prove nothing.
+    """
+    cells = view.standing.cells
+    sold = [each for each in LEVELS if each == level or view.standing.lots[each].any()]
+    mixed = any(cells.most_inside[each][Level.GPU] != cells.least_inside[each][Level.GPU] for each in sold)
+    return view.survives and not (view.losses and mixed)
 
 
 def view_of(fleet: Fleet, held: Columns, offer: Offer, start_ms: int, end_ms: int, usable: Mask) -> Outlook:
@@ -273,7 +284,7 @@ def _accepted(
     changed = set(covering.positions)
     held = columns_of([*(each for each in rows_of(holdings) if each.position not in changed), *covering.holdings])
     return all(
-        view_of(fleet, held, offer, max(each.start_ms, now_ms), each.end_ms, usable).survives
+        is_safe(view_of(fleet, held, offer, max(each.start_ms, now_ms), each.end_ms, usable), offer.level)
         for each in offer.stretches
         if each.end_ms > now_ms
     )

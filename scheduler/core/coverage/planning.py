@@ -44,7 +44,7 @@ def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence
     rounds = min(rounds, ceil_div(ROUNDS_PER_LOT * n_lots, turns), ROUND_LOTS // max(1, n_lots))
     filling = [filled(board, groups, orders[0])]
     found = [filling[0]]
-    if rounds:
+    if rounds >= filling[0].short(groups).sum():  # else there are too few to do much
         found.append(mended(board, repaired(board, filling[0], groups, rounds, FIRST_ROOT), groups))
     for order in orders[1:]:
         if not found[-1].short(groups).any():
@@ -53,6 +53,8 @@ def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence
         found.append(filling[-1])
     for trial in TRIES if rounds else ():
         layout = filling[min(trial.order, len(filling) - 1)]
+        if rounds < layout.short(groups).sum():
+            continue
         for root in trial.roots:
             if not found[-1].short(groups).any():
                 return (found[-1],)

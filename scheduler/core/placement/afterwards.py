@@ -1,7 +1,8 @@
 """Why lines wait, for a plan that was put together from others': worked out when somebody asks.
 
 The plan's actions are played into the books of its snapshot; what the books say then is what `plan` itself would have
-said at its end. Law: for the actions of `plan(snapshot)` the reasons are those of `plan(snapshot)`.
+said at its end. Law: for the actions of `plan(snapshot)` the reasons are those of `plan(snapshot)`, but for who was
+held back for whom (`protect`), which the actions do not tell.
 """
 
 from __future__ import annotations

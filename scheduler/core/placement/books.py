@@ -88,20 +88,9 @@ class Books:
         holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
-        self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
-        self.entitled = self._by_account(self.owner, (self.owner >= 0) & snapshot.usable)
-        account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
-        self.used = self._by_account(account_of_row[holder], holder >= 0)
-        self.firm_used = self._by_account(account_of_row[holder], firm)
-        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
-        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
-        """(n_pools, n_accounts): by how much each account is over its count."""
-        for row in self.stopped:
-            if self.counts_of_row[row]:
-                self._count(row, 1)
-        self._usable_by_pool: list[int] = np.bincount(
-            self.pool_of_gpu[snapshot.usable], minlength=self.n_pools
-        ).tolist()
+        usable = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools)
+        self._usable_by_pool: list[int] = usable.tolist()
+        self._tally(holder, firm)
         # 4. how to look
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
@@ -123,6 +112,20 @@ class Books:
         self._withdrawn_ever: list[Gang] = []
         self._undone: list[int] = []
         self.lowered: set[int] = set()
+
+    def _tally(self, holder: IntArray, firm: BoolArray) -> None:
+        """What each account owns and uses, by account and pool."""
+        self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
+        self.entitled = self._by_account(self.owner, (self.owner >= 0) & self.snapshot.usable)
+        account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
+        self.used = self._by_account(account_of_row[holder], holder >= 0)
+        self.firm_used = self._by_account(account_of_row[holder], firm)
+        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
+        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): by how much each account is over its count."""
+        for row in self.stopped:
+            if self.counts_of_row[row]:
+                self._count(row, 1)
 
     @property
     def pool_of_gpu(self) -> IntArray:

@@ -18,11 +18,13 @@ from scheduler.core.coverage.columns import Columns, columns_of
 from scheduler.core.coverage.deliverable import OFFER, Deliverable, Offer, deliverable, planned_lots
 from scheduler.core.coverage.losses import DEFAULT_DOMAIN, DEFAULT_LOSSES
 from scheduler.core.coverage.standing import Mask
+from scheduler.core.coverage.topology import topology_of
 from scheduler.core.entitlements import demands
 from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.holdings import Demand
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Position
+from scheduler.core.quantities import floor_div
 from scheduler.core.rounds.claims import account_names, demands_of, node_numbers, promised_until_ms
 from scheduler.core.state.state import State
 
@@ -49,6 +51,14 @@ class SalesView:
     def sellable(self, from_ms: int) -> Mask:
         """What a trade that begins then may be given."""
         return np.asarray(self.usable & ~self.spare & (self.promised_until_ms <= max(from_ms, self.now_ms)))
+
+    def of_size(self, level: Level, gpus: int) -> Mask:
+        """The GPUs in cells of a level that have so many: a lot stands on no others."""
+        topology = topology_of(self.fleet)
+        alike = np.flatnonzero(topology.end_gpu[level] - topology.first_gpu[level] == gpus)
+        found = np.zeros(self.fleet.n_gpus, dtype=np.bool_)
+        found[topology.gpu_at[topology.spread(level, alike)[1]]] = True
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +114,10 @@ def offer_of(
     return Offer(stretches, risk.losses, risk.domain, view.uncovered)
 
 
-def may_be_sold(view: SalesView, offer: Offer, *, plan: bool) -> Deliverable:
-    """How many more lots of the offer; `plan`: the planner is asked too, which takes longer."""
-    sellable = view.sellable(offer.stretches[0].start_ms)
+def may_be_sold(view: SalesView, terms: InstrumentTerms, offer: Offer, *, plan: bool) -> Deliverable:
+    """How many more lots of the instrument's offer; `plan`: the planner is asked too, which takes longer."""
+    alike = view.of_size(terms.lot.cell, floor_div(terms.lot.gpus, terms.lot.cells))
+    sellable = view.sellable(offer.stretches[0].start_ms) & alike
     found = deliverable(view.fleet, view.held, offer, view.now_ms, view.usable, sellable)
     if not plan:
         return found

@@ -157,6 +157,8 @@ def usable_by(
     found = []
     for cell in range(topology.n_cells(waiting.level)):
         gpus = set(fleet.gpus_of_cell(waiting.level, cell).tolist())
+        if len(gpus) != len(fleet.gpus_of_cell(waiting.level, waiting.cell)):
+            continue  # a lot stands on cells of its own size alone
         if topology.pool[waiting.level][cell] != pool or not usable[list(gpus)].all():
             continue
         holders = [h.position for h in now if gpus & set(fleet.gpus_of_cell(h.level, h.cell).tolist())]

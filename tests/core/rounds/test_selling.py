@@ -35,7 +35,7 @@ def test_with_no_losses_the_planned_number_is_what_covering_grants(data: st.Data
     terms = site.state.instruments[f"FIRM.{level.name}@1"]
     from_ms = NOW + data.draw(st.sampled_from([0, 100_000, 250_000]))
     offer = offer_of(view(site), terms, from_ms, None, NO_LOSS)
-    found = may_be_sold(view(site), offer, plan=True)
+    found = may_be_sold(view(site), terms, offer, plan=True)
     assert found.planned is not None
     assert found.proven <= found.planned <= found.at_most
     before = dump(site.state)
@@ -50,10 +50,10 @@ def test_what_is_owed_comes_first_and_is_named() -> None:
     site = Site(domains=2)
     site.trade("a", 0, Level.NODE, 3)
     terms = site.state.instruments["FIRM.GPU@1"]
-    assert may_be_sold(view(site), offer_of(view(site), terms, risk=NO_LOSS), plan=True).planned == 2
+    assert may_be_sold(view(site), terms, offer_of(view(site), terms, risk=NO_LOSS), plan=True).planned == 2
     site.trade("owed", 0, Level.NODE, 2)
     assert [(each.position, each.lots) for each in view(site).uncovered] == [("owed", 2)]
-    found = may_be_sold(view(site), offer_of(view(site), terms, risk=NO_LOSS), plan=True)
+    found = may_be_sold(view(site), terms, offer_of(view(site), terms, risk=NO_LOSS), plan=True)
     assert (found.proven, found.planned, found.survives) == (0, 0, False)
 
 
@@ -63,7 +63,7 @@ def test_a_lot_on_an_ill_node_needs_another_before_more_is_sold() -> None:
     site.ill("node-0")
     site.ill("node-1")
     terms = site.state.instruments["FIRM.NODE@1"]
-    assert not may_be_sold(view(site), offer_of(view(site), terms, risk=NO_LOSS), plan=False).survives
+    assert not may_be_sold(view(site), terms, offer_of(view(site), terms, risk=NO_LOSS), plan=False).survives
     rows = accreditation(view(site), 0, (Level.NODE,), NOW, END, NO_LOSS)
     assert [(row.cells, row.healthy, row.sold, row.free, row.margin) for row in rows] == [(4, 2, 3, 0, -1)]
 
@@ -73,7 +73,7 @@ def test_spares_are_counted_for_the_loss_and_not_sold() -> None:
     for spares, proven in ((), 3), (("node-3",), 3), (("node-2", "node-3"), 2):
         site = Site(domains=2, spares=spares)
         terms = site.state.instruments["FIRM.NODE@1"]
-        assert may_be_sold(view(site), offer_of(view(site), terms, risk=node), plan=True).planned == proven
+        assert may_be_sold(view(site), terms, offer_of(view(site), terms, risk=node), plan=True).planned == proven
 
 
 def test_a_window_is_cut_to_what_is_asked_and_refused_where_it_holds_nothing() -> None:
@@ -93,7 +93,7 @@ def test_an_answer_is_not_changed_by_what_happens_after_it_was_asked_for() -> No
     site = Site()
     taken = view(site)
     terms = site.state.instruments["FIRM.NODE@1"]
-    before = may_be_sold(taken, offer_of(taken, terms, risk=NO_LOSS), plan=True)
+    before = may_be_sold(taken, terms, offer_of(taken, terms, risk=NO_LOSS), plan=True)
     site.trade("a", 0, Level.NODE, 2)
     site.ill("node-3")
-    assert may_be_sold(taken, offer_of(taken, terms, risk=NO_LOSS), plan=True) == before
+    assert may_be_sold(taken, terms, offer_of(taken, terms, risk=NO_LOSS), plan=True) == before
