@@ -112,7 +112,8 @@ class Devices:
             self._joinable = Joinable()
             for row, gang in enumerate(books.rows):
                 gpu = books.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and books.is_placed(row) and books.floor.usable[gpu] and books.floor.leaver[gpu] < 0:
+                held = gpu >= 0 and books.floor.holder[gpu] == row  # rows that have ended are among them
+                if held and books.floor.usable[gpu] and books.floor.leaver[gpu] < 0:
                     gangs = (gang, *self.riding(row))
                     self._joinable.add(books.account_of_row[row], row, gpu, gangs, firm=books.firm_of_row[row])
         return self._joinable.with_room(account, milli, firm=firm)
