@@ -16,6 +16,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.lines import Key, Lines
+from scheduler.core.placement.plan import plan
 from scheduler.core.placement.reasons import Reasons
 from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
 from scheduler.core.quantities import floor_div
@@ -37,7 +38,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
             for account, shapes in self._queue.items()
             if (waiting := [shape for shape, gangs in shapes.items() if gangs])
         }
-        self._reasons: Reasons | None = None
+        self._reasons: Mapping[Key, Waiting] | None = None
 
     def __len__(self) -> int:
         return sum(len(shapes) for shapes in self._rest.values())
@@ -55,7 +56,10 @@ class ReasonsAfter(Mapping[Key, Waiting]):
             self._reasons = self._worked_out()
         return self._reasons[line]
 
-    def _worked_out(self) -> Reasons:
+    def _worked_out(self) -> Mapping[Key, Waiting]:
+        whole = plan(self._before, self._policy)
+        if whole.actions == self._actions:
+            return whole.waiting
         books = Books(self._before, self._policy)
         rows = {gang.number: row for row, gang in enumerate(books.rows)}
         lines = Lines(self._queue)
@@ -93,7 +97,8 @@ def _kept(snapshot: Snapshot) -> Snapshot:
         occupant=snapshot.occupant.copy(),
         claimant=snapshot.claimant.copy(),
         placed=dict(snapshot.placed),
-        queue={account: dict.fromkeys(shapes, ()) for account, shapes in snapshot.queue.items()},
+        queue={a: {shape: tuple(gangs) for shape, gangs in shapes.items()} for a, shapes in snapshot.queue.items()},
+        shares={gpu: dict(there) for gpu, there in snapshot.shares.items()},
         opens=dict(snapshot.opens),
     )
 
