@@ -53,10 +53,8 @@ class Books:
         self.policy = policy
         self.now_ms = snapshot.now_ms
         self.fleet = snapshot.fleet
-        self.n_nodes = len(self.fleet.nodes)
-        self.n_pools = len(self.fleet.pools)
-        self.owner = snapshot.owner
-        self.opens = snapshot.opens
+        self.n_nodes, self.n_pools = len(self.fleet.nodes), len(self.fleet.pools)
+        self.owner, self.opens = snapshot.owner, snapshot.opens
         self._pools_for: dict[str | None, tuple[int, ...]] = {}
         self._counted: dict[tuple[int, int], Counts] = {}
         self._own_until_ms: dict[tuple[int, int], list[int]] = {}
@@ -102,7 +100,21 @@ class Books:
         self._usable_by_pool: list[int] = np.bincount(
             self.pool_of_gpu[snapshot.usable], minlength=self.n_pools
         ).tolist()
-        # 4. how to look
+        self._look()
+        # 4. what the round decides
+        self.round_number = 0
+        self.first_of_round = len(self.rows)
+        self.actions: list[Action | None] = []
+        self.action_of_row: dict[int, int] = {}
+        self.decided: dict[int, tuple[Gang, bool]] = {}
+        self.withdrawn: list[tuple[Gang, bool]] = []
+        self._withdrawn_ever: list[Gang] = []
+        self._undone: list[int] = []
+        self.lowered: set[int] = set()
+
+    def _look(self) -> None:
+        """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
+        snapshot = self.snapshot
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
         compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
         self._search = Search(self.fleet, self.floor, self.units, compiled=compiled)
@@ -113,16 +125,6 @@ class Books:
         self._left = np.zeros(len(self.floor.units), dtype=np.int64)
         self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
         self._overdrawn = Overdrawn(self, compiled=compiled)
-        # 5. what the round decides
-        self.round_number = 0
-        self.first_of_round = len(self.rows)
-        self.actions: list[Action | None] = []
-        self.action_of_row: dict[int, int] = {}
-        self.decided: dict[int, tuple[Gang, bool]] = {}
-        self.withdrawn: list[tuple[Gang, bool]] = []
-        self._withdrawn_ever: list[Gang] = []
-        self._undone: list[int] = []
-        self.lowered: set[int] = set()
 
     @property
     def pool_of_gpu(self) -> IntArray:
