@@ -24,6 +24,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
@@ -49,9 +50,7 @@ class Books:
     """One round's working state (see the module). Accounts, pools, nodes and rows are indices."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
-        self.snapshot = snapshot
-        self.policy = policy
-        self.now_ms = snapshot.now_ms
+        self.snapshot, self.policy, self.now_ms = snapshot, policy, snapshot.now_ms
         self.fleet = snapshot.fleet
         self.n_nodes, self.n_pools = len(self.fleet.nodes), len(self.fleet.pools)
         self.owner, self.opens = snapshot.owner, snapshot.opens
@@ -110,6 +109,7 @@ class Books:
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
         self._undone: list[int] = []
+        self.row_ends = RowEnds()
         self.lowered: set[int] = set()
 
     def _look(self) -> None:
