@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from scheduler.core.cluster import IntArray
+from scheduler.core.placement.devices import Rider
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
 
-if TYPE_CHECKING:  # the books keep this
-    from scheduler.core.placement.books import Books
+
+class Rows(Protocol):
+    """What this asks of the books, which keep it."""
+
+    rows: list[Gang]
+    now_ms: int
+    stopped: set[int]
+    first_of_round: int
+
+    @property
+    def riders(self) -> Mapping[int, Sequence[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        ...
 
 
 def ends_ms(gang: Gang, now_ms: int) -> int:
@@ -27,7 +40,7 @@ class RowEnds:
         self._gangs: list[Gang] = []
         self._ends_ms: IntArray = np.zeros(0, dtype=np.int64)
 
-    def of(self, books: Books) -> IntArray:
+    def of(self, books: Rows) -> IntArray:
         """(n_rows + 1): when each row's GPUs are free of it, later than now; the last entry is now. A copy."""
         known = len(self._gangs)
         changed = [row for row, (was, now) in enumerate(zip(self._gangs, books.rows, strict=False)) if was is not now]
@@ -47,7 +60,7 @@ def _standing_ends_ms(gang: Gang) -> int:
     return INT64_MAX if gang.spec.max_runtime_ms is None else ends_by_ms(gang)
 
 
-def _row_ends_ms(books: Books, row: int) -> int:
+def _row_ends_ms(books: Rows, row: int) -> int:
     gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
     return max(_ends_ms(gang, books.now_ms, stopped=row in books.stopped) for gang in gangs)
 
