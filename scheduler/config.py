@@ -47,6 +47,9 @@ class UpSettings(BaseSettings):
         default="auto", description="Who plans: this process, an actor a pool on Ray, or auto: Ray once it pays."
     )
     probe_every_ms: int = Field(default=30_000, ge=0, description="Between two probes of idle nodes; 0: never.")
+    rehearse_every_ms: int = Field(
+        default=900_000, ge=0, description="Between two rehearsals of scores for partly used nodes; 0: never."
+    )
     round_every_ms: int = Field(default=100, ge=10, description="How often execution is looked at.")
     reading_ms: int = Field(default=5_000, ge=1_000, description="Longest time unseen before the meter estimates.")
     close_lag_ms: int = Field(default=1_000, ge=0, description="From an interval's end to its closing.")

@@ -34,8 +34,10 @@ from scheduler.own_exchange import OwnExchange
 from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from scheduler.planners.ray_workers import RayWorkers
+from scheduler.planners.rehearsals import Rehearsals
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
+from scheduler.rehearsing import Rehearsing
 from scheduler.service import Scheduler, ServiceSettings
 from scheduler.stop_signals import StopSignals
 
@@ -62,6 +64,7 @@ class Embedded:
     exchange_address: str
     own_exchange: OwnExchange | None
     probe: IdleProbe
+    rehearsing: Rehearsing
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -115,6 +118,7 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
+                rehearsing=_rehearsing(settings, ray),
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -127,6 +131,7 @@ class Embedded:
             due_ms = self.scheduler.round()
             self.publisher.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
+            self.rehearsing.maybe(self.scheduler, wall_clock_ms())
             self._keep_notes()
             wait_ms = self.settings.round_every_ms
             if due_ms is not None:
@@ -146,6 +151,7 @@ class Embedded:
             last_first.callback(self._keep_snapshot)
             last_first.callback(self.executor.close)
             last_first.callback(self.planner.close)
+            last_first.callback(self.rehearsing.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
@@ -310,6 +316,11 @@ def _planner(settings: UpSettings, ray: LocalRay) -> Planner:
         return RayWorkers(ray.address, state_dir=settings.home / "planners", token_path=ray.token_path)
 
     return PoolsPlanner(on_ray, EVERY_FLEET if settings.planners == "ray" else Extent())
+
+
+def _rehearsing(settings: UpSettings, ray: LocalRay) -> Rehearsing:
+    rehearsals = Rehearsals(ray.address, token_path=ray.token_path)
+    return Rehearsing(rehearsals, settings.rehearse_every_ms, wall_clock_ms())
 
 
 def _scheduler(

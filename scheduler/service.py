@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Refused, Unavailable, UnknownName
 from scheduler.core.events import (
     VERSION,
@@ -28,6 +29,7 @@ from scheduler.core.events import (
     ObservationGap,
     PositionChanged,
     PositionsLoaded,
+    ScoreChosen,
     ShortageDecided,
     encode,
 )
@@ -37,6 +39,7 @@ from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.core.rounds import closing, covering, deadlines, observing, placing
+from scheduler.core.state import observed
 from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, Gang, GangSpec, GangStatus, StopCause
 from scheduler.delivery import LogWriter
@@ -91,6 +94,8 @@ class Scheduler:
         self._executor = executor
         self._log = log
         self._planner = planner or LocalPlanner()
+        self._opinion: tuple[ScoreChosen | None, Fleet, Policy] = (None, self.state.fleet, self.settings.policy)
+        """The policy, and the choice of a score and the fleet that it was made for."""
         self._clock_ms = clock_ms
         self._unsaved: list[Entry] = []
         self._unsaved_leaves: list[bytes] = []
@@ -199,6 +204,21 @@ class Scheduler:
             self._save_or_raise()
             self.woken.set()
 
+    def choose_score(self, choice: ScoreChosen) -> bool:
+        """From the next round on partly used nodes are filled by this score. False where that changes nothing."""
+        with self.guard:
+            known = self.state.score
+            if known is not None and (known.score, known.mix, known.values) == (
+                choice.score,
+                choice.mix,
+                choice.values,
+            ):
+                return False
+            self._save_or_raise()
+            self._emit(choice)
+            self._save_or_raise()
+            return True
+
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def round(self) -> int | None:
@@ -302,7 +322,7 @@ class Scheduler:
         may be inside its entitlement, swaps change which cells an account's work must fit, and a gang that one pool
         refused may be for another.
         """
-        planned = self._planner.plan(self.state, now_ms, self.settings.spares, self.settings.policy, first=first)
+        planned = self._planner.plan(self.state, now_ms, self.settings.spares, self._policy(), first=first)
         self.last_plan, self.planned_by = planned.plan, planned.by
         if not self.last_plan.actions:
             return planned.unfinished
@@ -315,6 +335,17 @@ class Scheduler:
         swaps = covering.follow(self.state, now_ms)
         self._emit_all(swaps)
         return returned or bool(swaps) or planned.unfinished
+
+    def _policy(self) -> Policy:
+        """The policy with what the score in use says of partly used nodes."""
+        if self._opinion[:2] != (self.state.score, self.state.fleet):
+            preferences = observed.preferences_in_use(self.state)
+            self._opinion = (
+                self.state.score,
+                self.state.fleet,
+                replace(self.settings.policy, preferences=preferences or self.settings.policy.preferences),
+            )
+        return self._opinion[2]
 
     def _make_room(self, event: Event, now_ms: int) -> None:
         """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
-from scheduler.core.placement.devices import Devices, riders_of
+from scheduler.core.placement.devices import Devices, Rider, riders_of
+from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
@@ -49,14 +50,10 @@ class Books:
     """One round's working state (see the module). Accounts, pools, nodes and rows are indices."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
-        self.snapshot = snapshot
-        self.policy = policy
-        self.now_ms = snapshot.now_ms
+        self.snapshot, self.policy, self.now_ms = snapshot, policy, snapshot.now_ms
         self.fleet = snapshot.fleet
-        self.n_nodes = len(self.fleet.nodes)
-        self.n_pools = len(self.fleet.pools)
-        self.owner = snapshot.owner
-        self.opens = snapshot.opens
+        self.n_nodes, self.n_pools = len(self.fleet.nodes), len(self.fleet.pools)
+        self.owner, self.opens = snapshot.owner, snapshot.opens
         self._pools_for: dict[str | None, tuple[int, ...]] = {}
         self._counted: dict[tuple[int, int], Counts] = {}
         self._own_until_ms: dict[tuple[int, int], list[int]] = {}
@@ -88,18 +85,8 @@ class Books:
         usable = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools)
         self._usable_by_pool: list[int] = usable.tolist()
         self._tally(holder, firm)
-        # 4. how to look
-        waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
-        self._search = Search(self.fleet, self.floor, self.units, dict(policy.preferences), compiled=compiled)
-        self._hold = floors.hold.compiled if compiled else floors.hold
-        self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
-        self._let_go = floors.let_go.compiled if compiled else floors.let_go
-        self._repacks = repacks.compiled if compiled else repacks
-        self._left = np.zeros(len(self.floor.units), dtype=np.int64)
-        self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
-        self._overdrawn = Overdrawn(self, compiled=compiled)
-        # 5. what the round decides
+        self._look()
+        # 4. what the round decides
         self.round_number = 0
         self.first_of_round = len(self.rows)
         self.actions: list[Action | None] = []
@@ -108,7 +95,22 @@ class Books:
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
         self._undone: list[int] = []
+        self.row_ends = RowEnds()
         self.lowered: set[int] = set()
+
+    def _look(self) -> None:
+        """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
+        snapshot = self.snapshot
+        waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
+        compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
+        self._search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
+        self._hold = floors.hold.compiled if compiled else floors.hold
+        self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
+        self._let_go = floors.let_go.compiled if compiled else floors.let_go
+        self._repacks = repacks.compiled if compiled else repacks
+        self._left = np.zeros(len(self.floor.units), dtype=np.int64)
+        self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
+        self._overdrawn = Overdrawn(self, compiled=compiled)
 
     def _tally(self, holder: IntArray, firm: BoolArray) -> None:
         """What each account owns and uses, by account and pool."""
@@ -332,6 +334,11 @@ class Books:
         self.firm_of_row.append(not gang.shape.preemptible)
         self.rank_of_row.append(rank)
         return part[-1]
+
+    @property
+    def riders(self) -> dict[int, list[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        return self.devices.riders
 
     def lift(self, row: int) -> IntArray:
         """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""

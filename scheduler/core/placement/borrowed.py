@@ -14,8 +14,9 @@ from heapq import heappop, heappush
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
+from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
-from scheduler.core.placement.protect import Protected, ends_ms, protected
+from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy

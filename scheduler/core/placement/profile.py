@@ -36,9 +36,19 @@ class Profile:
         """The profile of GPUs on these `nodes` that are free from `free_ms` on (both by GPU); INT64_MAX: never."""
         now = np.bincount(nodes[free_ms <= now_ms], minlength=n_nodes)
         later = (free_ms > now_ms) & (free_ms < INT64_MAX)
-        pairs, numbers = np.unique(np.stack([free_ms[later], nodes[later]]), axis=1, return_counts=True)
-        rows = zip(pairs[0].tolist(), pairs[1].tolist(), numbers.tolist(), strict=True)
-        return cls(now, tuple(rows))
+        # Gangs hold neighbouring GPUs: runs of equals are few, and sorting only them is quick.
+        at_ms, there, numbers = _runs(free_ms[later], nodes[later], np.ones(np.count_nonzero(later), dtype=np.int64))
+        order = np.lexsort((there, at_ms))
+        at_ms, there, numbers = _runs(at_ms[order], there[order], numbers[order])
+        return cls(now, tuple(zip(at_ms.tolist(), there.tolist(), numbers.tolist(), strict=True)))
+
+
+def _runs(at_ms: IntArray, nodes: IntArray, numbers: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Neighbours of one instant and node as one entry, their numbers added up."""
+    if not len(nodes):
+        return at_ms, nodes, numbers
+    starts = np.flatnonzero(np.append(True, (at_ms[1:] != at_ms[:-1]) | (nodes[1:] != nodes[:-1])))
+    return at_ms[starts], nodes[starts], np.add.reduceat(numbers, starts)
 
 
 def expected_start(fleet: Fleet, profile: Profile, want: Want) -> tuple[int, IntArray] | None:

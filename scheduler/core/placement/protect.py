@@ -19,8 +19,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.profile import Profile, expected_start
 from scheduler.core.placement.scan import spread_over
 from scheduler.core.placement.wants import least_demand
-from scheduler.core.quantities import INT64_MAX
-from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
+from scheduler.core.workloads import Gang
 
 MOST_TRIED = 8
 """So many gangs are looked at for each round's protection."""
@@ -60,12 +59,6 @@ def protected(books: Books, waiting: Iterable[Gang]) -> dict[int, Protected]:
     return found
 
 
-def ends_ms(gang: Gang, now_ms: int) -> int:
-    """When a gang that starts now has ended, by what it declares; INT64_MAX: nobody knows."""
-    declared_ms = gang.spec.max_runtime_ms
-    return INT64_MAX if declared_ms is None else now_ms + declared_ms + gang.spec.grace_ms
-
-
 def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) -> tuple[int, int, IntArray] | None:
     """(when it should start, the pool, what others may have); None: nobody knows, or it has room now."""
     shape = gang.shape
@@ -86,21 +79,7 @@ def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) ->
 def _profile(books: Books, pool: int) -> Profile:
     gpus = books.gpus_of_pool(pool)
     floor, now_ms = books.floor, books.now_ms
-    ends = np.array([*(_row_ends_ms(books, row) for row in range(len(books.rows))), now_ms], dtype=np.int64)
+    ends = books.row_ends.of(books)
     holder, leaver = floor.holder[gpus], floor.leaver[gpus]
     free_ms = np.maximum(ends[holder], ends[leaver])  # -1, nobody, picks the last entry
     return Profile.of(books.n_nodes, floor.node_of_gpu[gpus], free_ms, now_ms)
-
-
-def _row_ends_ms(books: Books, row: int) -> int:
-    """When the row's GPUs are free of it, later than now."""
-    gangs = [books.rows[row], *books.devices.riding(row)]
-    return max(_ends_ms(gang, books.now_ms, stopped=row in books.stopped) for gang in gangs)
-
-
-def _ends_ms(gang: Gang, now_ms: int, *, stopped: bool) -> int:
-    if stopped or gang.status is GangStatus.STOPPING:
-        return max(now_ms + 1, now_ms + gang.spec.grace_ms if gang.stop_deadline_ms is None else gang.stop_deadline_ms)
-    if gang.spec.max_runtime_ms is None:
-        return INT64_MAX
-    return max(now_ms + 1, ends_ms(gang, now_ms) if gang.status is GangStatus.WAITING else ends_by_ms(gang))

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.core.events import ScoreChosen, ScoredKind, ScoreFigure
+from scheduler.core.placement.preference import Preference, preferences
 from scheduler.core.placement.scores.kinds import Kind, Mix, mix_of
 from scheduler.core.placement.scores.pool import Ask, PoolState, models_mask, whole_pool
 from scheduler.core.placement.scores.rehearsal import Chosen, Scene
@@ -35,7 +36,7 @@ def grades_of(state: State) -> tuple[str, ...]:
 def ask_of(spec: GangSpec, grades: Sequence[str]) -> Ask:
     """What one worker of a gang asks."""
     allowed = None if spec.grade is None else [place for place, grade in enumerate(grades) if grade == spec.grade]
-    return Ask(spec.gpus_per_worker, 1_000, models=models_mask(allowed))
+    return Ask(spec.gpus_per_worker, spec.gpu_milli, models=models_mask(allowed))
 
 
 def inventory(state: State) -> PoolState:
@@ -99,13 +100,21 @@ def score_in_use(state: State) -> Score | None:
     Grades that have joined since the rehearsal are usable by the kinds that may use any.
     """
     event = state.score
-    if event is None:
+    if event is None or not state.fleet.nodes:
         return None
     grades = grades_of(state)
     mix = mix_of(Kind(_asked(kind, grades), kind.count, kind.stay_ms) for kind in event.kinds)
     gpus = {place: sum(node.gpus for node in state.fleet.nodes if node.grade == g) for place, g in enumerate(grades)}
     values = np.array(event.values, dtype=np.int64).reshape(N_RESIDUALS, -1) if event.values else None
     return score(event.score, mix, gpus, values)
+
+
+def preferences_in_use(state: State) -> tuple[tuple[str, Preference], ...]:
+    """By grade, what the score in use says of partly used nodes; empty before any choice."""
+    used = score_in_use(state)
+    if used is None:
+        return ()
+    return preferences(used, grades_of(state), max(node.gpus for node in state.fleet.nodes))
 
 
 def _scored(kind: Kind, grades: Sequence[str]) -> ScoredKind:

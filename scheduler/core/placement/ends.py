@@ -1,0 +1,73 @@
+"""When placed gangs are over, by what they declare: one instant a row, remembered while the row's gang is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement.devices import Rider
+from scheduler.core.quantities import INT64_MAX
+from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
+
+
+class Rows(Protocol):
+    """What this asks of the books, which keep it."""
+
+    rows: list[Gang]
+    now_ms: int
+    stopped: set[int]
+    first_of_round: int
+
+    @property
+    def riders(self) -> Mapping[int, Sequence[Rider]]:
+        """By row of a shared device: the gangs beside its carrier."""
+        ...
+
+
+def ends_ms(gang: Gang, now_ms: int) -> int:
+    """When a gang that starts now has ended, by what it declares; INT64_MAX: nobody knows."""
+    declared_ms = gang.spec.max_runtime_ms
+    return INT64_MAX if declared_ms is None else now_ms + declared_ms + gang.spec.grace_ms
+
+
+class RowEnds:
+    """See the module. A gang's value never changes, so a row whose gang is the same object has the same end."""
+
+    def __init__(self) -> None:
+        self._gangs: list[Gang] = []
+        self._ends_ms: IntArray = np.zeros(0, dtype=np.int64)
+
+    def of(self, books: Rows) -> IntArray:
+        """(n_rows + 1): when each row's GPUs are free of it, later than now; the last entry is now. A copy."""
+        known = len(self._gangs)
+        changed = [row for row, (was, now) in enumerate(zip(self._gangs, books.rows, strict=False)) if was is not now]
+        changed += range(known, len(books.rows))
+        if changed:
+            ends_ms = np.zeros(len(books.rows), dtype=np.int64)
+            ends_ms[:known] = self._ends_ms
+            ends_ms[changed] = [_standing_ends_ms(books.rows[row]) for row in changed]
+            self._gangs, self._ends_ms = list(books.rows), ends_ms
+        ends_ms = np.append(np.maximum(self._ends_ms, books.now_ms + 1), books.now_ms)
+        for row in {*books.stopped, *books.riders, *range(books.first_of_round, len(books.rows))}:
+            ends_ms[row] = _row_ends_ms(books, row)
+        return ends_ms
+
+
+def _standing_ends_ms(gang: Gang) -> int:
+    return INT64_MAX if gang.spec.max_runtime_ms is None else ends_by_ms(gang)
+
+
+def _row_ends_ms(books: Rows, row: int) -> int:
+    gangs = [books.rows[row], *(rider.gang for rider in books.riders.get(row, ()))]
+    return max(_ends_ms(gang, books.now_ms, stopped=row in books.stopped) for gang in gangs)
+
+
+def _ends_ms(gang: Gang, now_ms: int, *, stopped: bool) -> int:
+    if stopped or gang.status is GangStatus.STOPPING:
+        return max(now_ms + 1, now_ms + gang.spec.grace_ms if gang.stop_deadline_ms is None else gang.stop_deadline_ms)
+    if gang.spec.max_runtime_ms is None:
+        return INT64_MAX
+    return max(now_ms + 1, ends_ms(gang, now_ms) if gang.status is GangStatus.WAITING else ends_by_ms(gang))
