@@ -65,7 +65,8 @@ def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence
 
 def _worthiest(board: Board, groups: Groups, found: Sequence[Layout]) -> tuple[Layout, ...]:
     """First the layout that leaves out the fewest lots, of those that give up little (GIVEN_UP_PPM), or where none does
-    that gives up the fewest GPU-milliseconds; then the least weight left out; then the fewest GPU-milliseconds.
+    that gives up the fewest GPU-milliseconds; then the least weight left out; then the fewest GPU-milliseconds; then
+    the first, unrepaired, which keeps equal cells alike: pieces grow together best on it.
     """
     size, weight = gpu_ms(board, groups), weight_of(board, groups)
     short = [layout.short(groups) for layout in found]
@@ -77,4 +78,4 @@ def _worthiest(board: Board, groups: Groups, found: Sequence[Layout]) -> tuple[L
     fewest = min((k for k in numbers if given_up[k] <= allowed), key=lambda k: (lots[k], given_up[k], k))
     lightest = min(numbers, key=lambda k: (heft[k], k))
     smallest = min(numbers, key=lambda k: (given_up[k], k))
-    return tuple(found[k] for k in dict.fromkeys((fewest, lightest, smallest)))
+    return tuple(found[k] for k in dict.fromkeys((fewest, lightest, smallest, 0)))
