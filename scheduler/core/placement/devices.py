@@ -28,6 +28,7 @@ class Rows(Protocol):
     account_of_row: list[int]
     pool_of_row: list[int]
     firm_of_row: list[bool]
+    counts_of_row: list[bool]
     actions: list[Action | None]
 
     def is_placed(self, row: int) -> bool:
@@ -112,7 +113,8 @@ class Devices:
             self._joinable = Joinable()
             for row, gang in enumerate(books.rows):
                 gpu = books.gpus_of_row[row][0] if gang.shape.is_share else NOBODY
-                if gpu >= 0 and books.is_placed(row) and books.floor.usable[gpu] and books.floor.leaver[gpu] < 0:
+                stays = books.is_placed(row) and books.counts_of_row[row]  # or it is gone since an earlier round
+                if gpu >= 0 and stays and books.floor.usable[gpu] and books.floor.leaver[gpu] < 0:
                     gangs = (gang, *self.riding(row))
                     self._joinable.add(books.account_of_row[row], row, gpu, gangs, firm=books.firm_of_row[row])
         return self._joinable.with_room(account, milli, firm=firm)
