@@ -25,7 +25,7 @@ from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.fits import Room
-from scheduler.core.placement.floor import AT_NODE, LEAVER, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
@@ -38,6 +38,7 @@ from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_pr
 BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
+NONE: Counter[Want] = Counter()
 NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
 LATE = 1 << 40
 """Ranks of gangs that a round places come after those of all that were there."""
@@ -164,15 +165,18 @@ class Books:
         """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
         return self._overdrawn.cheapest_room(want, pool)
 
-    def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
-        """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
-        (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
+    def repacks(
+        self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS, beyond: Counter[Want] = NONE
+    ) -> bool:
+        """Whether what the account's count holds in the pool but these beyond it, and one gang of the want, repack by
+        the published rule (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
         """
         counts = self.counted(account, pool)
         at = account * self.n_pools + pool
         low, high = self.units.first_unit[at], self.units.first_unit[at + 1]
-        if want is not None:
-            counts.add(want, 1)
+        changes = [*((each, -number) for each, number in beyond.items()), *(((want, 1),) if want else ())]
+        for each, number in changes:
+            counts.add(each, number)
         if counts.apart:
             gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
             firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
@@ -180,8 +184,8 @@ class Books:
         else:
             cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
             fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
-        if want is not None:
-            counts.add(want, -1)
+        for each, number in changes:
+            counts.add(each, -number)
         return fits
 
     def free_gpus(self, pool: int) -> int:
@@ -285,16 +289,6 @@ class Books:
             for row in self.stopped
             if self.counts_of_row[row] and self.headroom(self.account_of_row[row], self.pool_of_row[row]) >= 0
         }
-
-    def leavers_gone_ms(self) -> int:
-        """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
-        gone_ms = [self.now_ms]
-        for row in self.stopped:
-            gang, gpus = self.rows[row], self.gpus_of_row[row]
-            if (self.floor.gpus[list(gpus), LEAVER] == row).any():
-                deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
-                gone_ms.append(self.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
-        return max(gone_ms[1:], default=self.now_ms)
 
     # ---- what is decided ----
 
