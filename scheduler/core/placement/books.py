@@ -39,6 +39,7 @@ from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_pr
 BoolArray = npt.NDArray[np.bool_]
 
 NO_GPUS: IntArray = np.zeros(0, dtype=np.int64)
+NONE: Counter[Want] = Counter()
 NOWHERE: BoolArray = np.zeros(0, dtype=np.bool_)
 LATE = 1 << 40
 """Ranks of gangs that a round places come after those of all that were there."""
@@ -171,15 +172,18 @@ class Books:
         """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
         return self._overdrawn.cheapest_room(want, pool)
 
-    def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
-        """Whether what the account's count holds in the pool, and one gang of the want, repack by the published rule
-        (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
+    def repacks(
+        self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS, beyond: Counter[Want] = NONE
+    ) -> bool:
+        """Whether what the account's count holds in the pool but these beyond it, and one gang of the want, repack by
+        the published rule (`inside`) into its own GPUs there that hold nothing non-preemptible, without the taken ones.
         """
         counts = self.counted(account, pool)
         at = account * self.n_pools + pool
         low, high = self.units.first_unit[at], self.units.first_unit[at + 1]
-        if want is not None:
-            counts.add(want, 1)
+        changes = [*((each, -number) for each, number in beyond.items()), *(((want, 1),) if want else ())]
+        for each, number in changes:
+            counts.add(each, number)
         if counts.apart:
             gpus = np.setdiff1d(self.own_gpus(account, pool), taken)
             firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
@@ -187,8 +191,8 @@ class Books:
         else:
             cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
             fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
-        if want is not None:
-            counts.add(want, -1)
+        for each, number in changes:
+            counts.add(each, -number)
         return fits
 
     def free_gpus(self, pool: int) -> int:

@@ -1,10 +1,11 @@
 """Gangs over their entitlement borrow free GPUs: unsold ones first, then such as others own and do not use.
 
 Order: by waiting time, to which a near deadline adds, so that nobody starves; ties to the account that lent more than
-it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end. A gang
-that never checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is
-being moved waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole
-nodes stay for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
+it borrowed, then the published order. What cannot be preempted borrows unsold GPUs only, to its declared end, beside
+such as its own account has, where only work that can be preempted fills the count (`firm`). A gang that never
+checkpoints and runs long borrows only while its pool is roomy. An account within its count whose work is being moved
+waits until that is back, or what it borrows would take the mover's turn. Fullest nodes first, so that whole nodes stay
+for whole-node gangs. Who has waited long and does not fit is not delayed (`protect`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
+from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
 from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.room import free_fit
@@ -45,7 +47,9 @@ class Borrowed:
         self._moving: set[str] = set()
         self._turns: list[Entry] = []
         self._roomy_wants: dict[tuple[int, Want], bool] = {}
-        self._held_shapes: set[Shape] = set()
+        self._held_keys: set[Shape | Key] = set()
+        self._not_unsold: set[tuple[Shape, int]] = set()
+        """Shapes that cannot be preempted, and pools on whose unsold GPUs they have no room, whoever asks."""
         self._is_held = False
         self.protected: dict[int, Protected] = {}
         """By pool: the gang that others must not delay (`protect`)."""
@@ -85,7 +89,7 @@ class Borrowed:
                 line.pass_over()
                 passed[line] = None
                 self._line_up(line)
-            else:
+            elif line.shape.preemptible:  # others of a firm shape may have GPUs of their own
                 self._refused.add(line.shape)
         for line in passed:
             line.recall()
@@ -143,9 +147,7 @@ class Borrowed:
         fits = self._roomy_wants.get(key)
         if fits is None:
             fits = self._roomy_wants[key] = self._books.has_room(want, Tiers(FREE, pool))
-        if shape.preemptible or not fits:
-            return fits and roomy(self._books, shape, pool)
-        return self._books.has_room(want, Tiers(FIRM, pool, end_ms=self._books.now_ms + shape.runtime_ms))
+        return fits and roomy(self._books, shape, pool)
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         books = self._books
@@ -155,17 +157,34 @@ class Borrowed:
             if chosen is None:
                 continue
             wished = line.wants if chosen is gang else wants(chosen.shape)
-            gpus = free_fit(books, wished, borrowing_tiers(books, gang, pool))
-            guard = self.protected.get(pool)
-            if gpus is not None and guard is not None and ends_ms(gang, books.now_ms) > guard.start_ms:
-                chosen, gpus = self._beside(guard, chosen, gpus, line, pool)
-            if gpus is not None:
-                books.place(chosen, gpus, inside=False)
+            own = own_tiers(books, gang, pool)
+            if own is not None and self._takes(line, chosen, wished, own):
                 return True
+            if (line.shape, pool) in self._not_unsold:
+                continue
+            if self._takes(line, chosen, wished, borrowing_tiers(books, gang, pool)):
+                return True
+            if not (line.shape.preemptible or self._is_held):
+                self._not_unsold.add((line.shape, pool))
         return False
 
+    def _takes(self, line: Line, gang: Gang, wished: tuple[Want, ...], where: Tiers) -> bool:
+        books = self._books
+        gpus = free_fit(books, wished, where)
+        guard = self.protected.get(where.pool)
+        if gpus is not None and guard is not None and ends_ms(gang, books.now_ms) > guard.start_ms:
+            gang, gpus = self._beside(guard, gang, gpus, line, where)
+        else:
+            guard = None
+        if gpus is None or (where.account >= 0 and not rest_repacks(books, where.account, where.pool, gpus)):
+            return False
+        if guard is not None:
+            guard.take(books, gpus)
+        books.place(gang, gpus, inside=False)
+        return True
+
     def _beside(
-        self, guard: Protected, gang: Gang, gpus: IntArray, line: Line, pool: int
+        self, guard: Protected, gang: Gang, gpus: IntArray, line: Line, where: Tiers
     ) -> tuple[Gang, IntArray | None]:
         """GPUs for a gang that outlasts the protected one's start, such as that one does not need: these, if it does
         not, or others.
@@ -173,9 +192,9 @@ class Borrowed:
         books = self._books
         found: tuple[Gang, IntArray | None] = (gang, None)
         if guard.allows(books, gpus):
-            found = (gang, gpus)
-        elif line.shape not in self._held_shapes:
-            where = borrowing_tiers(books, gang, pool)
+            return gang, gpus
+        key = line.shape if where.account < 0 else (line.account, line.shape)
+        if key not in self._held_keys:
             sizes = tried_sizes(line.shape, floor_div(len(gpus), line.shape.gpus_per_worker))
             tried = (
                 (sized(gang, workers), books.scan(want, where, guard.spare))
@@ -185,10 +204,8 @@ class Borrowed:
             found = next((each for each in tried if each[1] is not None), found)
         if found[1] is None:
             self._is_held = True
-            self._held_shapes.add(line.shape)
+            self._held_keys.add(key)
             self.held[line.account, line.shape] = guard
-        else:
-            guard.take(books, found[1])
         return found
 
     def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
@@ -213,6 +230,18 @@ def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
     if runtime_ms is None:
         return Tiers(ENDLESS, pool)
     return Tiers(ENDING, pool, end_ms=books.now_ms + runtime_ms)
+
+
+def own_tiers(books: Books, gang: Gang, pool: int) -> Tiers | None:
+    """Where what cannot be preempted may stand among its account's own and unsold GPUs; None where the account does not
+    own enough that lasts, whatever else fills its count, and for elastic ones, which borrow what is unsold.
+    """
+    if gang.shape.preemptible or gang.shape.is_elastic:
+        return None
+    account, end_ms = books.account_index[gang.spec.account], books.now_ms + gang.shape.runtime_ms
+    if not owns_for(books, gang, account, pool, end_ms):
+        return None
+    return Tiers(LASTING, pool, account, end_ms)
 
 
 def roomy(books: Books, shape: Shape, pool: int) -> bool:

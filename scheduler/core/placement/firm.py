@@ -3,22 +3,50 @@
 Inside its entitlement is such a gang of k GPUs of account `a` when its count holds it now, the GPUs of `a`'s gangs of
 its kind plus k are at most the owned GPUs that last to its declared end, it fits `a`'s own GPUs that last that long
 (or unsold ones), and what the count holds besides still repacks without the GPUs that it takes.
+
+Where only work that can be preempted fills the count, such a gang is outside, and may stand on those GPUs nevertheless
+while they are free (`borrowed`): its account then is over its count by that other work, of which the oldest that the
+count still holds must repack besides.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
+from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.room import room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.tight import Kind
-from scheduler.core.placement.wants import wants
+from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang
+
+LASTING = tiers(Kind.LASTING_OWN, Kind.LASTING_UNSOLD, Kind.LASTING_OWN_OR_UNSOLD)
+
+
+def owns_for(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
+    """Whether the account owns enough until then for all its gangs that cannot be preempted, this one included."""
+    return books.firm_used[account][pool] + gang.shape.gpus <= books.owned_lasting(account, pool, end_ms)
+
+
+def rest_repacks(books: Books, account: int, pool: int, gpus: IntArray) -> bool:
+    """Whether the oldest preemptible gangs that the account's count holds beside a firm gang on these GPUs repack."""
+    left = books.entitled[account][pool] - books.firm_used[account][pool] - len(gpus)
+    beyond: Counter[Want] = Counter()
+    for row in books.rows_of(account, pool):
+        shape = books.rows[row].shape
+        want = demand(shape) if books.counts_of_row[row] and shape.preemptible else None
+        if want is not None and shape.gpus > left:
+            beyond[want] += 1
+        elif want is not None:
+            left -= shape.gpus
+    return books.repacks(account, pool, taken=gpus, beyond=beyond)
 
 
 def place_firm(books: Books, gang: Gang, account: int, pool: int) -> bool:
     """Place the gang if it is inside its entitlement; the count was checked. Whether it was placed."""
     end_ms = books.now_ms + gang.shape.runtime_ms
-    if books.firm_used[account][pool] + gang.shape.gpus > books.owned_lasting(account, pool, end_ms):
+    if not owns_for(books, gang, account, pool, end_ms):
         return False
     if not books.repacks(account, pool):
         return False

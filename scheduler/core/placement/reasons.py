@@ -29,7 +29,7 @@ from scheduler.core.placement.borrowed import Borrowed, keeps_idle
 from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
-from scheduler.core.placement.wants import least_demand
+from scheduler.core.placement.wants import Want, least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
 
 REMEDIES: Mapping[Reason, str] = {
@@ -47,6 +47,10 @@ REMEDIES: Mapping[Reason, str] = {
 }
 
 
+Physical = tuple[Reason | None, tuple[tuple[str, int], ...], int | None]
+"""What free GPUs say of a shape: a reason, if that is one, numbers, and until when it holds."""
+
+
 class Reasons(Mapping[Key, Waiting]):
     """A reason for every line that still has a gang when the round is over; each is worked out when it is asked for.
 
@@ -60,7 +64,7 @@ class Reasons(Mapping[Key, Waiting]):
         self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
-        self._nodes, self._holder = books.floor.nodes.copy(), books.floor.holder.copy()
+        self._nodes, self._holder, self._free = books.floor.nodes.copy(), books.floor.holder.copy(), books.floor.free
         self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
         self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
         self._placed_now = set(books.decided)
@@ -71,7 +75,7 @@ class Reasons(Mapping[Key, Waiting]):
         self._pools_for = books.pools_for
         self._rows_of: dict[tuple[int, int], list[int]] | None = None
         self._known: dict[Key, Waiting] = {}
-        self._of_shape: dict[Shape, tuple[Reason | None, tuple[tuple[str, int], ...], int | None]] = {}
+        self._of_shape: dict[Shape, Physical] = {}
         self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
         self._ends: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
         self._lent: list[int] | None = None
@@ -100,7 +104,9 @@ class Reasons(Mapping[Key, Waiting]):
         if shape not in self._of_shape:
             self._of_shape[shape] = self._physical(shape)
         physical, free, until_ms = self._of_shape[shape]
-        if physical in _WHATEVER_IS_OWNED:
+        if physical not in _WHATEVER_IS_OWNED:
+            physical, free, until_ms = self._firm(index, shape) or self._of_shape[shape]
+        else:
             return Waiting(physical, (("asked_gpus", shape.gpus), *free), None, REMEDIES[physical])
         least = (("least_gpus", shape.least_gpus),) if shape.is_elastic else ()
         numbers = (("asked_gpus", shape.gpus), *least, *self._numbers(index, shape.grade), *free)
@@ -148,8 +154,8 @@ class Reasons(Mapping[Key, Waiting]):
             self._lent = np.bincount(owner[lent], minlength=len(self._used)).tolist()
         return self._lent[account]
 
-    def _physical(self, shape: Shape) -> tuple[Reason | None, tuple[tuple[str, int], ...], int | None]:
-        """What the fleet itself says of the shape, whoever asks: (reason, numbers, until)."""
+    def _physical(self, shape: Shape) -> Physical:
+        """What the fleet itself says of the shape, whoever asks."""
         want, pools = least_demand(shape), self._pools_for(shape.grade)
         if not pools:
             return Reason.NO_SUCH_GRADE, (), None
@@ -159,11 +165,7 @@ class Reasons(Mapping[Key, Waiting]):
         # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
         column = N_FREE if shape.preemptible else N_UNSOLD
         free = [self._in_pool(pool, self._nodes[:-1, column]) for pool in pools]
-        numbers = (
-            ("free_gpus", sum(int(each.sum()) for each in free)),
-            ("free_parts", max(parts_on(self._fleet, want, enumerate(each.tolist())) for each in free)),
-            ("asked_parts", want.parts),
-        )
+        numbers = self._free_numbers(want, free)
         if not shape.preemptible:
             fits_unsold = any(has_slots(self._fleet, each, want) for each in free)
             return Reason.OUTLASTS_WINDOW if fits_unsold else None, numbers, None
@@ -175,6 +177,39 @@ class Reasons(Mapping[Key, Waiting]):
             return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms
         fragmented = any(int(each.sum()) >= want.gpus for each in free)
         return Reason.FRAGMENTED if fragmented else None, numbers, None
+
+    def _firm(self, account: int, shape: Shape) -> Physical | None:
+        """The same where what cannot be preempted may also stand on its account's own free GPUs; None elsewhere."""
+        want = least_demand(shape)
+        if shape.preemptible or shape.is_elastic or want is None:
+            return None
+        open_pools = [
+            pool
+            for pool in self._pools_for(shape.grade)
+            if self._firm_used(account, pool) + shape.gpus <= self._entitled[account][pool]
+        ]
+        if not open_pools:
+            return None
+        floor = self._floor
+        may = self._free & ((floor.owner < 0) | (floor.owner == account))
+        lasting = may & (floor.until_ms >= self._now_ms + shape.runtime_ms)
+        n_nodes = len(self._fleet.nodes)
+        now, then = (np.bincount(floor.node_of_gpu[gpus], minlength=n_nodes) for gpus in (may, lasting))
+        free = [self._in_pool(pool, now) for pool in open_pools]
+        fits = any(has_slots(self._fleet, each, want) for each in free)
+        stays = any(has_slots(self._fleet, self._in_pool(pool, then), want) for pool in open_pools)
+        return Reason.OUTLASTS_WINDOW if fits and not stays else None, self._free_numbers(want, free), None
+
+    def _firm_used(self, account: int, pool: int) -> int:
+        gangs = (self._rows[row].shape for row in self._rows_in(account, pool))
+        return sum(shape.gpus for shape in gangs if not shape.preemptible)
+
+    def _free_numbers(self, want: Want, free: Sequence[IntArray]) -> tuple[tuple[str, int], ...]:
+        return (
+            ("free_gpus", sum(int(each.sum()) for each in free)),
+            ("free_parts", max(parts_on(self._fleet, want, enumerate(each.tolist())) for each in free)),
+            ("asked_parts", want.parts),
+        )
 
     def _in_pool(self, pool: int, by_node: IntArray) -> IntArray:
         """(n_nodes): the same, and nothing on nodes of other pools."""
@@ -201,13 +236,8 @@ class Reasons(Mapping[Key, Waiting]):
         """Declared ends of the account's placed work in the pool, ascending, with the GPUs freed up to each."""
         key = (account, pool)
         if key not in self._ends:
-            if self._rows_of is None:
-                self._rows_of = {}
-                for row, part in enumerate(zip(self._account_of_row, self._pool_of_row, strict=True)):
-                    if self._counts_of_row[row]:
-                        self._rows_of.setdefault(part, []).append(row)
             ends: list[tuple[int, int]] = []
-            for row in self._rows_of.get(key, ()):
+            for row in self._rows_in(account, pool):
                 gang = self._rows[row]
                 if gang.status is not GangStatus.STOPPING and gang.spec.max_runtime_ms is not None:
                     began_ms = None if row in self._placed_now else gang.started_ms
@@ -215,6 +245,26 @@ class Reasons(Mapping[Key, Waiting]):
             ends.sort()
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
         return self._ends[key]
+
+    def _rows_in(self, account: int, pool: int) -> Sequence[int]:
+        """The account's placed work that counts in the pool."""
+        if self._rows_of is None:
+            self._rows_of = {}
+            for row, part in enumerate(zip(self._account_of_row, self._pool_of_row, strict=True)):
+                if self._counts_of_row[row]:
+                    self._rows_of.setdefault(part, []).append(row)
+        return self._rows_of.get((account, pool), ())
+
+
+def _leavers_gone_ms(books: Books) -> int:
+    """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
+    gone_ms = []
+    for row in books.stopped:
+        gang, gpus = books.rows[row], books.gpus_of_row[row]
+        if (books.floor.gpus[list(gpus), LEAVER] == row).any():
+            deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
+            gone_ms.append(books.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
+    return max(gone_ms, default=books.now_ms)
 
 
 def _protected(starts_ms: int | None) -> tuple[tuple[str, int], ...]:

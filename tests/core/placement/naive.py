@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 
 from scheduler.core.cluster import IntArray
-from scheduler.core.placement.books import NO_GPUS, Books, BoolArray
+from scheduler.core.placement.books import NO_GPUS, NONE, Books, BoolArray
 from scheduler.core.placement.fits import Room, cells_of_nodes, has_slots, slots_by_cell
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Lines
@@ -68,7 +68,9 @@ class NaiveBooks(Books):
         kinds = [kind for kind in Kind if where.kinds >> kind & 1]
         return any(has_slots(self.fleet, self._by_node(self._allowed(where, kind)), want) for kind in kinds)
 
-    def repacks(self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS) -> bool:
+    def repacks(
+        self, account: int, pool: int, want: Want | None = None, taken: IntArray = NO_GPUS, beyond: Counter[Want] = NONE
+    ) -> bool:
         """As in the books, by scanning."""
         wanted: Counter[Want] = Counter()
         for row, gang in enumerate(self.rows):
@@ -76,6 +78,7 @@ class NaiveBooks(Books):
             its = demand(gang.shape) if mine and gang.shape.preemptible else None
             if its is not None:
                 wanted[its] += 1
+        wanted.subtract(beyond)
         if want is not None:
             wanted[want] += 1
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder]
