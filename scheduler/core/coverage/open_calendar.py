@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.board import Board, Mask, board_of
 from scheduler.core.coverage.columns import Columns, clipped, columns_of
+from scheduler.core.coverage.renewal import Edges
 from scheduler.core.coverage.topology import expanded
 from scheduler.core.holdings import Demand, Holding
 from scheduler.core.quantities import INT64_MAX
@@ -38,12 +39,14 @@ class OpenCalendar:
         for holding in holdings:
             self.of_position.setdefault(holding.position, []).append(holding)
         columns = columns_of([holding for each in self.of_position.values() for holding in each])
+        self.edges = Edges(columns)
         self._pools = [_Pool(fleet, pool, columns) for pool in range(len(fleet.pools))]
 
     def found(self, demands: Sequence[Demand], usable: Mask, near: Iterable[str] = ()) -> tuple[Holding, ...] | None:
         """Holdings for all lots of all demands beside everything planned, where each is least broken, or None.
 
-        Cells that the positions `near` hold right before or after a demand's window are taken first. `usable` is
+        Cells that the positions `near` hold right before or after a demand's window are taken first; of those that
+        serve equally well, cells that others hold right before or after it are taken last: they may renew. `usable` is
         (n_gpus) bool.
         """
         edges: dict[tuple[Level, int], list[int]] = {}
@@ -78,11 +81,14 @@ class OpenCalendar:
         """From an instant on these positions have exactly these holdings; parts before are kept."""
         for position in positions:
             held = self.of_position.pop(position, [])
+            self.edges.drop(held)
             self._put([part for h in held if (part := clipped(h, from_ms, INT64_MAX)) is not None], taken=False)
             before = [part for h in held if (part := clipped(h, NEVER_MS, from_ms)) is not None]
             if before:
                 self.of_position[position] = before
+                self.edges.put(before)
         new = list(holdings)
+        self.edges.put(new)
         self._put(new, taken=True)
         for holding in new:
             self.of_position.setdefault(holding.position, []).append(holding)
@@ -200,16 +206,14 @@ class _Pool:
         self._look_at(usable)
         nest, level = self.board.nest, demand.level
         i, j = bisect_right(self.cuts, demand.start_ms) - 1, bisect_left(self.cuts, demand.end_ms)
-        rows = self.order[i:j]
+        rows, edges = self.order[i:j], self._beside(demand, i, j)
         length = np.diff(np.clip(np.array([*self.cuts[i:j], demand.end_ms]), demand.start_ms, demand.end_ms))
         cells = self._granted(level, rows, wishes)[: demand.lots]
         given = frozenset(cells)
         if level >= Level.FABRIC_BLOCK:
-            for cell in range(int(nest.offset[level]), int(nest.offset[level + 1])):
-                number = int(self.board.cell_number[cell])
-                if len(cells) < demand.lots and number not in given and nest.whole[cell] and self._is_free(rows, cell):
-                    cells.append(number)
-            return cells if len(cells) == demand.lots else None
+            free = self._free(level, rows, edges, int(nest.offset[level]), int(nest.offset[level + 1]))
+            cells += [cell for cell in free if cell not in given]
+            return cells[: demand.lots] if len(cells) >= demand.lots else None
         first, end = int(nest.offset[Level.FABRIC_BLOCK]), int(nest.offset[Level.FABRIC_BLOCK + 1])
         held = self.held[rows, first - self.nodes : end - self.nodes]
         blocks = np.flatnonzero(nest.gpus[first:end] - held.max(axis=0) >= nest.least[level])
@@ -217,7 +221,7 @@ class _Pool:
         for block in (blocks[np.argsort(broken, kind="stable")] + first).tolist():
             if len(cells) >= demand.lots:
                 break
-            more = self._inside(demand, rows, length, block, demand.lots - len(cells) + len(given))
+            more = self._inside(demand, (rows, edges), length, block, demand.lots - len(cells) + len(given))
             cells += [cell for cell in more if cell not in given]
         return cells[: demand.lots] if len(cells) >= demand.lots else None
 
@@ -251,32 +255,81 @@ class _Pool:
         first, end = int(self.board.nest.first[cell]), int(self.board.nest.end[cell])
         return not self.held[rows, cell - self.nodes].any() and not self.sick[first:end].any()
 
-    def _inside(self, demand: Demand, rows: IntArray, length: IntArray, block: int, lots: int) -> list[int]:
-        """Up to so many cells of a block, where the fewest hours of domains, then of nodes, are newly broken."""
-        nest = self.board.nest
+    def _beside(self, demand: Demand, i: int, j: int) -> IntArray:
+        """The rows right before and right after the slots `[i, j)` of a window, as far as it begins or ends at a cut."""
+        before = [i - 1] if self.cuts[i] == demand.start_ms else []
+        after = [j] if j < len(self.cuts) and self.cuts[j] == demand.end_ms else []
+        return self.order[before + after]
+
+    def _free(self, level: Level, rows: IntArray, edges: IntArray, first: int, end: int) -> list[int]:
+        """The free cells of a level above NODE, by the fleet's numbers: of `[first, end)`, those last that somebody
+        holds right beside the window.
+        """
+        free = [cell for cell in range(first, end) if self.board.nest.whole[cell] and self._is_free(rows, cell)]
+        free.sort(key=lambda cell: bool(self.held[edges, cell - self.nodes].any()))
+        return [int(self.board.cell_number[cell]) for cell in free]
+
+    def _inside(
+        self, demand: Demand, windows: tuple[IntArray, IntArray], length: IntArray, block: int, lots: int
+    ) -> list[int]:
+        """Up to so many cells of a block, where the fewest hours of domains, then of nodes, are newly broken. `windows`
+        are the rows of the demand's window and those right beside it.
+        """
+        nest, (rows, edges) = self.board.nest, windows
         first, end = int(nest.first[block]), int(nest.end[block])
         lo, hi = int(nest.above[Level.NVLINK_DOMAIN, first]), int(nest.above[Level.NVLINK_DOMAIN, end - 1]) + 1
         if demand.level == Level.NVLINK_DOMAIN:
-            free = [cell for cell in range(lo, hi) if nest.whole[cell] and self._is_free(rows, cell)]
-            return [int(self.board.cell_number[cell]) for cell in free[:lots]]
+            return self._free(demand.level, rows, edges, lo, hi)[:lots]
         masks = self.mask[rows, first:end]
         taken = np.bitwise_or.reduce(masks, axis=0) | self.sick[first:end]
-        fit = np.flatnonzero(taken != self.full[first:end] if demand.level == Level.GPU else taken == 0)
-        if not len(fit):
+        free = ~taken & self.full[first:end]
+        node, bits, renewing = _parts(free, self.mask[edges, first:end], self.full[first:end], demand.level)
+        if not len(node):
             return []
-        domain = nest.above[Level.NVLINK_DOMAIN, first + fit]
+        domain = nest.above[Level.NVLINK_DOMAIN, first + node]
         broken = length @ (self.held[rows, lo - self.nodes : hi - self.nodes] == 0) * nest.whole[lo:hi]
-        by_node = length @ (masks[:, fit] == 0) if demand.level == Level.GPU else np.zeros(len(fit), dtype=np.int64)
-        ordered = fit[np.lexsort((fit, by_node, domain, broken[domain - lo]))]
+        # What newly breaks is filled before the next one; in what is broken any cell serves as well as any other.
+        keys = _filled_in_turn(broken[domain - lo], domain, renewing)
+        if demand.level == Level.GPU:
+            keys = (*_filled_in_turn(length @ (masks[:, node] == 0), node, renewing), *keys)
+        ordered = np.lexsort((node, domain, renewing, *keys))
         if demand.level == Level.NODE:
-            return [int(self.board.cell_number[first + node]) for node in ordered[:lots].tolist()]
+            return [int(self.board.cell_number[first + each]) for each in node[ordered[:lots]].tolist()]
         cells: list[int] = []
-        for node in ordered.tolist():
-            start = int(nest.first_row[first + node])
-            free_bits = ~int(taken[node]) & int(self.full[first + node])
-            cells += [
-                int(self.board.gpu_number[start + g]) for g in range(free_bits.bit_length()) if free_bits >> g & 1
-            ]
+        for at in ordered.tolist():
+            start, left = int(nest.first_row[first + node[at]]), int(bits[at])
+            cells += [int(self.board.gpu_number[start + g]) for g in range(left.bit_length()) if left >> g & 1]
             if len(cells) >= lots:
                 break
         return cells[:lots]
+
+
+def _filled_in_turn(broken: IntArray, outer: IntArray, renewing: Mask) -> tuple[IntArray, ...]:
+    """Sort keys, the last one first: least broken first, what newly breaks one outer cell after the other, those first
+    in which somebody holds the fewest parts right beside the window.
+    """
+    opened = broken > 0
+    if not opened.any():  # so it is mostly
+        return ()
+    contested = np.bincount(outer[renewing], minlength=int(outer.max()) + 1)[outer]
+    return np.where(opened, outer, -1), np.where(opened, contested, 0), broken
+
+
+def _parts(
+    free: npt.NDArray[np.unsignedinteger],
+    beside: npt.NDArray[np.unsignedinteger],
+    full: npt.NDArray[np.unsignedinteger],
+    level: Level,
+) -> tuple[IntArray, npt.NDArray[np.unsignedinteger], Mask]:
+    """(node, its free GPUs, whether somebody holds them right beside the window): the nodes that a lot may go to, at
+    GPU in two parts where it is so of some of their free GPUs only.
+
+    `free` and `full` are (nodes) masks, `beside` (edges, nodes).
+    """
+    held = np.bitwise_or.reduce(beside, axis=0)
+    if level == Level.NODE:
+        node = np.flatnonzero(free == full)
+        return node, free[node], held[node] != 0
+    quiet, renewing = np.flatnonzero(free & ~held), np.flatnonzero(free & held)
+    bits = np.concatenate(((free & ~held)[quiet], (free & held)[renewing]))
+    return np.concatenate((quiet, renewing)), bits, np.arange(len(bits)) >= len(quiet)

@@ -20,6 +20,7 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.assign import admit, assign
 from scheduler.core.coverage.columns import Columns, Holdings, clipped, columns_of, merged, moved, order, rows_of
 from scheduler.core.coverage.open_calendar import OpenCalendar
+from scheduler.core.coverage.renewal import Edges, regained
 from scheduler.core.coverage.shortage import Certificate
 from scheduler.core.coverage.topology import LEVELS, Topology, topology_of
 from scheduler.core.coverage.waterfall import Rank, Waterfall
@@ -65,7 +66,8 @@ def cover(
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
-    First beside everything already planned; where that fails, with the future of healthy cells planned anew, in force
+    First beside everything already planned, where a lot that has not begun may trade places with another one of the same
+    window so that its account stays where it is (see `renewal`); where that fails, with the future of healthy cells planned anew, in force
     pinned. `account_of` (account by position) lets an account keep its cells from one window to the next. `calendar`,
     which must hold the same holdings, answers for one position without looking at all of them. `handovers`: whether
     lots that nothing else places may be split in time between cells, as the last resort.
@@ -73,17 +75,19 @@ def cover(
     wanted = [d._replace(start_ms=max(d.start_ms, now_ms)) for d in demands if d.end_ms > now_ms and d.lots]
     names = {demand.position for demand in wanted}
     if calendar is not None and len(names) == 1:
-        found = calendar.found(wanted, usable, _of_account(calendar, names, account_of))
+        near = _of_account(calendar, names, account_of)
+        found = calendar.found(wanted, usable, near)
         if found is not None:
-            own = _ahead(calendar.of_position.get(min(names), ()), now_ms)
-            return _covering([*own, *found], names, {})
+            return _staying(fleet, calendar, near, found, now_ms, usable, account_of or {})
     ahead = _ahead(rows_of(holdings), now_ms)
     prefer = _neighbours(wanted, ahead, account_of or {})
     first = assign(fleet, wanted, pinned=ahead, usable=usable, prefer=prefer, account_of=account_of, rounds=0)
     short = _most_lots(first.unplaced)
     placed = [holding for holding in first.holdings if holding.position not in short]
     if not short:
-        return _covering([*ahead, *placed], {d.position for d in wanted}, short)
+        stay = regained(fleet, Edges(ahead), placed, ahead, usable, now_ms, account_of or {})
+        changed = {d.position for d in wanted} | {held.position for held in stay.gave}
+        return _covering([*(stay.gave.get(held, held) for held in ahead), *stay.found], changed, short)
     failing = [demand for demand in wanted if demand.position in short]
     before = (*ahead, *placed)
     future, short = _replanned(fleet, failing, before, now_ms, usable, account_of=account_of, rounds=rounds)
@@ -209,6 +213,23 @@ def _of_account(calendar: OpenCalendar, names: Iterable[str], account_of: Mappin
         return sorted(names)
     accounts = {account_of.get(name, name) for name in names}
     return [position for position in calendar.of_position if account_of.get(position, position) in accounts]
+
+
+def _staying(
+    fleet: Fleet,
+    calendar: OpenCalendar,
+    near: Sequence[str],
+    found: Sequence[Holding],
+    now_ms: int,
+    usable: Mask,
+    account_of: Mapping[str, str],
+) -> Covering:
+    """What changes by the holdings that the calendar found for a new position."""
+    theirs = [held for position in near for held in calendar.of_position.get(position, ())]
+    stay = regained(fleet, calendar.edges, found, theirs, usable, now_ms, account_of)
+    changed = {held.position for held in (*found, *stay.gave)}
+    before = [held for position in sorted(changed) for held in calendar.of_position.get(position, ())]
+    return _covering([*_ahead((stay.gave.get(held, held) for held in before), now_ms), *stay.found], changed, {})
 
 
 def _neighbours(wanted: Sequence[Demand], ahead: Sequence[Holding], account_of: Mapping[str, str]) -> list[Holding]:
