@@ -146,8 +146,9 @@ class Books:
     def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
         if self.n_pools <= 1:
             return [0] * len(rows)
-        pool_of_gpu = self.fleet.pool_of_node[self.fleet.node_of_gpu]
-        return [int(pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in rows]
+        firsts = np.array([gang.gpu_numbers[0] if gang.gpu_numbers else 0 for gang in rows], dtype=np.int64)
+        pools: list[int] = self.fleet.pool_of_node[self.fleet.node_of_gpu[firsts]].tolist()
+        return pools
 
     # ---- what is so ----
 
@@ -474,7 +475,8 @@ class Books:
         changed = np.flatnonzero(self.floor.gpus[gpus, USABLE] != now[:, 0])
         for at in changed.tolist():
             gpu, sign = int(gpus[at]), 1 if now[at, 0] else -1
-            owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
+            owner = int(self.floor.gpus[gpu, OWNER])
+            pool = int(self.floor.nodes[self.floor.gpus[gpu, AT_NODE], POOL])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
                 entitled = self.entitled[owner] = self.entitled[owner].copy()
