@@ -12,7 +12,6 @@ One round's books can become the next one's: see `scheduler.core.placement.follo
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -27,7 +26,6 @@ from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
-from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
@@ -102,7 +100,7 @@ class Books:
         """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
         snapshot = self.snapshot
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
+        self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
         self._search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
@@ -146,9 +144,8 @@ class Books:
     def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
         if self.n_pools <= 1:
             return [0] * len(rows)
-        firsts = np.array([gang.gpu_numbers[0] if gang.gpu_numbers else 0 for gang in rows], dtype=np.int64)
-        pools: list[int] = self.fleet.pool_of_node[self.fleet.node_of_gpu[firsts]].tolist()
-        return pools
+        firsts = [gang.gpu_numbers[0] if gang.gpu_numbers else 0 for gang in rows]
+        return list(map(int, self.fleet.pool_of_node[self.fleet.node_of_gpu[firsts]]))
 
     # ---- what is so ----
 
@@ -275,15 +272,13 @@ class Books:
         """How many preemptible gangs of each want the account's count holds in the pool."""
         counts = self._counted.get((account, pool))
         if counts is None:
-            numbers = Counter(
+            counts = self._counted[account, pool] = Counts.of(
                 want
                 for row in self.rows_of(account, pool)
                 if self.counts_of_row[row]
                 and not self.firm_of_row[row]
                 and (want := demand(self.rows[row].shape)) is not None
             )
-            wants = sorted(numbers, key=packing_order)
-            counts = self._counted[account, pool] = Counts(wants, [numbers[want] for want in wants])
         return counts
 
     def accounts_moving(self) -> set[int]:
@@ -449,6 +444,12 @@ class Books:
         self.action_of_row, self.decided = {}, {}
         self.withdrawn.clear()
         self.lowered.clear()
+
+    def renew_row(self, row: int, gang: Gang) -> None:
+        """The row's gang is another value, on the same GPUs."""
+        self.rows[row], self.rank_of_row[row] = gang, gang.number
+        self.row_ends.forget(row)
+        self._overdrawn.forget(row)
 
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
