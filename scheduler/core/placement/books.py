@@ -12,7 +12,6 @@ One round's books can become the next one's: see `scheduler.core.placement.follo
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -27,7 +26,6 @@ from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
-from scheduler.core.placement.inside import packing_order
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, repacks
 from scheduler.core.placement.scan import fit_by_scan
@@ -103,7 +101,7 @@ class Books:
         """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
         snapshot = self.snapshot
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        compiled = worth_compiling(waiting * STEPS_A_GANG + self.n_nodes * STEPS_A_GANG)
+        self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
         self._search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
@@ -147,8 +145,8 @@ class Books:
     def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
         if self.n_pools <= 1:
             return [0] * len(rows)
-        pool_of_gpu = self.fleet.pool_of_node[self.fleet.node_of_gpu]
-        return [int(pool_of_gpu[gang.gpu_numbers[0]]) if gang.gpu_numbers else 0 for gang in rows]
+        firsts = [gang.gpu_numbers[0] if gang.gpu_numbers else 0 for gang in rows]
+        return list(map(int, self.fleet.pool_of_node[self.fleet.node_of_gpu[firsts]]))
 
     # ---- what is so ----
 
@@ -278,15 +276,13 @@ class Books:
         """How many preemptible gangs of each want the account's count holds in the pool."""
         counts = self._counted.get((account, pool))
         if counts is None:
-            numbers = Counter(
+            counts = self._counted[account, pool] = Counts.of(
                 want
                 for row in self.rows_of(account, pool)
                 if self.counts_of_row[row]
                 and not self.firm_of_row[row]
                 and (want := demand(self.rows[row].shape)) is not None
             )
-            wants = sorted(numbers, key=packing_order)
-            counts = self._counted[account, pool] = Counts(wants, [numbers[want] for want in wants])
         return counts
 
     def accounts_moving(self) -> set[int]:
@@ -453,6 +449,12 @@ class Books:
         self.withdrawn.clear()
         self.lowered.clear()
 
+    def renew_row(self, row: int, gang: Gang) -> None:
+        """The row's gang is another value, on the same GPUs."""
+        self.rows[row], self.rank_of_row[row] = gang, gang.number
+        self.row_ends.forget(row)
+        self._overdrawn.forget(row)
+
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
         del self.row_of_number[self.rows[row].number]
@@ -478,7 +480,8 @@ class Books:
         changed = np.flatnonzero(self.floor.gpus[gpus, USABLE] != now[:, 0])
         for at in changed.tolist():
             gpu, sign = int(gpus[at]), 1 if now[at, 0] else -1
-            owner, pool = int(self.floor.gpus[gpu, OWNER]), int(self.pool_of_gpu[gpu])
+            owner = int(self.floor.gpus[gpu, OWNER])
+            pool = int(self.floor.nodes[self.floor.gpus[gpu, AT_NODE], POOL])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
                 entitled = self.entitled[owner] = self.entitled[owner].copy()

@@ -1,4 +1,4 @@
-"""When placed gangs are over, by what they declare: one instant a row, remembered while the row's gang is the same."""
+"""When placed gangs are over, by what they declare: one instant a row, remembered until the row's gang is another."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ def ends_ms(gang: Gang, now_ms: int) -> int:
 
 
 class RowEnds:
-    """See the module. A gang's value never changes, so a row whose gang is the same object has the same end."""
+    """See the module. Whoever puts another gang in a row's place says so (`forget`)."""
 
     def __init__(self) -> None:
-        self._gangs: list[Gang] = []
         self._ends_ms: IntArray = np.zeros(0, dtype=np.int64)
+        self._forgotten: set[int] = set()
+
+    def forget(self, row: int) -> None:
+        """The row's gang is another."""
+        self._forgotten.add(row)
 
     def of(self, books: Rows) -> IntArray:
         """(n_rows + 1): when each row's GPUs are free of it, later than now; the last entry is now. A copy."""
-        known = len(self._gangs)
-        changed = [row for row, (was, now) in enumerate(zip(self._gangs, books.rows, strict=False)) if was is not now]
-        changed += range(known, len(books.rows))
-        if changed:
-            ends_ms = np.zeros(len(books.rows), dtype=np.int64)
-            ends_ms[:known] = self._ends_ms
-            ends_ms[changed] = [_standing_ends_ms(books.rows[row]) for row in changed]
-            self._gangs, self._ends_ms = list(books.rows), ends_ms
+        known, total = len(self._ends_ms), len(books.rows)
+        more = [_standing_ends_ms(gang) for gang in books.rows[known:]]
+        self._ends_ms = np.append(self._ends_ms, np.array(more, dtype=np.int64))
+        for row in self._forgotten:
+            self._ends_ms[row] = _standing_ends_ms(books.rows[row])
+        self._forgotten.clear()
         ends_ms = np.append(np.maximum(self._ends_ms, books.now_ms + 1), books.now_ms)
-        for row in {*books.stopped, *books.riders, *range(books.first_of_round, len(books.rows))}:
+        for row in {*books.stopped, *books.riders, *range(books.first_of_round, total)}:
             ends_ms[row] = _row_ends_ms(books, row)
         return ends_ms
 

@@ -23,8 +23,7 @@ def follow(books: Books, snapshot: Snapshot, touched: Touched) -> set[str]:
         if row is not None:
             accounts.add(books.rows[row].spec.account)
             if gang is not None and _is_the_same(books, row, gang):
-                books.rows[row] = gang
-                books.rank_of_row[row] = number
+                books.renew_row(row, gang)
                 continue
             changed += books.gpus_of_row[row]
             books.drop_row(row)

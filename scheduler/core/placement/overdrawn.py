@@ -17,7 +17,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement import excess as kernels
 from scheduler.core.placement.devices import Devices
-from scheduler.core.placement.excess import ACCOUNT, BOUND, DEAREST, GPUS, OPEN, PRICE, RANK, ROOM, desk_of
+from scheduler.core.placement.excess import BOUND, DEAREST, GPUS, OPEN, PRICE, RANK, ROOM, desk_of
 from scheduler.core.placement.fits import Room, cells_of_nodes
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, USABLE, Floor
 from scheduler.core.placement.wants import Want
@@ -67,6 +67,7 @@ class Overdrawn:
         self._desk = desk_of(0)
         self._rows: IntArray = np.zeros((0, 10), dtype=np.int64)
         self._known = 0
+        self._forgotten: set[int] = set()
         self._round = -1
         self._pools: dict[int, _Pool] = {}
 
@@ -91,6 +92,10 @@ class Overdrawn:
         return None if best is None else self._room(want, best[3], at, best[2])
 
     # ---- tables ----
+
+    def forget(self, row: int) -> None:
+        """The row's gang is another."""
+        self._forgotten.add(row)
 
     def prices(self) -> IntArray:
         """(n_rows): `Books.price` of every row."""
@@ -132,37 +137,40 @@ class Overdrawn:
             self._round = books.round_number
             for at in self._pools.values():
                 at.seen = -1
-            self._known = min(self._known, books.first_of_round)
-            self._note_rows(self._known, books.first_of_round)
-            self._known = books.first_of_round
-            self._price(self._known)
-            self._rows[: self._known, RANK] = books.rank_of_row[: self._known]
-        self._note_rows(self._known, total)
+            self._note_rows(sorted(row for row in self._forgotten if row < self._known))
+            self._note_rows(range(self._known, books.first_of_round))
+            self._forgotten.clear()
+            self._known = max(self._known, books.first_of_round)
+            self._price(books.first_of_round)
+        self._note_rows(range(self._known, total))
         self._known = total
 
-    def _note_rows(self, low: int, high: int) -> None:
-        if low == high:
+    def _note_rows(self, rows: Sequence[int]) -> None:
+        """Take in what these rows are, but for their prices: a row that this round decided has none."""
+        if not rows:
             return
         books = self._books
-        gangs = books.rows[low:high]
-        self._rows[low:high, PRICE] = 0  # of what this round decided
-        self._rows[low:high, RANK] = books.rank_of_row[low:high]
-        self._rows[low:high, ACCOUNT] = books.account_of_row[low:high]
-        self._rows[low:high, GPUS] = [gang.shape.workers * gang.shape.gpus_per_worker for gang in gangs]
-        self._rows[low:high, kernels.FIRM] = books.firm_of_row[low:high]
-        self._rows[low:high, kernels.MILLI] = [gang.shape.gpu_milli for gang in gangs]
-        self._rows[low:high, kernels.CHECKPOINT_MS] = [gang.spec.checkpoint_ms for gang in gangs]
-        self._rows[low:high, kernels.MIN_RUN_MS] = [gang.spec.min_runtime_ms for gang in gangs]
-        self._rows[low:high, kernels.OVERHEAD_MS] = [gang.spec.restart_ms + gang.spec.grace_ms for gang in gangs]
+        noted = [
+            (
+                0,
+                books.rank_of_row[row],
+                books.account_of_row[row],
+                (gang := books.rows[row]).shape.workers * gang.shape.gpus_per_worker,
+                int(books.firm_of_row[row]),
+                gang.shape.gpu_milli,
+                NOT_STARTED_MS if gang.started_ms is None else gang.started_ms,
+                gang.spec.checkpoint_ms,
+                gang.spec.restart_ms + gang.spec.grace_ms,
+                gang.spec.min_runtime_ms,
+            )
+            for row in rows
+        ]
+        self._rows[list(rows)] = np.array(noted, dtype=np.int64)
 
     def _price(self, high: int) -> None:
         """`Books.price` of all rows that were there before this round, which is `workloads.stop_price_ms` of most."""
-        gangs = self._books.rows[:high]
-        started_ms = np.array(
-            [NOT_STARTED_MS if gang.started_ms is None else gang.started_ms for gang in gangs], dtype=np.int64
-        )
         rows = self._rows[:high]
-        ran_ms = np.maximum(0, self._books.now_ms - started_ms)
+        ran_ms = np.maximum(0, self._books.now_ms - rows[:, kernels.STARTED_MS])
         every_ms = rows[:, kernels.CHECKPOINT_MS]
         since_ms = np.where(every_ms > 0, ran_ms % np.maximum(every_ms, 1), ran_ms)
         lost_ms = rows[:, GPUS] * (since_ms + rows[:, kernels.OVERHEAD_MS])

@@ -7,19 +7,21 @@ owners may come meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
-from scheduler.core.placement.fits import has_slots
+from scheduler.core.kernels import kernel
+from scheduler.core.placement.fits import cells_of_nodes, has_slots
+from scheduler.core.placement.floor import FIRST_GPU, HOLDER, LEAVER, POOL, USABLE, Floor
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import INT64_MAX
 
 Freed = tuple[int, int, int]
 """(instant, node, GPUs that become free there)."""
+AT_MS, NODE, NUMBER = range(3)
+"""Columns of what becomes free."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,51 +30,95 @@ class Profile:
 
     now: IntArray
     """(n_nodes) int64: free GPUs now."""
-    freed: tuple[Freed, ...]
-    """What becomes free, ascending."""
+    table: IntArray
+    """(n, 3) int64: instant, node and GPUs of what becomes free, ascending."""
 
     @classmethod
-    def of(cls, n_nodes: int, nodes: IntArray, free_ms: IntArray, now_ms: int) -> Profile:
-        """The profile of GPUs on these `nodes` that are free from `free_ms` on (both by GPU); INT64_MAX: never."""
-        now = np.bincount(nodes[free_ms <= now_ms], minlength=n_nodes)
-        later = (free_ms > now_ms) & (free_ms < INT64_MAX)
-        # Gangs hold neighbouring GPUs: runs of equals are few, and sorting only them is quick.
-        at_ms, there, numbers = _runs(free_ms[later], nodes[later], np.ones(np.count_nonzero(later), dtype=np.int64))
-        order = np.lexsort((there, at_ms))
-        at_ms, there, numbers = _runs(at_ms[order], there[order], numbers[order])
-        return cls(now, tuple(zip(at_ms.tolist(), there.tolist(), numbers.tolist(), strict=True)))
+    def of(cls, floor: Floor, pool: int, ends_ms: IntArray, now_ms: int, *, compiled: bool = False) -> Profile:
+        """The pool's profile; `ends_ms` (n_rows + 1): when each row's GPUs are free of it, INT64_MAX: never; the last
+        entry, not later than `now_ms`, is nobody's.
+        """
+        now = np.zeros(len(floor.nodes) - 1, dtype=np.int64)
+        table = np.zeros((len(floor.gpus), 3), dtype=np.int64)
+        found = (freed_by_node.compiled if compiled else freed_by_node)(floor, pool, ends_ms, now_ms, now, table)
+        return cls(now, table[table[:found, AT_MS].argsort(kind="stable")])
+
+    @property
+    def freed(self) -> tuple[Freed, ...]:
+        """What becomes free, ascending."""
+        return tuple((at_ms, node, number) for at_ms, node, number in self.table.tolist())
 
 
-def _runs(at_ms: IntArray, nodes: IntArray, numbers: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Neighbours of one instant and node as one entry, their numbers added up."""
-    if not len(nodes):
-        return at_ms, nodes, numbers
-    starts = np.flatnonzero(np.append(True, (at_ms[1:] != at_ms[:-1]) | (nodes[1:] != nodes[:-1])))
-    return at_ms[starts], nodes[starts], np.add.reduceat(numbers, starts)
+@kernel
+def freed_by_node(floor: Floor, pool: int, ends_ms: IntArray, now_ms: int, now: IntArray, table: IntArray) -> int:
+    """Count free GPUs by node, and list node by node what becomes free; how many entries."""
+    found = 0
+    for node in range(len(now)):
+        if floor.nodes[node, POOL] != pool:
+            continue
+        first = found
+        for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
+            if not floor.gpus[gpu, USABLE]:
+                continue
+            # -1, nobody, picks the last entry.
+            free_ms = max(ends_ms[floor.gpus[gpu, HOLDER]], ends_ms[floor.gpus[gpu, LEAVER]])
+            if free_ms <= now_ms:
+                now[node] += 1
+            elif free_ms < INT64_MAX:
+                at = first
+                while at < found and table[at, AT_MS] != free_ms:
+                    at += 1
+                if at == found:
+                    table[at, AT_MS], table[at, NODE] = free_ms, node
+                    found += 1
+                table[at, NUMBER] += 1
+    return found
 
 
-def expected_start(fleet: Fleet, profile: Profile, want: Want) -> tuple[int, IntArray] | None:
+def expected_start(
+    fleet: Fleet, profile: Profile, want: Want, *, compiled: bool = False
+) -> tuple[int, IntArray] | None:
     """(the first instant at which the want has room, free GPUs of each node then); None: it never has. An instant of 0
     says that it has room now.
     """
     if has_slots(fleet, profile.now, want):
         return 0, profile.now
     left = profile.now.copy()
-    missing = want.gpus - int(left.sum())
-    for at_ms, together in groupby(profile.freed, key=lambda freed: freed[0]):
-        grown = _freed(left, list(together), want.size)
-        missing -= grown[1]
-        if grown[0] and missing <= 0 and has_slots(fleet, left, want):
-            return at_ms, left
+    cells = cells_of_nodes(fleet, want.level)
+    cell_of_node = np.zeros(len(left), dtype=np.int64) if cells is None else cells
+    slots = np.zeros(int(cell_of_node.max(initial=0)) + 1, dtype=np.int64)
+    until = grow_until.compiled if compiled else grow_until
+    at = 0
+    while at < len(profile.table):
+        at = until(profile.table, at, left, cell_of_node, slots, want.size, want.parts)
+        if at < 0:
+            return None
+        # Slots alone do not say whether there are enough distinct cells.
+        if want.apart is None or has_slots(fleet, left, want):
+            return int(profile.table[at - 1, AT_MS]), left
     return None
 
 
-def _freed(left: IntArray, freed: Sequence[Freed], size: int) -> tuple[bool, int]:
-    """Add what becomes free. (whether some node has a part more, GPUs that became free)."""
-    grown, gpus = False, 0
-    for _, node, number in freed:
-        before = int(left[node])
-        left[node] += number
-        gpus += number
-        grown = grown or (before + number) // size > before // size
-    return grown, gpus
+@kernel
+def grow_until(
+    table: IntArray, at: int, left: IntArray, cell_of_node: IntArray, slots: IntArray, size: int, parts: int
+) -> int:
+    """Add what becomes free to what is left, from the entry at `at` on, until after some instant a cell has enough
+    slots and one more than before: the entry behind it, or -1 where that never comes. `slots` (n_cells): room to work
+    in.
+    """
+    slots[:] = 0
+    for node in range(len(left)):
+        slots[cell_of_node[node]] += left[node] // size
+    while at < len(table):
+        at_ms, enough = table[at, AT_MS], False
+        while at < len(table) and table[at, AT_MS] == at_ms:
+            node, number = table[at, NODE], table[at, NUMBER]
+            more = (left[node] + number) // size - left[node] // size
+            left[node] += number
+            slots[cell_of_node[node]] += more
+            enough = enough or (more > 0 and slots[cell_of_node[node]] >= parts)
+            at += 1
+        if enough:
+            return at
+    return -1

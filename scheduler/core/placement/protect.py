@@ -67,7 +67,7 @@ def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) ->
         return None
     if pool not in profiles:
         profiles[pool] = _profile(books, pool)
-    start = expected_start(books.fleet, profiles[pool], want)
+    start = expected_start(books.fleet, profiles[pool], want, compiled=books.compiled)
     if start is None or start[0] == 0:
         return None
     spare = start[1].copy()
@@ -77,9 +77,4 @@ def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) ->
 
 
 def _profile(books: Books, pool: int) -> Profile:
-    gpus = books.gpus_of_pool(pool)
-    floor, now_ms = books.floor, books.now_ms
-    ends = books.row_ends.of(books)
-    holder, leaver = floor.holder[gpus], floor.leaver[gpus]
-    free_ms = np.maximum(ends[holder], ends[leaver])  # -1, nobody, picks the last entry
-    return Profile.of(books.n_nodes, floor.node_of_gpu[gpus], free_ms, now_ms)
+    return Profile.of(books.floor, pool, books.row_ends.of(books), books.now_ms, compiled=books.compiled)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -38,6 +38,13 @@ class Counts:
         self.apart: Counter[Want] = Counter({want: n for want, n in known if want.apart is not None})
         rows = [(int(want.level or 0), want.parts, want.size, n) for want, n in known if want.apart is None]
         self.table: IntArray = np.array(rows, dtype=np.int64) if rows else NO_WANTS
+
+    @classmethod
+    def of(cls, wants: Iterable[Want]) -> Counts:
+        """One gang of each of these."""
+        numbers = Counter(wants)
+        ordered = sorted(numbers, key=packing_order)
+        return cls(ordered, [numbers[want] for want in ordered])
 
     def add(self, want: Want, number: int) -> None:
         """So many more gangs of the want."""

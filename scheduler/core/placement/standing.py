@@ -12,6 +12,8 @@ on the clock and on others' cells, and are always asked.
 
 from __future__ import annotations
 
+import numpy as np
+
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.follow import follow
 from scheduler.core.placement.lines import Lines
@@ -47,16 +49,17 @@ class Standing:
         return decided(books, self._lines, self._due(accounts))
 
     def _due(self, accounts: set[str]) -> Due:
-        books, shapes = self._books, self._lines.by_shape()
+        books = self._books
         if books is None:
             raise AssertionError("the books were closed")
-        room: list[int] = (-books.excess).max(axis=0).tolist()
+        room = (-books.excess).max(axis=0)
+        names = list(books.account_index)
         firm = [
             line
-            for shape, lines in shapes.items()
-            if not shape.preemptible
-            for name, line in lines.items()
-            if line.gpus <= room[books.account_index[name]] and name not in accounts
+            for index in np.flatnonzero(room > 0).tolist()
+            if names[index] not in accounts
+            for line in self._lines.of(names[index]).values()
+            if not line.shape.preemptible and line.gpus <= room[index]
         ]
         return Due(accounts, firm)
 
