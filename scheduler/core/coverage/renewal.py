@@ -19,6 +19,7 @@ from scheduler.core.coverage.standing import Mask
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Holding
 
+
 class Edges:
     """Who holds a cell until an instant, and who from one on. Holds its own state: `put` and `drop` change it."""
 
@@ -129,9 +130,7 @@ def regained(
 class _Exchanges:
     """New holdings while they trade places with planned ones, one pair after the other."""
 
-    def __init__(
-        self, fleet: Fleet, edges: Edges, found: Sequence[Holding], account_of: Mapping[str, str]
-    ) -> None:
+    def __init__(self, fleet: Fleet, edges: Edges, found: Sequence[Holding], account_of: Mapping[str, str]) -> None:
         self._topology = topology_of(fleet)
         self._planned = edges
         self._new = Edges(found)

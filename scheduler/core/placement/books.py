@@ -12,6 +12,7 @@ One round's books can become the next one's: see `scheduler.core.placement.follo
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any

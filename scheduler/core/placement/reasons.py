@@ -273,14 +273,3 @@ def _protected(starts_ms: int | None) -> tuple[tuple[str, int], ...]:
 
 
 _WHATEVER_IS_OWNED = frozenset({Reason.NO_SUCH_GRADE, Reason.LARGER_THAN_FLEET})
-
-
-def _leavers_gone_ms(books: Books) -> int:
-    """The latest deadline of all gangs that are stopping and still on GPUs; now where there are none."""
-    gone_ms = [books.now_ms]
-    for row in books.stopped:
-        gang, gpus = books.rows[row], books.gpus_of_row[row]
-        if (books.floor.gpus[list(gpus), LEAVER] == row).any():
-            deadline_ms = gang.stop_deadline_ms if gang.status is GangStatus.STOPPING else None
-            gone_ms.append(books.now_ms + gang.spec.grace_ms if deadline_ms is None else deadline_ms)
-    return max(gone_ms[1:], default=books.now_ms)
