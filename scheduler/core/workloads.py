@@ -29,6 +29,9 @@ DEADLINE_LEAD_MS = MS_PER_DAY
 than when it was.
 """
 
+EVICTION_MS = 200_000
+"""Each eviction in the last hour makes the next one as dear as so much work lost on each of the gang's GPUs."""
+
 
 class GangSpec(Model):
     """What a team asks for. Times in ms; 0 for `checkpoint_ms` means that it never checkpoints."""
@@ -277,6 +280,8 @@ class Gang:
     ended_ms: int | None = None
     exit_code: int | None = None
     evictions: int = 0
+    evicted_ms: tuple[int, ...] = ()
+    """When it was evicted, the earliest first: within the hour up to the last time."""
     queued_ms: int = 0
     """Since when it waits: submission, or its last return to the queue."""
 
@@ -328,12 +333,23 @@ def lost_work_ms(gang: Gang, now_ms: int) -> int:
 
 
 def stop_price_ms(gang: Gang, now_ms: int) -> int:
-    """What ending the gang now weighs, in GPU-ms: the work that it would waste, and what it has not yet run of the
-    minimum run time that it wishes, of which an hour counts at most.
+    """What ending the gang now weighs, in GPU-ms: the work that it would waste; what it has not yet run of the minimum
+    run time that it wishes, of which an hour counts at most; and EVICTION_MS for each eviction in the last hour, since
+    what was just restarted has least to lose and would always go next.
     """
-    wished_ms = min(MS_PER_HOUR, gang.spec.min_runtime_ms - ran_for_ms(gang, now_ms))
-    weight_ms = gang.shape.gpus * max(0, wished_ms)
+    wished_ms = max(0, min(MS_PER_HOUR, gang.spec.min_runtime_ms - ran_for_ms(gang, now_ms)))
+    weight_ms = gang.shape.gpus * (wished_ms + EVICTION_MS * evictions_in_an_hour(gang, now_ms))
     return lost_work_ms(gang, now_ms) + floor_div(weight_ms * gang.shape.gpu_milli, WHOLE_GPU_MILLI)
+
+
+def evictions_in_an_hour(gang: Gang, now_ms: int) -> int:
+    """How often the gang was evicted within the last hour."""
+    return sum(at_ms > now_ms - MS_PER_HOUR for at_ms in gang.evicted_ms)
+
+
+def evicted_again(gang: Gang, at_ms: int) -> tuple[int, ...]:
+    """The instants to keep (`Gang.evicted_ms`) once the gang is evicted at this one too."""
+    return (*(each for each in gang.evicted_ms if each > at_ms - MS_PER_HOUR), at_ms)
 
 
 def ran_for_ms(gang: Gang, now_ms: int) -> int:

@@ -58,6 +58,7 @@ class GangRow(NamedTuple):
     ended_ms: int | None
     exit_code: int | None
     evictions: int
+    evicted_ms: tuple[int, ...]
     queued_ms: int
 
     @property

@@ -142,12 +142,12 @@ def rounds(gpus: int, planner: PlanOf, repeats: int) -> tuple[dict[str, list[flo
     world = crowded(gpus)
     snapshot = world.snapshot()
     everything = dict(world.gangs)
-    policy = Policy(starving_ms=POLICY.starving_ms - 1)
+    policy = Policy(protect_after_ms=POLICY.protect_after_ms - 1)
     planner(snapshot, policy, everything)  # machine code is made, and replicas are told
     took: dict[str, list[float]] = {}
     decided = []
     for again in range(repeats):
-        policy = Policy(starving_ms=POLICY.starving_ms + again)  # books of the last one do not serve
+        policy = Policy(protect_after_ms=POLICY.protect_after_ms + again)  # books of the last one do not serve
         made = timed(took, "full round", planner, snapshot, policy, {})
     decided.append(made.actions)
     world.apply(made)

@@ -15,15 +15,18 @@ from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
 from scheduler.core.workloads import (
     ENDED,
+    EVICTION_MS,
     TRANSITIONS,
     Gang,
     GangSpec,
     GangStatus,
     Piece,
     ends_by_ms,
+    evicted_again,
     held_shape,
     lost_work_ms,
     shape_of,
+    stop_price_ms,
 )
 
 HOUR_MS = 3_600_000
@@ -279,3 +282,14 @@ def test_the_latest_end_counts_from_the_start_or_from_the_bind_limit() -> None:
     assert ends_by_ms(replace(firm, placed_ms=50)) == 157
     assert ends_by_ms(replace(firm, placed_ms=50, bind_by_ms=80)) == 187
     assert ends_by_ms(replace(firm, placed_ms=50, bind_by_ms=80, started_ms=60)) == 167
+
+
+@given(st.lists(times, max_size=9), times)
+def test_each_eviction_of_the_last_hour_makes_the_next_one_dearer(instants_ms: list[int], later_ms: int) -> None:
+    evicted = gang(workers=2, gpus_per_worker=4, grace_ms=0)
+    for at_ms in sorted(instants_ms):
+        evicted = replace(evicted, evicted_ms=evicted_again(evicted, at_ms))
+    now_ms = max(instants_ms, default=0) + later_ms
+    recent = sum(at_ms > now_ms - HOUR_MS for at_ms in instants_ms)
+    assert stop_price_ms(evicted, now_ms) - lost_work_ms(evicted, now_ms) == 8 * EVICTION_MS * recent
+    assert all(at_ms > evicted.evicted_ms[-1] - HOUR_MS for at_ms in evicted.evicted_ms)

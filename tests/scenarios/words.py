@@ -65,7 +65,7 @@ def spares(stage: Stage, words: list[str]) -> Iterator[str]:
 
 
 def policy(stage: Stage, words: list[str]) -> Iterator[str]:
-    """`consolidate=no starving=1h`: values of the policy, from now on."""
+    """`consolidate=no protect_after=1h`: values of the policy, from now on."""
     stage.set_policy(**wishes(words, (field.name for field in fields(Policy))))
     yield from ()
 

@@ -177,7 +177,9 @@ class Overdrawn:
         wished_ms = np.clip(rows[:, kernels.MIN_RUN_MS] - ran_ms, 0, MS_PER_HOUR)
         milli = rows[:, kernels.MILLI]
         rows[:, PRICE] = lost_ms * milli // WHOLE_GPU_MILLI + rows[:, GPUS] * wished_ms * milli // WHOLE_GPU_MILLI
-        for row in self._books.devices.riders:
+        hour_ago_ms = self._books.now_ms - MS_PER_HOUR
+        evicted = [row for row, gang in enumerate(gangs) if gang.evicted_ms and gang.evicted_ms[-1] > hour_ago_ms]
+        for row in (*self._books.devices.riders, *evicted):
             if row < high:
                 rows[row, PRICE] = self._books.price(row)
 

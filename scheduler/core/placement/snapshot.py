@@ -143,8 +143,6 @@ class Policy:
     """Consolidate where the work lost is under this share of k × min(1 h, what remains)."""
     preferences: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
     """By grade: which partly used node a worker prefers (`scheduler.core.placement.preference`)."""
-    starving_ms: int = 86_400_000
-    """A borrower that has waited this long goes before all that have not."""
     protect_after_ms: int = 21_600_000
     """The first borrower that has waited longer than this is not delayed by those behind it."""
     grow: bool = True

@@ -52,7 +52,7 @@ class Standing:
         books = self._books
         if books is None:
             raise AssertionError("the books were closed")
-        room = (-books.excess).max(axis=0)
+        room = (-books.excess).max(axis=0, initial=0)
         names = list(books.account_index)
         firm = [
             line

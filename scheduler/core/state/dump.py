@@ -152,6 +152,8 @@ _PLAIN = tuple(
 
 def _gang(gang: Gang) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(gang, name) for name in _PLAIN}
+    if not gang.evicted_ms:  # left out, as in snapshots from before it was kept
+        del row["evicted_ms"]
     row["spec"] = gang.spec.model_dump(mode="json")
     row["pieces"] = [piece.model_dump(mode="json") for piece in gang.pieces]
     row["status"] = str(gang.status)
@@ -161,6 +163,7 @@ def _gang(gang: Gang) -> dict[str, Any]:
 
 def _loaded_gang(row: dict[str, Any]) -> Gang:
     spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
+    row = {"evicted_ms": [], **row}
     plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
     pieces = tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"])
     return Gang(

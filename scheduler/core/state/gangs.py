@@ -20,7 +20,7 @@ from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarte
 from scheduler.core.placement.snapshot import Touched
 from scheduler.core.state.health import gpus_named
 from scheduler.core.state.shares import Shares
-from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, held_shape, shape_of
+from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, evicted_again, held_shape, shape_of
 
 NOBODY = -1
 START_RETRIES = 3
@@ -154,11 +154,13 @@ class Gangs:
             gang = replace(gang, stop_cause=cause, stop_deadline_ms=deadline_ms)
             self._keep(gang)
             return gang
+        evicted = event.cause is StopCause.RECLAIMED
         stopping = gang.moved(
             GangStatus.STOPPING,
             stop_cause=event.cause,
             stop_deadline_ms=event.deadline_ms,
-            evictions=gang.evictions + (event.cause is StopCause.RECLAIMED),
+            evictions=gang.evictions + evicted,
+            evicted_ms=evicted_again(gang, event.at_ms) if evicted else gang.evicted_ms,
         )
         self._keep(stopping)
         self._release_claims(stopping)

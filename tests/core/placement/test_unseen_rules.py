@@ -32,15 +32,15 @@ def test_what_cannot_be_preempted_is_never_stopped() -> None:
     assert made.waiting["a", gang.shape].reason == "fragmented"
 
 
-def test_borrowers_come_by_starving_then_waiting_then_what_they_lent() -> None:
+def test_borrowers_come_by_waiting_then_what_they_lent() -> None:
     world = World(fleet_of([1]), owners_of({"c": 1}))
     world.now_ms = 100 * HOUR_MS
     urgent = world.submit(spec_of("a", 1, 1, priority=5), submitted_ms=99 * HOUR_MS)
     lender = world.submit(spec_of("b", 1, 1), submitted_ms=99 * HOUR_MS)
-    starving = world.submit(spec_of("a", 1, 1, topology=Level.NODE, priority=-5), submitted_ms=HOUR_MS)
+    patient = world.submit(spec_of("a", 1, 1, topology=Level.NODE, priority=-5), submitted_ms=HOUR_MS)
     world.balance_gpu_ms = {"b": 1, "a": -1}
     order = []
     for _ in range(3):
         order.append(served(world))
         world.end(world.in_status(GangStatus.BINDING)[0])
-    assert order == [starving.id, lender.id, urgent.id]
+    assert order == [patient.id, lender.id, urgent.id]

@@ -14,7 +14,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.placement.snapshot import Opening, Place, Plan, Snapshot, Stop
-from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, held_shape, shape_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus, Shape, StopCause, evicted_again, held_shape, shape_of
 
 FOR_EVER_MS = 2**63 - 1
 HOUR_MS = 3_600_000
@@ -125,7 +125,10 @@ class World:
         gang = self.gangs[action.gang.number]
         assert gang.status in (GangStatus.BINDING, GangStatus.RUNNING)
         deadline_ms = self.now_ms + gang.spec.grace_ms
-        self.gangs[gang.number] = gang.moved(GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms)
+        at_ms = evicted_again(gang, self.now_ms) if action.cause is StopCause.RECLAIMED else gang.evicted_ms
+        self.gangs[gang.number] = gang.moved(
+            GangStatus.STOPPING, stop_cause=action.cause, stop_deadline_ms=deadline_ms, evicted_ms=at_ms
+        )
         self.claimant[self.claimant == gang.number] = -1
         self._elect(gang.gpu_numbers[0])
 

@@ -162,7 +162,16 @@ def test_a_deadline_only_comes_nearer() -> None:
         stop = GangStopAsked(at_ms=T, gang="g", attempt=1, cause=StopCause.RECLAIMED, deadline_ms=deadline_ms)
         state.apply(stop)
         assert state.gangs.get("g").stop_deadline_ms == holds_ms
-    assert state.gangs.get("g").evictions == 1
+    gang = state.gangs.get("g")
+    assert (gang.evictions, gang.evicted_ms) == (1, (T,))
+    assert load(dump(state)).gangs.get("g").evicted_ms == (T,)
+
+
+@pytest.mark.parametrize("cause", [StopCause.CONSOLIDATED, StopCause.DRAINED, StopCause.CANCELLED])
+def test_other_stops_are_no_evictions(cause: StopCause) -> None:
+    state = gang_in(GangStatus.RUNNING)
+    state.apply(GangStopAsked(at_ms=T, gang="g", attempt=1, cause=cause, deadline_ms=T + 9))
+    assert (state.gangs.get("g").evictions, state.gangs.get("g").evicted_ms) == (0, ())
 
 
 def test_a_gang_that_fails_too_often_has_failed() -> None:
