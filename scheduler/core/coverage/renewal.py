@@ -19,6 +19,7 @@ from scheduler.core.coverage.standing import Mask
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Holding
 
+
 class Edges:
     """Who holds a cell until an instant, and who from one on. Holds its own state: `put` and `drop` change it."""
 
@@ -129,9 +130,7 @@ def regained(
 class _Exchanges:
     """New holdings while they trade places with planned ones, one pair after the other."""
 
-    def __init__(
-        self, fleet: Fleet, edges: Edges, found: Sequence[Holding], account_of: Mapping[str, str]
-    ) -> None:
+    def __init__(self, fleet: Fleet, edges: Edges, found: Sequence[Holding], account_of: Mapping[str, str]) -> None:
         self._topology = topology_of(fleet)
         self._planned = edges
         self._new = Edges(found)
@@ -144,7 +143,7 @@ class _Exchanges:
         return self._account_of.get(position, position)
 
     def take(self, position: str, level: Level, cell: int, start_ms: int, end_ms: int) -> None:
-        """Give the position a cell for one of its own, if the planned holding there may have that and more lots stay."""
+        """Give the position a cell for one of its own, if its planned holder may have that and more lots stay."""
         held = self._planned.since(level, start_ms).get(cell)
         if held is None or held.end_ms != end_ms or held in self.gave:
             return
