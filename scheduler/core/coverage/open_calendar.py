@@ -100,12 +100,10 @@ class OpenCalendar:
         """Whether somebody holds a cell for as long as the demand's window right before or right after it. Lots of
         other lengths are rarely renewed just so, and cells that fell free just then leave the fewest gaps in time.
         """
-        before = self.edges.until(demand.level, demand.start_ms)
-        after = self.edges.since(demand.level, demand.end_ms)
         length_ms = demand.end_ms - demand.start_ms
 
         def renewing(cell: int) -> bool:
-            beside = before.get(cell), after.get(cell)
+            beside = self.edges.beside(demand.level, cell, demand.start_ms, demand.end_ms)
             return any(held is not None and held.end_ms - held.start_ms == length_ms for held in beside)
 
         return renewing

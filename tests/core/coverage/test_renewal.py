@@ -175,8 +175,11 @@ def test_who_would_lose_as_much_as_is_won_does_not_give_way() -> None:
 def test_edges_know_what_was_put_and_dropped_before_and_after_they_were_asked() -> None:
     first, second, third = node("a", 0, 0, 5), node("b", 1, 0, 5), node("c", 2, 0, 5)
     edges = Edges([first, second])
+    assert edges.beside(Level.NODE, 1, 5, 9) == (second, None)
+    assert edges.beside(Level.NODE, 2, 5, 0) == (None, None)
     edges.drop([first])
     edges.put([third])
+    assert edges.beside(Level.NODE, 2, 5, 9) == (third, None)
     assert edges.since(Level.NODE, 0) == {1: second, 2: third}
     edges.drop([second])
     edges.put([first])
