@@ -9,7 +9,7 @@ throughout the window on whole, usable cells.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ SPARE_ROWS = 64
 """Rows kept ready for new instants; as many again are made when they run out."""
 
 Bits = npt.NDArray[np.uint64]
+Renewing = Callable[[int], bool]
+"""Whether the holder of a cell, by the fleet's number, may renew just then."""
 
 
 class OpenCalendar:
@@ -46,8 +48,8 @@ class OpenCalendar:
         """Holdings for all lots of all demands beside everything planned, where each is least broken, or None.
 
         Cells that the positions `near` hold right before or after a demand's window are taken first; of those that
-        serve equally well, cells that others hold right before or after it are taken last: they may renew. `usable` is
-        (n_gpus) bool.
+        serve equally well, cells that others hold just as long right before or after it are taken last: they may
+        renew. `usable` is (n_gpus) bool.
         """
         edges: dict[tuple[Level, int], list[int]] = {}
         for holding in (held for position in near for held in self.of_position.get(position, ())):
@@ -56,7 +58,8 @@ class OpenCalendar:
         made: list[Holding] = []
         for demand in sorted(demands, key=lambda d: (-d.level, d)):
             wishes = [*edges.get((demand.level, demand.start_ms), ()), *edges.get((demand.level, demand.end_ms), ())]
-            cells = self._pools[demand.pool].found(demand, usable, list(dict.fromkeys(wishes)))
+            renewing = self._renewing(demand)
+            cells = self._pools[demand.pool].found(demand, usable, list(dict.fromkeys(wishes)), renewing)
             if cells is None:
                 self._put(made, taken=False)
                 return None
@@ -92,6 +95,18 @@ class OpenCalendar:
         self._put(new, taken=True)
         for holding in new:
             self.of_position.setdefault(holding.position, []).append(holding)
+
+    def _renewing(self, demand: Demand) -> Renewing:
+        """Whether somebody holds a cell for as long as the demand's window right before or right after it. Lots of
+        other lengths are rarely renewed just so, and cells that fell free just then leave the fewest gaps in time.
+        """
+        length_ms = demand.end_ms - demand.start_ms
+
+        def renewing(cell: int) -> bool:
+            beside = self.edges.beside(demand.level, cell, demand.start_ms, demand.end_ms)
+            return any(held is not None and held.end_ms - held.start_ms == length_ms for held in beside)
+
+        return renewing
 
     def holdings(self) -> Iterator[Holding]:
         """All of them, by position."""
@@ -201,17 +216,19 @@ class _Pool:
         self.order = np.insert(self.order, k, row)
         return k
 
-    def found(self, demand: Demand, usable: Mask, wishes: Sequence[int]) -> list[int] | None:
-        """The fleet's numbers of cells for all lots of a demand, or None; those wished for first."""
+    def found(self, demand: Demand, usable: Mask, wishes: Sequence[int], renewing: Renewing) -> list[int] | None:
+        """The fleet's numbers of cells for all lots of a demand, or None; those wished for first, of those that serve
+        equally well those last whose holder may renew.
+        """
         self._look_at(usable)
         nest, level = self.board.nest, demand.level
         i, j = bisect_right(self.cuts, demand.start_ms) - 1, bisect_left(self.cuts, demand.end_ms)
-        rows, edges = self.order[i:j], self._beside(demand, i, j)
+        rows = self.order[i:j]
         length = np.diff(np.clip(np.array([*self.cuts[i:j], demand.end_ms]), demand.start_ms, demand.end_ms))
         cells = self._granted(level, rows, wishes)[: demand.lots]
         given = frozenset(cells)
         if level >= Level.FABRIC_BLOCK:
-            free = self._free(level, rows, edges, int(nest.offset[level]), int(nest.offset[level + 1]))
+            free = self._free(rows, int(nest.offset[level]), int(nest.offset[level + 1]), renewing)
             cells += [cell for cell in free if cell not in given]
             return cells[: demand.lots] if len(cells) >= demand.lots else None
         first, end = int(nest.offset[Level.FABRIC_BLOCK]), int(nest.offset[Level.FABRIC_BLOCK + 1])
@@ -221,7 +238,7 @@ class _Pool:
         for block in (blocks[np.argsort(broken, kind="stable")] + first).tolist():
             if len(cells) >= demand.lots:
                 break
-            more = self._inside(demand, (rows, edges), length, block, demand.lots - len(cells) + len(given))
+            more = self._inside(demand, rows, length, block, demand.lots - len(cells) + len(given), renewing)
             cells += [cell for cell in more if cell not in given]
         return cells[: demand.lots] if len(cells) >= demand.lots else None
 
@@ -255,81 +272,47 @@ class _Pool:
         first, end = int(self.board.nest.first[cell]), int(self.board.nest.end[cell])
         return not self.held[rows, cell - self.nodes].any() and not self.sick[first:end].any()
 
-    def _beside(self, demand: Demand, i: int, j: int) -> IntArray:
-        """The rows right before and right after the slots `[i, j)` of a window, as far as it begins or ends at a cut."""
-        before = [i - 1] if self.cuts[i] == demand.start_ms else []
-        after = [j] if j < len(self.cuts) and self.cuts[j] == demand.end_ms else []
-        return self.order[before + after]
-
-    def _free(self, level: Level, rows: IntArray, edges: IntArray, first: int, end: int) -> list[int]:
-        """The free cells of a level above NODE, by the fleet's numbers: of `[first, end)`, those last that somebody
-        holds right beside the window.
-        """
+    def _free(self, rows: IntArray, first: int, end: int, renewing: Renewing) -> list[int]:
+        """The free ones of the cells `[first, end)` above the nodes, by the fleet's numbers."""
         free = [cell for cell in range(first, end) if self.board.nest.whole[cell] and self._is_free(rows, cell)]
-        free.sort(key=lambda cell: bool(self.held[edges, cell - self.nodes].any()))
-        return [int(self.board.cell_number[cell]) for cell in free]
+        return sorted((int(self.board.cell_number[cell]) for cell in free), key=renewing)
 
     def _inside(
-        self, demand: Demand, windows: tuple[IntArray, IntArray], length: IntArray, block: int, lots: int
+        self, demand: Demand, rows: IntArray, length: IntArray, block: int, lots: int, renewing: Renewing
     ) -> list[int]:
-        """Up to so many cells of a block, where the fewest hours of domains, then of nodes, are newly broken. `windows`
-        are the rows of the demand's window and those right beside it.
-        """
-        nest, (rows, edges) = self.board.nest, windows
+        """Up to so many cells of a block, where the fewest hours of domains, then of nodes, are newly broken."""
+        nest = self.board.nest
         first, end = int(nest.first[block]), int(nest.end[block])
         lo, hi = int(nest.above[Level.NVLINK_DOMAIN, first]), int(nest.above[Level.NVLINK_DOMAIN, end - 1]) + 1
         if demand.level == Level.NVLINK_DOMAIN:
-            return self._free(demand.level, rows, edges, lo, hi)[:lots]
+            return self._free(rows, lo, hi, renewing)[:lots]
         masks = self.mask[rows, first:end]
         taken = np.bitwise_or.reduce(masks, axis=0) | self.sick[first:end]
-        free = ~taken & self.full[first:end]
-        node, bits, renewing = _parts(free, self.mask[edges, first:end], self.full[first:end], demand.level)
-        if not len(node):
+        fit = np.flatnonzero(taken != self.full[first:end] if demand.level == Level.GPU else taken == 0)
+        if not len(fit):
             return []
-        domain = nest.above[Level.NVLINK_DOMAIN, first + node]
-        broken = length @ (self.held[rows, lo - self.nodes : hi - self.nodes] == 0) * nest.whole[lo:hi]
+        domain = nest.above[Level.NVLINK_DOMAIN, first + fit]
+        broken = (length @ (self.held[rows, lo - self.nodes : hi - self.nodes] == 0) * nest.whole[lo:hi])[domain - lo]
+        by_node = length @ (masks[:, fit] == 0) if demand.level == Level.GPU else np.zeros(len(fit), dtype=np.int64)
+        ordered = np.lexsort((fit, by_node, domain, broken))
         # What newly breaks is filled before the next one; in what is broken any cell serves as well as any other.
-        keys = _filled_in_turn(broken[domain - lo], domain, renewing)
-        if demand.level == Level.GPU:
-            keys = (*_filled_in_turn(length @ (masks[:, node] == 0), node, renewing), *keys)
-        ordered = np.lexsort((node, domain, renewing, *keys))
-        if demand.level == Level.NODE:
-            return [int(self.board.cell_number[first + each]) for each in node[ordered[:lots]].tolist()]
+        ties = np.where(broken > 0, domain, -1)[ordered].tolist(), np.where(by_node > 0, fit, -1)[ordered].tolist()
         cells: list[int] = []
-        for at in ordered.tolist():
-            start, left = int(nest.first_row[first + node[at]]), int(bits[at])
-            cells += [int(self.board.gpu_number[start + g]) for g in range(left.bit_length()) if left >> g & 1]
+        later: list[int] = []
+        before = None
+        for node, *tie in zip(fit[ordered].tolist(), *ties, strict=True):
+            if tie != before:
+                cells, later, before = cells + later, [], tie
             if len(cells) >= lots:
                 break
-        return cells[:lots]
+            numbers = self._numbers(demand.level, first + node, ~int(taken[node]) & int(self.full[first + node]))
+            for number in numbers:
+                (later if renewing(number) else cells).append(number)
+        return (cells + later)[:lots]
 
-
-def _filled_in_turn(broken: IntArray, outer: IntArray, renewing: Mask) -> tuple[IntArray, ...]:
-    """Sort keys, the last one first: least broken first, what newly breaks one outer cell after the other, those first
-    in which somebody holds the fewest parts right beside the window.
-    """
-    opened = broken > 0
-    if not opened.any():  # so it is mostly
-        return ()
-    contested = np.bincount(outer[renewing], minlength=int(outer.max()) + 1)[outer]
-    return np.where(opened, outer, -1), np.where(opened, contested, 0), broken
-
-
-def _parts(
-    free: npt.NDArray[np.unsignedinteger],
-    beside: npt.NDArray[np.unsignedinteger],
-    full: npt.NDArray[np.unsignedinteger],
-    level: Level,
-) -> tuple[IntArray, npt.NDArray[np.unsignedinteger], Mask]:
-    """(node, its free GPUs, whether somebody holds them right beside the window): the nodes that a lot may go to, at
-    GPU in two parts where it is so of some of their free GPUs only.
-
-    `free` and `full` are (nodes) masks, `beside` (edges, nodes).
-    """
-    held = np.bitwise_or.reduce(beside, axis=0)
-    if level == Level.NODE:
-        node = np.flatnonzero(free == full)
-        return node, free[node], held[node] != 0
-    quiet, renewing = np.flatnonzero(free & ~held), np.flatnonzero(free & held)
-    bits = np.concatenate(((free & ~held)[quiet], (free & held)[renewing]))
-    return np.concatenate((quiet, renewing)), bits, np.arange(len(bits)) >= len(quiet)
+    def _numbers(self, level: Level, node: int, free: int) -> list[int]:
+        """The fleet's numbers of a node, or of its free GPUs."""
+        if level == Level.NODE:
+            return [int(self.board.cell_number[node])]
+        start = int(self.board.nest.first_row[node])
+        return [int(self.board.gpu_number[start + g]) for g in range(free.bit_length()) if free >> g & 1]

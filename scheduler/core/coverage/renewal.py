@@ -36,6 +36,10 @@ class Edges:
         """By cell, what begins at the instant."""
         return self._since.at(level, at_ms)
 
+    def beside(self, level: Level, cell: int, start_ms: int, end_ms: int) -> tuple[Holding | None, Holding | None]:
+        """What holds a cell until a window begins, and what from its end on; quick where few cells are asked for."""
+        return self._until.one(level, start_ms, cell), self._since.one(level, end_ms, cell)
+
     def put(self, holdings: Iterable[Holding]) -> None:
         """More holdings, on cells that nobody else holds then."""
         for held in holdings:
@@ -55,8 +59,9 @@ class _Side:
     def __init__(self, columns: Columns, at_ms: IntArray) -> None:
         self._columns = columns
         rows = [np.flatnonzero(columns.level == level) for level in Level]
-        self._rows = [theirs[np.argsort(at_ms[theirs], kind="stable")] for theirs in rows]
+        self._rows = [theirs[np.lexsort((columns.cell[theirs], at_ms[theirs]))] for theirs in rows]
         self._instants = [at_ms[theirs] for theirs in self._rows]
+        self._cells = [columns.cell[theirs] for theirs in self._rows]
         self._known: dict[tuple[Level, int], dict[int, Holding]] = {}
         self._waiting: dict[tuple[Level, int], list[tuple[int, Holding | None]]] = {}
 
@@ -70,6 +75,14 @@ class _Side:
             for cell, held in self._waiting.pop((level, at_ms), ()):
                 self.set(level, at_ms, cell, held)
         return known
+
+    def one(self, level: Level, at_ms: int, cell: int) -> Holding | None:
+        """What holds that cell."""
+        if (level, at_ms) in self._known or (level, at_ms) in self._waiting:
+            return self.at(level, at_ms).get(cell)
+        first, end = np.searchsorted(self._instants[level], (at_ms, at_ms + 1)).tolist()
+        at = first + int(np.searchsorted(self._cells[level][first:end], cell))
+        return self._columns.holdings[self._rows[level][at]] if at < end and self._cells[level][at] == cell else None
 
     def set(self, level: Level, at_ms: int, cell: int, held: Holding | None) -> None:
         """What holds the cell at the instant from now on."""
@@ -143,7 +156,7 @@ class _Exchanges:
         return self._account_of.get(position, position)
 
     def take(self, position: str, level: Level, cell: int, start_ms: int, end_ms: int) -> None:
-        """Give the position a cell for one of its own, if the planned holding there may have that and more lots stay."""
+        """Give the position a cell for one of its own, if its planned holder may have that and more lots stay."""
         held = self._planned.since(level, start_ms).get(cell)
         if held is None or held.end_ms != end_ms or held in self.gave:
             return

@@ -66,9 +66,9 @@ def cover(
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
-    First beside everything already planned, where a lot that has not begun may trade places with another one of the same
-    window so that its account stays where it is (see `renewal`); where that fails, with the future of healthy cells planned anew, in force
-    pinned. `account_of` (account by position) lets an account keep its cells from one window to the next. `calendar`,
+    First beside everything already planned, where a lot that has not begun may trade places with another one of the
+    same window, so that an account stays where it is (see `renewal`); where that fails, with the future of healthy
+    cells planned anew, in force pinned. `account_of` (account by position) tells whose cells are whose. `calendar`,
     which must hold the same holdings, answers for one position without looking at all of them. `handovers`: whether
     lots that nothing else places may be split in time between cells, as the last resort.
     """

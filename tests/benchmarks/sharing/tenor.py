@@ -6,8 +6,7 @@ are `further_stops`, the beginning of a cycle; whom it would move, `further_move
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
 
 from scheduler.core.causes import Bearer, Cause
 from scheduler.core.events import Event, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted, HealthChanged
@@ -103,56 +102,32 @@ def script_of(case: Case) -> Script:
         *book.instruments(replay, METERING_INTERVAL_S),
         book.node_terms(end_ms, end_ms + AFTERWARDS_DAYS * MS_PER_DAY, METERING_INTERVAL_S),
     )
-    trades = renewals_first((*book.trades(replay, terms), *_afterwards(case, terms[-1].id)))
+    trades = tuple(book.trades(replay, terms))
     return Script(
         start_ms=replay.origin_ms,
         end_ms=end_ms,
         nodes=book.nodes(replay.nodes),
         terms=terms,
-        trades=tuple(trades),
+        trades=(*trades, *_afterwards(case, terms[-1].id, len(trades))),
         gangs=book.gangs(replay),
         faults=case.faults,
     )
 
 
-def renewals_first(trades: Iterable[PositionEvent]) -> Iterator[PositionEvent]:
-    """The trades window by window, in each those first that give an account no more than it had in the one before.
-
-    Coverage is found trade by trade: a lot that is new would else take a cell that its holder has not renewed yet.
-    """
-    had: dict[str, int] = {}
-    seq = 0
-    for _, window in groupby(trades, key=lambda trade: trade.instrument):
-        traded = list(window)
-        for trade in sorted(traded, key=lambda trade: trade.lots > had.get(trade.account, 0)):
-            seq += 1
-            yield PositionEvent(
-                cursor=Cursor(stream=book.STREAM, epoch=1, seq=seq),
-                kind=trade.kind,
-                position=trade.position,
-                account=trade.account,
-                instrument=trade.instrument,
-                lots=trade.lots,
-                effective_ms=trade.effective_ms,
-                committed_ms=trade.committed_ms,
-            )
-        had = {trade.account: trade.lots for trade in traded}
-
-
-def _afterwards(case: Case, instrument: str) -> Iterator[PositionEvent]:
+def _afterwards(case: Case, instrument: str, n_before: int) -> Iterator[PositionEvent]:
     replay = case.replay
-    for tenant, nodes in zip(replay.tenants, case.nodes_owned[-1].tolist(), strict=True):
-        if nodes:
-            yield PositionEvent(
-                cursor=Cursor(stream=book.STREAM, epoch=1, seq=1),
-                kind=PositionEventKind.TRADE,
-                position=f"{tenant}-afterwards",
-                account=tenant,
-                instrument=instrument,
-                lots=nodes,
-                effective_ms=replay.origin_ms,
-                committed_ms=replay.origin_ms,
-            )
+    last = zip(replay.tenants, case.nodes_owned[-1].tolist(), strict=True)
+    for seq, (tenant, nodes) in enumerate(((tenant, nodes) for tenant, nodes in last if nodes), n_before + 1):
+        yield PositionEvent(
+            cursor=Cursor(stream=book.STREAM, epoch=1, seq=seq),
+            kind=PositionEventKind.TRADE,
+            position=f"{tenant}-afterwards",
+            account=tenant,
+            instrument=instrument,
+            lots=nodes,
+            effective_ms=replay.origin_ms,
+            committed_ms=replay.origin_ms,
+        )
 
 
 def _number(gang: str) -> int:
