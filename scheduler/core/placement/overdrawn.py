@@ -113,14 +113,17 @@ class Overdrawn:
             self._desk = desk_of(len(excess))
         over = excess > 0
         more: list[int] = []
+        stale: IntArray = np.zeros(0, dtype=np.int64)
         if at.seen >= 0:
+            if at.round_number != books.round_number:  # the clock changed prices, and nothing else
+                stale = np.flatnonzero(at.nodes[:, ROOM] > at.nodes[:, OPEN])
             crossed = np.flatnonzero(over[: len(at.over)] != at.over).tolist()
             crossed += range(len(at.over), len(over))
             for account in crossed:
                 for row in books.rows_of(account, pool):
                     more += books.floor.gpus[list(books.gpus_of_row[row]), AT_NODE].tolist()
-        at.over = over
-        nodes = np.array(sorted(set(more)), dtype=np.int64)
+        at.over, at.round_number = over, books.round_number
+        nodes = np.union1d(stale, np.array(more, dtype=np.int64))
         at.seen = self._catch_up(books.floor, self._rows, excess, self._desk, at.nodes, at.seen, nodes)
         at.excess = excess
         return at
@@ -135,8 +138,6 @@ class Overdrawn:
             self._rows = grown
         if self._round != books.round_number:
             self._round = books.round_number
-            for at in self._pools.values():
-                at.seen = -1
             self._note_rows(sorted(row for row in self._forgotten if row < self._known))
             self._note_rows(range(self._known, books.first_of_round))
             self._forgotten.clear()
@@ -326,6 +327,7 @@ class _Pool:
     nodes: IntArray
     """(n_nodes, 3): open GPUs, GPUs once all that can be ended is gone, the price of the cheapest of that."""
     seen: int = -1
+    round_number: int = -1
     over: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     excess: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
