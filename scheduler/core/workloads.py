@@ -293,6 +293,8 @@ class Gang:
     @property
     def head_start_ms(self) -> int:
         """How much older than it is a near deadline makes the gang; 0 without one, or where it cannot be met."""
+        if self.spec.deadline_ms is None:  # as most have none
+            return 0
         latest_ms = self.spec.latest_start_ms
         if latest_ms is None or latest_ms < self.submitted_ms:
             return 0

@@ -82,8 +82,7 @@ class Books:
         holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
-        usable = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools)
-        self._usable_by_pool: list[int] = usable.tolist()
+        self._usable_by_pool = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
         self._tally(holder, firm)
         self._look()
         # 4. what the round decides
@@ -208,10 +207,6 @@ class Books:
         gpus = self.units.gpus[self.units.first_gpu[at] : self.units.first_gpu[at + 1]]
         usable: IntArray = gpus[self.floor.gpus[gpus, USABLE] != 0]
         return usable
-
-    def gpus_of_pool(self, pool: int) -> IntArray:
-        """Numbers of the pool's usable GPUs, ascending."""
-        return np.flatnonzero(self.floor.usable & (self.pool_of_gpu == pool))
 
     def holders(self, gpus: IntArray) -> list[int]:
         """The rows that hold any of these GPUs, in order of rank."""

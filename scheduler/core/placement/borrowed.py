@@ -17,7 +17,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
-from scheduler.core.placement.lines import Key, Line, Lines, Turn, since_ms
+from scheduler.core.placement.lines import Key, Line, Lines, Turn, turn_of
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
@@ -125,8 +125,9 @@ class Borrowed:
     def _line_up(self, line: Line) -> None:
         gang = line.head()
         if gang is not None and line.account not in self._moving:
-            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), gang.order)
-            heappush(self._turns, (since_ms(gang), tie, 0, ([(since_ms(gang), gang.order, line)], 0)))
+            turn = turn_of(gang, line)
+            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), turn[1])
+            heappush(self._turns, (turn[0], tie, 0, ([turn], 0)))
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""

@@ -46,14 +46,15 @@ class RowEnds:
 
     def of(self, books: Rows) -> IntArray:
         """(n_rows + 1): when each row's GPUs are free of it, later than now; the last entry is now. A copy."""
-        known, total = len(self._ends_ms), len(books.rows)
-        more = [_standing_ends_ms(gang) for gang in books.rows[known:]]
+        known, first, total = len(self._ends_ms), books.first_of_round, len(books.rows)
+        more = [_standing_ends_ms(gang) for gang in books.rows[known:first]]
         self._ends_ms = np.append(self._ends_ms, np.array(more, dtype=np.int64))
         for row in self._forgotten:
             self._ends_ms[row] = _standing_ends_ms(books.rows[row])
         self._forgotten.clear()
-        ends_ms = np.append(np.maximum(self._ends_ms, books.now_ms + 1), books.now_ms)
-        for row in {*books.stopped, *books.riders, *range(books.first_of_round, total)}:
+        ends_ms = np.full(total + 1, books.now_ms, dtype=np.int64)
+        np.maximum(self._ends_ms, books.now_ms + 1, out=ends_ms[:first])
+        for row in {*books.stopped, *books.riders, *range(first, total)}:
             ends_ms[row] = _row_ends_ms(books, row)
         return ends_ms
 

@@ -14,7 +14,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.floor import FIRST_GPU, HOLDER, POOL, RING, USABLE, Floor
 
-PRICE, RANK, ACCOUNT, GPUS, FIRM, MILLI, STARTED_MS, CHECKPOINT_MS, OVERHEAD_MS, MIN_RUN_MS = range(10)
+PRICE, RANK, ACCOUNT, GPUS, FIRM, MILLI, STARTED_MS, CHECKPOINT_MS, OVERHEAD_MS, MIN_RUN_MS, EVICTED_MS = range(11)
 """Columns by row."""
 OPEN, ROOM, BOUND = range(3)
 """Columns by node."""

@@ -99,6 +99,10 @@ class Floor(NamedTuple):
         """(n_nodes): its pool."""
         return self.nodes[:-1, POOL]
 
+    def gpus_of_pool(self, pool: int) -> IntArray:
+        """Numbers of the pool's usable GPUs, ascending."""
+        return np.flatnonzero(self.usable & (self.pool_of_node[self.node_of_gpu] == pool))
+
     @property
     def free_by_node(self) -> IntArray:
         """(n_nodes): free GPUs."""

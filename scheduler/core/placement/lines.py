@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, least_demand, wants
-from scheduler.core.workloads import Gang, Shape, asked_shape
+from scheduler.core.workloads import Gang, Shape
 
 Key = tuple[str, Shape]
 """What names a line: its account and its shape."""
@@ -96,12 +96,13 @@ Waiting = dict[str, dict[Shape, None]]
 
 
 Turn = tuple[int, tuple[int, int, int], Line]
-"""Since when the first gang of a line waits (`since_ms`), and its order of service."""
+"""Since when the first gang of a line waits among borrowers (a near deadline adds to it), and its order of service."""
 
 
-def since_ms(gang: Gang) -> int:
-    """Since when the gang waits among borrowers, to which a near deadline adds."""
-    return gang.queued_ms - gang.head_start_ms
+def turn_of(gang: Gang, line: Line) -> Turn:
+    """The line's turn when this gang is its first."""
+    head_start_ms = gang.head_start_ms
+    return (gang.queued_ms - head_start_ms, (-gang.spec.priority, gang.submitted_ms - head_start_ms, gang.number), line)
 
 
 class Lines:
@@ -111,6 +112,7 @@ class Lines:
         self._queue = queue
         self._lines: dict[str, dict[Shape, Line]] = {}
         self._by_shape: dict[Shape, dict[str, Line]] | None = None
+        self._firm: dict[str, dict[Shape, Line]] = {}
         self._waiting: Waiting | None = None
         self._in_turn: dict[Shape, list[Turn]] = {}
         self._turn_of: dict[Line, Turn] = {}
@@ -134,7 +136,14 @@ class Lines:
             for account in self._queue:
                 for shape, line in self.of(account).items():
                     self._by_shape.setdefault(shape, {})[account] = line
+                    if not shape.preemptible:
+                        self._firm.setdefault(account, {})[shape] = line
         return self._by_shape
+
+    def firm(self) -> dict[str, dict[Shape, Line]]:
+        """Every line of gangs that cannot be preempted, by account and shape."""
+        self.by_shape()
+        return self._firm
 
     def in_turn(self, shape: Shape) -> list[Turn]:
         """The shape's lines as they stood when the round began, those whose first gang waits longest first."""
@@ -142,8 +151,7 @@ class Lines:
         if turns is None:
             turns = self._in_turn[shape] = []
             for line in self.by_shape()[shape].values():
-                first = line.first()
-                turns.append((since_ms(first), first.order, line))
+                turns.append(turn_of(line.first(), line))
                 self._turn_of[line] = turns[-1]
             turns.sort()
         return turns
@@ -153,12 +161,11 @@ class Lines:
         if self._waiting is None:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
-        for account, shape in {(gang.spec.account, asked_shape(gang)) for gang in placed}:
-            line = self.of(account).get(shape)
-            if account in left and (line is None or line.head() is None):
-                left[account] = {each: None for each in left[account] if each != shape}
-                if not left[account]:
-                    del left[account]
+        for account in {gang.spec.account for gang in placed} & left.keys():
+            lines = self.of(account)
+            left[account] = {shape: None for shape in left[account] if lines[shape].head() is not None}
+            if not left[account]:
+                del left[account]
         return left
 
     def follow(self, queue: Queue, keys: Iterable[Key]) -> None:
@@ -183,17 +190,19 @@ class Lines:
         if line is not None and turns is not None:
             del turns[bisect_left(turns, self._turn_of.pop(line))]
         by_account = {} if self._by_shape is None else self._by_shape.setdefault(shape, {})
+        firm = {} if shape.preemptible else self._firm.setdefault(account, {})
         if not gangs:
             lines.pop(shape, None)
             by_account.pop(account, None)
+            firm.pop(shape, None)
             if not by_account and self._by_shape is not None:
                 del self._by_shape[shape]
                 self._in_turn.pop(shape, None)
             return
         if line is None:
-            line = by_account[account] = lines[shape] = Line(account, shape, gangs)
+            line = by_account[account] = firm[shape] = lines[shape] = Line(account, shape, gangs)
         else:
             line.renew(gangs)
         if turns is not None:
-            self._turn_of[line] = (since_ms(gangs[0]), gangs[0].order, line)
+            self._turn_of[line] = turn_of(gangs[0], line)
             insort(turns, self._turn_of[line])

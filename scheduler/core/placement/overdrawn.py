@@ -65,7 +65,7 @@ class Overdrawn:
         self._one_part = kernels.one_part.compiled if compiled else kernels.one_part
         self._lawful = kernels.lawful_rows.compiled if compiled else kernels.lawful_rows
         self._desk = desk_of(0)
-        self._rows: IntArray = np.zeros((0, 10), dtype=np.int64)
+        self._rows: IntArray = np.zeros((0, 11), dtype=np.int64)
         self._known = 0
         self._forgotten: set[int] = set()
         self._round = -1
@@ -113,14 +113,17 @@ class Overdrawn:
             self._desk = desk_of(len(excess))
         over = excess > 0
         more: list[int] = []
+        stale: IntArray = np.zeros(0, dtype=np.int64)
         if at.seen >= 0:
+            if at.round_number != books.round_number:  # the clock changed prices, and nothing else
+                stale = np.flatnonzero(at.nodes[:, ROOM] > at.nodes[:, OPEN])
             crossed = np.flatnonzero(over[: len(at.over)] != at.over).tolist()
             crossed += range(len(at.over), len(over))
             for account in crossed:
                 for row in books.rows_of(account, pool):
                     more += books.floor.gpus[list(books.gpus_of_row[row]), AT_NODE].tolist()
-        at.over = over
-        nodes = np.array(sorted(set(more)), dtype=np.int64)
+        at.over, at.round_number = over, books.round_number
+        nodes = np.union1d(stale, np.array(more, dtype=np.int64))
         at.seen = self._catch_up(books.floor, self._rows, excess, self._desk, at.nodes, at.seen, nodes)
         at.excess = excess
         return at
@@ -130,13 +133,11 @@ class Overdrawn:
         books = self._books
         total = len(books.rows)
         if total > len(self._rows):
-            grown = np.zeros((2 * total, 10), dtype=np.int64)
+            grown = np.zeros((2 * total, 11), dtype=np.int64)
             grown[: self._known] = self._rows[: self._known]
             self._rows = grown
         if self._round != books.round_number:
             self._round = books.round_number
-            for at in self._pools.values():
-                at.seen = -1
             self._note_rows(sorted(row for row in self._forgotten if row < self._known))
             self._note_rows(range(self._known, books.first_of_round))
             self._forgotten.clear()
@@ -162,6 +163,7 @@ class Overdrawn:
                 gang.spec.checkpoint_ms,
                 gang.spec.restart_ms + gang.spec.grace_ms,
                 gang.spec.min_runtime_ms,
+                gang.evicted_ms[-1] if gang.evicted_ms else -MS_PER_HOUR,
             )
             for row in rows
         ]
@@ -178,7 +180,7 @@ class Overdrawn:
         milli = rows[:, kernels.MILLI]
         rows[:, PRICE] = lost_ms * milli // WHOLE_GPU_MILLI + rows[:, GPUS] * wished_ms * milli // WHOLE_GPU_MILLI
         hour_ago_ms = self._books.now_ms - MS_PER_HOUR
-        evicted = [row for row, gang in enumerate(gangs) if gang.evicted_ms and gang.evicted_ms[-1] > hour_ago_ms]
+        evicted = np.flatnonzero(rows[:, kernels.EVICTED_MS] > hour_ago_ms).tolist()
         for row in (*self._books.devices.riders, *evicted):
             if row < high:
                 rows[row, PRICE] = self._books.price(row)
@@ -328,6 +330,7 @@ class _Pool:
     nodes: IntArray
     """(n_nodes, 3): open GPUs, GPUs once all that can be ended is gone, the price of the cheapest of that."""
     seen: int = -1
+    round_number: int = -1
     over: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     excess: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 

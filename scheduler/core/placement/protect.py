@@ -9,6 +9,7 @@ protected. Which gang that is and when it should start is worked out anew in eac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Protected:
 
     def allows(self, books: Books, gpus: IntArray) -> bool:
         """Whether a gang that outlasts the start may have these GPUs."""
-        taken = np.bincount(books.floor.node_of_gpu[gpus], minlength=books.n_nodes)
-        return bool((taken <= self.spare).all())
+        taken = Counter(books.floor.node_of_gpu[gpus].tolist())
+        return all(number <= self.spare[node] for node, number in taken.items())
 
     def take(self, books: Books, gpus: IntArray) -> None:
         """A gang that outlasts the start got these GPUs."""

@@ -40,7 +40,7 @@ def room_from_accounts_over_count(books: Books, want: Want, pool: int) -> Room |
         for row in books.rows_of(account, pool)
         if books.rows[row].shape.preemptible and books.is_placed(row)
     }
-    return cheapest_room(Ground.of(books, books.gpus_of_pool(pool), prices, excess), want)
+    return cheapest_room(Ground.of(books, books.floor.gpus_of_pool(pool), prices, excess), want)
 
 
 def room_from_others(books: Books, want: Want, account: int, pool: int, end_ms: int = 0) -> Room | None:

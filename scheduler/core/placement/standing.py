@@ -12,8 +12,6 @@ on the clock and on others' cells, and are always asked.
 
 from __future__ import annotations
 
-import numpy as np
-
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.follow import follow
 from scheduler.core.placement.lines import Lines
@@ -52,14 +50,13 @@ class Standing:
         books = self._books
         if books is None:
             raise AssertionError("the books were closed")
-        room = (-books.excess).max(axis=0, initial=0)
-        names = list(books.account_index)
+        room: list[int] = (-books.excess).max(axis=0, initial=0).tolist()
         firm = [
             line
-            for index in np.flatnonzero(room > 0).tolist()
-            if names[index] not in accounts
-            for line in self._lines.of(names[index]).values()
-            if not line.shape.preemptible and line.gpus <= room[index]
+            for name, lines in self._lines.firm().items()
+            if (at_most := room[books.account_index[name]]) > 0 and name not in accounts
+            for line in lines.values()
+            if line.gpus <= at_most
         ]
         return Due(accounts, firm)
 

@@ -18,7 +18,7 @@ from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarted, GangStopAsked, GangSubmitted
 from scheduler.core.placement.snapshot import Touched
-from scheduler.core.state.health import gpus_named
+from scheduler.core.state.health import numbers_named
 from scheduler.core.state.shares import Shares
 from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, evicted_again, held_shape, shape_of
 
@@ -323,14 +323,13 @@ def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]
     """
     if event.attempt != gang.attempt + 1:
         raise Conflict(f"attempt {event.attempt} of {gang.id} was placed, expected {gang.attempt + 1}")
-    none = np.zeros(0, dtype=np.int64)
-    gpus = np.concatenate([none, *(gpus_named(fleet, piece.node, piece.gpus) for piece in event.pieces)])
+    numbers = [number for piece in event.pieces for number in numbers_named(fleet, piece.node, piece.gpus)]
     sizes = {len(piece.gpus) for piece in event.pieces}
     fits = gang.shape.min_workers <= len(event.pieces) <= gang.shape.workers
-    if sizes != {gang.shape.gpus_per_worker} or not fits or len(np.unique(gpus)) != len(gpus):
+    if sizes != {gang.shape.gpus_per_worker} or not fits or len(set(numbers)) != len(numbers):
         least = f"{gang.shape.least_gpus}.." if gang.shape.is_elastic else ""
-        raise Conflict(f"{gang.id} was placed on {gpus.tolist()}, expected {least}{gang.shape.gpus} GPUs, as it asked")
-    return gpus
+        raise Conflict(f"{gang.id} was placed on {numbers}, expected {least}{gang.shape.gpus} GPUs, as it asked")
+    return np.array(numbers, dtype=np.int64)
 
 
 def _due_ms(gang: Gang) -> int | None:

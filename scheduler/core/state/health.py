@@ -5,6 +5,8 @@ Folded from events only. `usable` is what placement may bind: healthy and not on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -70,13 +72,18 @@ class FleetHealth:
 
 def gpus_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
     """The fleet's numbers of a node's GPUs; None: all of them. Raises UnknownName."""
+    return np.array(numbers_named(fleet, node, gpus), dtype=np.int64)
+
+
+def numbers_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> Sequence[int]:
+    """The same, as they are."""
     number = fleet.index_of_node.get(node)
     if number is None:
         raise UnknownName("node", node, tuple(fleet.index_of_node))
     own = fleet.gpus_of_node(number)
     if gpus is None:
-        return np.array(own, dtype=np.int64)
-    wrong = [k for k in gpus if not 0 <= k < len(own)]
-    if wrong:
-        raise UnknownName("GPU", f"{node}:{wrong[0]}", tuple(f"{node}:{k}" for k in range(len(own))))
-    return np.array([own.start + k for k in gpus], dtype=np.int64)
+        return own
+    if gpus and not 0 <= min(gpus) <= max(gpus) < len(own):
+        wrong = next(k for k in gpus if not 0 <= k < len(own))
+        raise UnknownName("GPU", f"{node}:{wrong}", tuple(f"{node}:{k}" for k in range(len(own))))
+    return [own.start + k for k in gpus]

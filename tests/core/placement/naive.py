@@ -196,4 +196,4 @@ def ground_of_accounts_over_count(books: Books, pool: int) -> Ground:
         for row in books.rows_of(account, pool)
         if books.rows[row].shape.preemptible and books.is_placed(row)
     }
-    return Ground.of(books, books.gpus_of_pool(pool), prices, excess)
+    return Ground.of(books, books.floor.gpus_of_pool(pool), prices, excess)

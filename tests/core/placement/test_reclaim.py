@@ -42,7 +42,7 @@ def test_one_part_is_made_room_for_at_the_least_price(nodes: list[list[int]], si
     rows = range(len(books.rows))
     prices = {row: data.draw(st.integers(0, 20)) for row in rows}
     want = Want(1, size, None)
-    room = cheapest_room(Ground.of(books, books.gpus_of_pool(0), prices, None), want)
+    room = cheapest_room(Ground.of(books, books.floor.gpus_of_pool(0), prices, None), want)
     assert room is not None
     assert len(set(room.gpus)) == size
     least = min(
@@ -62,7 +62,7 @@ def test_every_victim_of_a_large_gang_is_needed(
     books = books_with(nodes)
     prices = {row: data.draw(st.integers(1, 20)) for row in range(len(books.rows))}
     want = Want(parts, size, None)
-    room = cheapest_room(Ground.of(books, books.gpus_of_pool(0), prices, None), want)
+    room = cheapest_room(Ground.of(books, books.floor.gpus_of_pool(0), prices, None), want)
     fits = slots(books, want, set(prices)) >= parts
     assert (room is not None) == fits
     if room is not None:
@@ -77,7 +77,7 @@ def test_an_account_loses_only_until_it_is_at_its_count(nodes: list[list[int]], 
     books = books_with(nodes)
     prices = dict.fromkeys(range(len(books.rows)), 1)
     account = books.account_index["b"]
-    room = cheapest_room(Ground.of(books, books.gpus_of_pool(0), prices, {account: over}), Want(1, size, None))
+    room = cheapest_room(Ground.of(books, books.floor.gpus_of_pool(0), prices, {account: over}), Want(1, size, None))
     if room is not None and room.victims:
         sizes = [books.rows[row].shape.gpus for row in room.victims]
         assert sum(sizes) - max(sizes) < over
