@@ -199,7 +199,7 @@ class Books:
 
     def usable_gpus(self, pool: int) -> int:
         """How many GPUs of the pool may be used."""
-        return self._usable_by_pool[pool]
+        return int(self._usable_by_pool[pool])
 
     def own_gpus(self, account: int, pool: int) -> IntArray:
         """Numbers of the account's usable owned GPUs of the pool, ascending."""
