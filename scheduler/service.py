@@ -94,8 +94,11 @@ class Scheduler:
         self._executor = executor
         self._log = log
         self._planner = planner or LocalPlanner()
-        self._opinion: tuple[ScoreChosen | None, Fleet, Policy] = (None, self.state.fleet, self.settings.policy)
-        """The policy, and the choice of a score and the fleet that it was made for."""
+        self._opinion: tuple[tuple[Policy, ScoreChosen | None, Fleet], Policy] = (
+            (self.settings.policy, None, Fleet()),
+            self.settings.policy,
+        )
+        """The policy in use, behind what it was made of."""
         self._clock_ms = clock_ms
         self._unsaved: list[Entry] = []
         self._unsaved_leaves: list[bytes] = []
@@ -337,15 +340,12 @@ class Scheduler:
         return returned or bool(swaps) or planned.unfinished
 
     def _policy(self) -> Policy:
-        """The policy with what the score in use says of partly used nodes."""
-        if self._opinion[:2] != (self.state.score, self.state.fleet):
-            preferences = observed.preferences_in_use(self.state)
-            self._opinion = (
-                self.state.score,
-                self.state.fleet,
-                replace(self.settings.policy, preferences=preferences or self.settings.policy.preferences),
-            )
-        return self._opinion[2]
+        """The policy with what the score in use says of partly used nodes, asked for when one of them changes."""
+        made_of = (self.settings.policy, self.state.score, self.state.fleet)
+        if any(was is not now for was, now in zip(self._opinion[0], made_of, strict=True)):
+            said = observed.preferences_in_use(self.state)
+            self._opinion = made_of, replace(made_of[0], preferences=said) if said else made_of[0]
+        return self._opinion[1]
 
     def _make_room(self, event: Event, now_ms: int) -> None:
         """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""
