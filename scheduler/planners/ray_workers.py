@@ -7,6 +7,7 @@ writes. Every ask is answered or fails; what the driver held when it died, fails
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -123,7 +124,8 @@ class RayWorkers:
                     start_new_session=True,
                     cwd="/",
                 )
-            with process:
+            # What was not written to a driver that died is lost with it, also what closing its stdin would flush.
+            with contextlib.suppress(BrokenPipeError), process:
                 self._listen(process)
             self._closing.wait(RESTART_PAUSE_S)
 

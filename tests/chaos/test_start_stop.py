@@ -313,7 +313,8 @@ def test_a_torn_tail_of_the_journal_is_recovered_from(up: Composition, tmp_path:
     up.wait_ready()
     with up.client() as client:
         job = client.submit(up.command(tmp_path, 600), account="acme")
-        wait_until(lambda: job.status == "running", 40, "it runs")
+        wait_until((tmp_path / f"{job.id}.1.0.began").exists, 40, "it runs")
+        wait_until(lambda: client.get_job(job.id).status == "running", 40, "it is known to run")
         kept_seq = client.status().journal_seq
     pid = int((tmp_path / f"{job.id}.1.0.began").read_text().split()[0])
     up.kill()
