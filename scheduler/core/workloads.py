@@ -301,11 +301,6 @@ class Gang:
         return max(0, self.submitted_ms - (latest_ms - DEADLINE_LEAD_MS))
 
     @property
-    def asked_shape(self) -> Shape:
-        """The shape of its line: as it was asked for, also where it stands with fewer workers."""
-        return shape_of(self.spec) if self.spec.is_elastic else self.shape
-
-    @property
     def order(self) -> tuple[int, int, int]:
         """By priority, then age, which a near deadline adds to, then number: the published order of service."""
         return (-self.spec.priority, self.submitted_ms - self.head_start_ms, self.number)

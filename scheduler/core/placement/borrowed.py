@@ -254,10 +254,9 @@ def spare_gpus(books: Books, shape: Shape, pool: int) -> int:
     """How many of the pool's free GPUs a gang of this shape may borrow; less than 0 where it is too full already."""
     if not (shape.reckless and shape.preemptible):
         return books.free_gpus(pool)
-    kept = ceil_div(books.policy.reckless_idle_ppm * books.usable_gpus(pool), ONE_PPM)
-    return books.free_gpus(pool) - kept
+    return books.free_gpus(pool) - idle_share(books.policy, books.usable_gpus(pool))
 
 
-def keeps_idle(policy: Policy, idle: int, usable: int) -> bool:
-    """Whether so many idle GPUs of a pool are the share that reckless borrowers must leave."""
-    return idle * ONE_PPM >= policy.reckless_idle_ppm * usable
+def idle_share(policy: Policy, usable: int) -> int:
+    """How many GPUs of a pool with so many usable ones reckless borrowers must leave idle."""
+    return ceil_div(policy.reckless_idle_ppm * usable, ONE_PPM)

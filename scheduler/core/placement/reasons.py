@@ -25,7 +25,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import Borrowed, keeps_idle
+from scheduler.core.placement.borrowed import Borrowed, idle_share
 from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
@@ -217,7 +217,7 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _keeps_idle(self, pool: int, gpus: int) -> bool:
         free, usable = self._idle[pool]
-        return keeps_idle(self._policy, free - gpus, usable)
+        return free - gpus >= idle_share(self._policy, usable)
 
     def _own_ends_ms(self, account: int, gpus: int, pools: Sequence[int]) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""
