@@ -272,9 +272,13 @@ def ray_environment(token_path: Path | None = None) -> dict[str, str]:
 
 
 def _belonging(state_dir: Path, record: _Record | None) -> set[int]:
-    """The pids that belong to the cluster: recorded and still the same, below those, or marked."""
-    roots = [pid for started in record.started for pid in started.pids] if record else []
-    return {*roots, *descendants(roots), *marked(MARK, str(state_dir))}
+    """The pids that belong to the cluster: recorded and still the same, or marked, and all below those.
+
+    Below marked ones too: Ray's agents write their titles over their environment, so that they lose the mark.
+    """
+    roots = {pid for started in record.started for pid in started.pids} if record else set()
+    roots.update(marked(MARK, str(state_dir)))
+    return {*roots, *descendants(roots)}
 
 
 def _read_record(state_dir: Path) -> _Record | None:
