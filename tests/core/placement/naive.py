@@ -33,7 +33,11 @@ def naive_plan(snapshot: Snapshot, policy: Policy) -> Plan:
 
 
 class NaiveBooks(Books):
-    """See the module."""
+    """See the module. Every turn is taken by the rules themselves, none in runs."""
+
+    def _look(self) -> None:
+        super()._look()
+        self.in_runs = False
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
         """As in the books, by scanning."""
