@@ -21,7 +21,7 @@ from scheduler.core.placement.lines import Key, Line, Lines, Turn, turn_of
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.snapshot import Policy
+from scheduler.core.placement.snapshot import Backfill, Policy
 from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
@@ -71,6 +71,13 @@ class Borrowed:
                 self._line_up(self._lines.of(account)[shape])
         self._protect()
         self._serve()
+
+    def backfill(self) -> Backfill:
+        """Who is protected, and who is held back for whom."""
+        return Backfill(
+            {(guard.gang.account, guard.gang.shape): guard.start_ms for guard in self.protected.values()},
+            {line: (guard.gang.shape.gpus, guard.start_ms) for line, guard in self.held.items()},
+        )
 
     def _serve(self) -> None:
         """Place who comes up and fits; who is held back stands aside, for the one behind it may be short."""
