@@ -20,6 +20,7 @@ from scheduler.planners.deltas import (
     Answer,
     Ask,
     Delta,
+    Verdicts,
     decode_answer,
     decode_delta,
     encode_ask,
@@ -121,9 +122,9 @@ def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None
     at_load = next_mark(NOWHERE, load)
     ask = encode_ask(Ask(at_load, 5, policy), b"")
     assert decode_answer(server.serve(ask)) == Answer(NOWHERE, None)
-    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, ())
+    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, Verdicts())
     answer = server.serve(ask)
-    assert decode_answer(answer).actions is not None
+    assert decode_answer(answer).verdicts is not None
     assert server.serve(ask) == answer
     behind = encode_ask(Ask(next_mark(at_load, b"missed"), 5, policy), b"")
     assert decode_answer(server.serve(behind)) == Answer(at_load, None)

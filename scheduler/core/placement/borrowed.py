@@ -21,12 +21,12 @@ from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
 from scheduler.core.placement.lines import Key, Line, Lines, Turn
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.snapshot import Policy
-from scheduler.core.placement.orders import Kind
+from scheduler.core.placement.snapshot import Backfill, Policy
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape
@@ -66,6 +66,13 @@ class Borrowed:
         self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
         self._protect()
         self._serve(self._turns())
+
+    def backfill(self) -> Backfill:
+        """Who is protected, and who is held back for whom."""
+        return Backfill(
+            {(guard.gang.account, guard.gang.shape): guard.start_ms for guard in self.protected.values()},
+            {line: (guard.gang.shape.gpus, guard.start_ms) for line, guard in self.held.items()},
+        )
 
     def _turns(self) -> Turns:
         books = self._books

@@ -98,7 +98,7 @@ class Counts:
             return None
         counts = cls()
         counts.table = tables.table[tables.first[part] : tables.first[part + 1]]
-        counts._kept = (tables, part)  # noqa: SLF001 - its own
+        counts._kept = (tables, part)
         return counts
 
     def add(self, want: Want, number: int) -> None:
