@@ -153,9 +153,7 @@ def tables_of(books: Books, listed: Listed) -> Tables:
     held_part: list[int] = []
     held_want: list[int] = []
     n_pools = books.n_pools
-    counted = zip(
-        books.rows, books.account_of_row, books.pool_of_row, books.counts_of_row, books.firm_of_row, strict=True
-    )
+    counted = zip(books.rows, books.account_of_row, books.pool_of_row, books.counts_of_row, books.firm_of_row, strict=True)
     for gang, account, pool, counts, firm in counted:
         if counts and not firm:
             shape = gang.shape

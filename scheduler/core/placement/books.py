@@ -187,7 +187,9 @@ class Books:
             fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
             search = self.search
-            fits = bool(self._repacks(self.floor, low, high, counts.table, taken, search.cells, search.desk.by_cell))
+            fits = bool(
+                self._repacks(self.floor, low, high, counts.table, taken, search.cells, search.desk.by_cell)
+            )
         for each, number in changes:
             counts.add(each, -number)
         return fits

@@ -98,7 +98,7 @@ class Counts:
             return None
         counts = cls()
         counts.table = tables.table[tables.first[part] : tables.first[part + 1]]
-        counts._kept = (tables, part)
+        counts._kept = (tables, part)  # noqa: SLF001 - its own
         return counts
 
     def add(self, want: Want, number: int) -> None:
@@ -193,7 +193,9 @@ def first_fit(units: IntArray, low: int, high: int, parts: int, size: int) -> bo
 
 
 @kernel
-def first_cell(units: IntArray, low: int, high: int, parts: int, size: int, cells: IntArray, by_cell: IntArray) -> bool:
+def first_cell(
+    units: IntArray, low: int, high: int, parts: int, size: int, cells: IntArray, by_cell: IntArray
+) -> bool:
     """Put one gang into the first cell with enough parts; whether there is one."""
     chosen = -1
     for unit in range(low, high):

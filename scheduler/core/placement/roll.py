@@ -187,7 +187,9 @@ class Listed:
     def roll(self, turns: IntArray, line_of_turn: IntArray) -> Roll:
         """The roll in this order; nobody is asked."""
         heap = np.zeros(len(self.lines) + 1, dtype=np.int64)
-        return Roll(self.lines, self.of_account, self.shape_rows, self.wants, self.pools, turns, line_of_turn, heap)
+        return Roll(
+            self.lines, self.of_account, self.shape_rows, self.wants, self.pools, turns, line_of_turn, heap
+        )
 
 
 def is_plain(shape: Shape, wished: Sequence[Want]) -> bool:

@@ -13,7 +13,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.cells import Cells
 from scheduler.core.placement.floor import AT_NODE, RING, Floor, hold
-from scheduler.core.placement.orders import OF_UNSOLD, Orders
+from scheduler.core.placement.orders import OF_FREE, OF_UNSOLD, Orders
 from scheduler.core.placement.repack import KEPT, LEVEL, NUMBER, Tables, repacks
 from scheduler.core.placement.repack import PARTS as GANG_PARTS
 from scheduler.core.placement.repack import SIZE as GANG_SIZE
