@@ -21,12 +21,12 @@ from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
 from scheduler.core.placement.lines import Key, Line, Lines, Turn
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy
-from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape
@@ -35,6 +35,7 @@ FREE = tiers(Kind.ANY)
 FIRM = tiers(Kind.LASTING_UNSOLD)
 ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
 ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
+
 
 class Borrowed:
     """The second phase of a round. Free GPUs only become fewer, so a shape that was refused stays refused."""
@@ -78,7 +79,15 @@ class Borrowed:
         self.protected = {pool: replace(guard, spare=spare) for pool, guard in self.protected.items()}
         idle = [idle_share(books.policy, books.usable_gpus(pool)) for pool in range(books.n_pools)]
         return InRuns(
-            books, self._lines, self._listed, (ENDING, ENDLESS), self._moving, self._may_fit, self.protected, spare, idle
+            books,
+            self._lines,
+            self._listed,
+            (ENDING, ENDLESS),
+            self._moving,
+            self._may_fit,
+            self.protected,
+            spare,
+            idle,
         )
 
     def _serve(self, turns: Turns) -> None:

@@ -1,8 +1,8 @@
 """A run of turns, served one after the other by machine code, up to the first that needs more than free GPUs.
 
-Each turn follows the rules of `owned` and `borrowed`, to the letter; what it decides is written down (`Record`), and the
-books take it in afterwards. Whatever is rare or long-winded - reclaim, gangs that cannot be preempted, elastic ones,
-shares - is given back to those modules, turn by turn.
+Each turn follows the rules of `owned` and `borrowed`, to the letter; what it decides is written down (`Record`), and
+the books take it in afterwards. What is rare or long-winded (reclaim, elastic gangs, shares, workers apart) is given
+back to those modules, turn by turn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.cells import Cells
 from scheduler.core.placement.floor import AT_NODE, RING, Floor, hold
-from scheduler.core.placement.orders import OF_FREE, OF_UNSOLD, Orders
+from scheduler.core.placement.orders import OF_UNSOLD, Orders
 from scheduler.core.placement.repack import KEPT, LEVEL, NUMBER, Tables, repacks
 from scheduler.core.placement.repack import PARTS as GANG_PARTS
 from scheduler.core.placement.repack import SIZE as GANG_SIZE
