@@ -22,7 +22,7 @@ from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Policy
-from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape, asked_shape

@@ -20,7 +20,7 @@ from scheduler.core.placement.joining import joined
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, asked_shape

@@ -26,7 +26,7 @@ from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 3
+LAYOUT = 4
 _PIECES = TypeAdapter(tuple[Piece, ...])
 
 
@@ -61,6 +61,8 @@ def dump(state: State) -> bytes:
         "refused": {name: int(cause) for name, cause in state.refused.items()},
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
+        "balances": sorted(state.balances.by_account.items()),
+        "balances_settled_ms": state.balances.settled_ms,
     }
     if state.shortages:  # a state without any has the bytes that it had before they were known
         plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
@@ -129,6 +131,8 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
     state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
+    state.balances.by_account = dict(plain["balances"])
+    state.balances.settled_ms = plain["balances_settled_ms"]
     for pool, level, firmness, certificate, lots in plain.get("shortages", ()):
         waits = Waits(certificate, tuple((position, count) for position, count in lots))
         state.shortages[Shortage(pool, Level(level), firmness)] = waits

@@ -20,7 +20,7 @@ from scheduler.core.placement.preference import ranks
 from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
-from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, demand
 
 Spread = list[tuple[int, int]]
