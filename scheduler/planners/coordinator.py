@@ -18,7 +18,7 @@ from scheduler.core.placement.afterwards import ReasonsAfter
 from scheduler.core.placement.lines import Key
 from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
 from scheduler.core.placement.pools import Division, merged
-from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot, Stop
+from scheduler.core.placement.snapshot import Backfill, Place, Plan, Policy, Snapshot, Stop
 from scheduler.core.workloads import ENDED, Gang, GangStatus
 from scheduler.planners.planner import HERE, Planned
 from scheduler.planners.posts import Post, StandIn, Workers
@@ -42,6 +42,10 @@ class Coordinator:
         self._tried = Tried()
         self._planned_at: dict[int, int] = {}
         """The version at which each pool was planned in this round."""
+        self._protected: dict[int, Mapping[Key, int]] = {}
+        """By pool: when gangs of this line, which must not be delayed, should start (`Backfill`)."""
+        self._held: dict[int, dict[Key, tuple[int, int, int]]] = {}
+        """By pool: whom each line stands back for: a gang of the line, GPUs, and when it should start."""
 
     def plan(
         self, snapshot: Snapshot, policy: Policy, touched: Mapping[int, Gang] | None = None, *, first: bool = True
@@ -52,7 +56,8 @@ class Coordinator:
         division = self._look(snapshot, touched)
         if first:
             self._tried = Tried()
-            self._planned_at.clear()
+            for last in (self._planned_at, self._protected, self._held):
+                last.clear()
         lines = wandering_lines(snapshot.queue, division)
         dealt = self._deal(lines, snapshot, division)
         pools = [
@@ -66,7 +71,8 @@ class Coordinator:
             self._planned_at[pool] = self._tracks[pool].version
         actions = merged([decided[pool] for pool in pools])
         left = self._note_refused(lines, dealt, {a.gang.number for a in actions if isinstance(a, Place)})
-        plan = Plan(actions, ReasonsAfter(snapshot, policy, actions))
+        backfill = self._backfill()
+        plan = Plan(actions, ReasonsAfter(snapshot, policy, actions, backfill), backfill)
         return Planned(plan, self._said(), unfinished=left and bool(dealt or actions))
 
     # -- 1. look -------------------------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ class Coordinator:
         }
         away = set(open_tickets.values())
         here = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in away}
-        decided = {pool: self._actions(pool, verdicts, division) for pool, verdicts in here.items()}
+        decided = {pool: self._noted(pool, verdicts, division) for pool, verdicts in here.items()}
         while open_tickets and self._workers is not None:
             for ticket in self._workers.wait(list(open_tickets)):
                 pool = open_tickets.pop(ticket)
@@ -179,10 +185,12 @@ class Coordinator:
                     verdicts = self._plan_here(pool, now_ms, policy, division)
                 else:
                     self._stand_ins.pop(pool, None)
-                decided[pool] = self._actions(pool, verdicts, division)
+                decided[pool] = self._noted(pool, verdicts, division)
         return decided
 
-    def _actions(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+    def _noted(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+        """The actions, once it is noted who waits for whom."""
+        self._note_backfill(pool, verdicts)
         return verdicts.actions(pool, self._tracks[pool].gangs, division)
 
     def _plan_here(self, pool: int, now_ms: int, policy: Policy, division: Division) -> Verdicts:
@@ -200,6 +208,34 @@ class Coordinator:
         ]
         said = f"{len(away)} of {len(self._posts)} pools {self._workers.where}"
         return said if not here else f"{said}, {HERE}: {'; '.join(here)}"
+
+    # -- 4. merge ------------------------------------------------------------------------------------------------------
+
+    def _note_backfill(self, pool: int, verdicts: Verdicts) -> None:
+        """Who waits for whom in the pool now. A line that it was offered earlier in this round, and is not any more,
+        still waits for what it was told then.
+        """
+        gangs = self._tracks[pool].gangs
+        self._protected[pool] = {_line(gangs[number]): start_ms for number, start_ms in verdicts.protected.tolist()}
+        gone = {line: told for line, told in self._held.get(pool, {}).items() if told[0] not in gangs}
+        held = {_line(gangs[number]): (number, gpus, start_ms) for number, gpus, start_ms in verdicts.held.tolist()}
+        self._held[pool] = gone | held
+
+    def _backfill(self) -> Backfill:
+        """Over all pools: of several instants the earliest, of several gangs that of the first pool."""
+        starts_ms: dict[Key, int] = {}
+        held: dict[Key, tuple[int, int]] = {}
+        for _, protected in sorted(self._protected.items()):
+            for line, start_ms in protected.items():
+                starts_ms[line] = min(start_ms, starts_ms.get(line, start_ms))
+        for _, lines in sorted(self._held.items()):
+            for line, (_, gpus, start_ms) in lines.items():
+                held.setdefault(line, (gpus, start_ms))
+        return Backfill(starts_ms, held)
+
+
+def _line(gang: Gang) -> Key:
+    return gang.account, gang.shape
 
 
 def _all(snapshot: Snapshot) -> Iterable[Gang]:

@@ -107,7 +107,7 @@ class PoolReplica:
             self._standing, self._policy, self._touched = Standing(policy), policy, None
         touched, self._touched = self._touched, Touched()
         made = self._standing.plan(self.snapshot(now_ms), touched)
-        return Verdicts.of(made.actions, self.numbers)
+        return Verdicts.of(made, self.numbers, self.queue)
 
     def _start(self, pool: PoolNodes) -> None:
         self.fleet = PoolFleet(pool.nodes, pool.domains, pool.blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Self
@@ -10,8 +10,9 @@ from typing import Self
 import numpy as np
 
 from scheduler.core.cluster import IntArray
+from scheduler.core.placement.lines import Key
 from scheduler.core.placement.pools import Division
-from scheduler.core.placement.snapshot import Action, Place, Stop
+from scheduler.core.placement.snapshot import Place, Plan, Queue, Stop
 from scheduler.core.workloads import Gang, StopCause
 
 _CAUSES = tuple(StopCause)
@@ -33,15 +34,21 @@ class Verdicts:
     """All GPUs, one action after the other."""
     waits_for: IntArray
     """All gangs that are waited for."""
+    protected: IntArray
+    """(n_protected, 2) int64: the first gang of each line that must not be delayed, and when it should start."""
+    held: IntArray
+    """(n_held, 3) int64: the first gang of each line that stands back, the GPUs of the gang for which it does, and when
+    that one should start.
+    """
 
     @classmethod
-    def of(cls, actions: Iterable[Action], numbers: Mapping[str, int]) -> Self:
-        """The verdicts of a part's plan. `numbers` of gangs by their ids."""
+    def of(cls, plan: Plan, numbers: Mapping[str, int], queue: Queue) -> Self:
+        """The verdicts of a part's plan. `numbers` of gangs by their ids; `queue`: who waited for it."""
         told: list[tuple[int, int, bool, int]] = []
         counts: list[tuple[int, int]] = []
         gpus: list[int] = []
         waits_for: list[int] = []
-        for action in actions:
+        for action in plan.actions:
             match action:
                 case Place():
                     told.append((action.gang.number, _PLACED, action.inside, _NOBODY))
@@ -55,22 +62,25 @@ class Verdicts:
                 case _:
                     raise TypeError(f"a part's plan has placements and stops only, was {action!r}")
         return cls(
-            np.array(told, dtype=np.int64).reshape(-1, 4).T,
-            np.array(counts, dtype=np.int64).reshape(-1, 2).T,
+            _rows(4, told).T,
+            _rows(2, counts).T,
             np.array(gpus, dtype=np.int64),
             np.array(waits_for, dtype=np.int64),
+            _rows(2, [(_first(queue, line), start_ms) for line, start_ms in plan.backfill.starts_ms.items()]),
+            _rows(3, [(_first(queue, line), *held) for line, held in plan.backfill.held.items()]),
         )
 
     @property
     def arrays(self) -> tuple[IntArray, ...]:
         """All arrays, in the order of `of_arrays`."""
-        return (self.told, self.counts, self.gpus, self.waits_for)
+        return (self.told, self.counts, self.gpus, self.waits_for, self.protected, self.held)
 
     @classmethod
     def of_arrays(cls, arrays: Sequence[IntArray]) -> Self:
         """The verdicts of these arrays, each given flat. Raises ValueError where they do not fit each other."""
-        told, counts, gpus, waits_for = arrays
-        made = cls(told.reshape(4, -1), counts.reshape(2, -1), gpus, waits_for)
+        told, counts, gpus, waits_for, protected, held = arrays
+        backfill = (protected.reshape(-1, 2), held.reshape(-1, 3))
+        made = cls(told.reshape(4, -1), counts.reshape(2, -1), gpus, waits_for, *backfill)
         whole = counts.min(initial=0) >= 0 and made.counts.sum(axis=1).tolist() == [len(gpus), len(waits_for)]
         if not whole or made.told.shape[1] != made.counts.shape[1] or made.told[1].max(initial=0) >= len(_CAUSES):
             raise ValueError("its actions are not told whole")
@@ -94,5 +104,14 @@ class Verdicts:
         return actions
 
 
-NOTHING = Verdicts.of((), {})
+def _rows(width: int, rows: Sequence[tuple[int, ...]]) -> IntArray:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)
+
+
+def _first(queue: Queue, line: Key) -> int:
+    account, shape = line
+    return queue[account][shape][0].number
+
+
+NOTHING = Verdicts.of(Plan((), {}), {}, {})
 """Of a plan that decides nothing."""

@@ -170,8 +170,9 @@ def test_an_answer_says_each_action_as_it_was_decided(seed: int) -> None:
         for pool, (delta, replica) in enumerate(zip(followed.deltas(), replicas, strict=True)):
             replica.apply(delta)
             snapshot = replica.snapshot(followed.crowd.world.now_ms)
-            decided = plan(snapshot, followed.crowd.policy).actions
-            verdicts = Verdicts.of(decided, replica.numbers)
+            made = plan(snapshot, followed.crowd.policy)
+            decided = made.actions
+            verdicts = Verdicts.of(made, replica.numbers, replica.queue)
             body = encode_answer(Answer(Mark(1, "x"), verdicts))
             read = decode_answer(body)
             assert (read.mark, encode_answer(read)) == (Mark(1, "x"), body)
@@ -201,12 +202,13 @@ def by_name(action: Action, part: Part | None = None) -> tuple[object, ...]:
         b"",
         b"[]",
         b'[[1,"x"],true]\n',
-        b'[[1,"x"],true]\n[0,0,0]\n',
-        b'[[1,"x"],true]\n[0,0,0,0]\n1',
-        b'[[1,"x"],true]\n[0,0,1,0]\n' + bytes(8),
-        b'[[1,"x"],true]\n[4,0,0,0]\n' + bytes(32),
-        b'[[1,"x"],true]\n[4,2,0,0]\n' + bytes(8) + b"\x63" + bytes(39),
-        b'[[1,"x"],true]\n[-1,0,0,0]\n',
+        b'[[1,"x"],true]\n[0,0,0,0,0]\n',
+        b'[[1,"x"],true]\n[0,0,0,0,0,0]\n1',
+        b'[[1,"x"],true]\n[0,0,1,0,0,0]\n' + bytes(8),
+        b'[[1,"x"],true]\n[0,0,0,0,1,0]\n' + bytes(8),
+        b'[[1,"x"],true]\n[4,0,0,0,0,0]\n' + bytes(32),
+        b'[[1,"x"],true]\n[4,2,0,0,0,0]\n' + bytes(8) + b"\x63" + bytes(39),
+        b'[[1,"x"],true]\n[-1,0,0,0,0,0]\n',
     ],
 )
 def test_what_is_no_answer_is_damaged(body: bytes) -> None:

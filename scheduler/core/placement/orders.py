@@ -17,7 +17,18 @@ from typing import NamedTuple
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.cells import Cells
-from scheduler.core.placement.floor import FIRST_GPU, IS_FREE, N_FREE, N_UNSOLD, OWNER, PLACE, POOL, RING, UNTIL_MS, Floor
+from scheduler.core.placement.floor import (
+    FIRST_GPU,
+    IS_FREE,
+    N_FREE,
+    N_UNSOLD,
+    OWNER,
+    PLACE,
+    POOL,
+    RING,
+    UNTIL_MS,
+    Floor,
+)
 
 FAN = 16
 NONE = 1 << 20

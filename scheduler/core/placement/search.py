@@ -73,7 +73,7 @@ class Search:
         self._begin = stacks.begin.compiled if compiled else stacks.begin
         self._fit = tight.fit.compiled if compiled else tight.fit
         self._changes_ms: list[int] | None = None
-        self.desk = Desk(*(np.zeros(size, dtype=np.int64) for size in (self.cells.number, len(fleet.nodes) + 1, fleet.n_gpus)))
+        self.desk = Desk(*(np.zeros(size, dtype=np.int64) for size in (self.cells.number, len(fleet.nodes) + 1, fleet.n_gpus, 0)))
         for kind in (UNSOLD, ANY):
             self.order(kind, 0)
 

@@ -79,6 +79,8 @@ class Desk(NamedTuple):
     """(n_nodes + 1): the chosen nodes and their parts, node × FACTOR + parts, ascending."""
     gpus: IntArray
     """(n_gpus): the chosen GPUs."""
+    none: IntArray
+    """(0): no GPUs."""
 
 
 FACTOR = 128
