@@ -61,7 +61,7 @@ def _rows(asked: tuple[Path, tuple[int, ...], bool]) -> list[Row]:
     if bounds:
         for policy, fitting in (("bound", False), ("bound-fitting", True)):
             pct = round(bound_pct(pods, fitting=fitting), 2)
-            rows.append({"pod_list": pods.name, "policy": policy, "unallocated_pct_at_100": pct})
+            rows.append(_bound_row(pods.name, policy, pct))
     return rows
 
 
@@ -99,6 +99,18 @@ def _row(name: str, policy: str, filled: list[Filled]) -> Row:
     }
 
 
+def _bound_row(name: str, policy: str, pct: float) -> Row:
+    """Of the demand at 100 % of the GPUs, whatever the order of arrival: no seeds, and nothing later."""
+    return {
+        "pod_list": name,
+        "policy": policy,
+        "seeds": 0,
+        "unallocated_pct_at_100": pct,
+        "unallocated_pct_at_end": None,
+        "end_load_pct": 100,
+    }
+
+
 def _published(path: Path, names: set[str]) -> list[Row]:
     if not path.is_file():
         return []
@@ -120,7 +132,7 @@ def _line(name: str, rows: list[Row]) -> str:
     shown = {
         row["policy"]: f"{row['unallocated_pct_at_100']}/{row['unallocated_pct_at_end']}"
         for row in rows
-        if row["pod_list"] == name and "unallocated_pct_at_end" in row
+        if row["pod_list"] == name and row["unallocated_pct_at_end"] is not None
     }
     return (
         f"{name.removeprefix('openb_pod_list_')} {shown['tenor']} (fgd {shown['fgd']}, first-fit {shown['first-fit']})"

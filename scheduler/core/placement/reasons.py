@@ -180,12 +180,12 @@ class Reasons(Mapping[Key, Waiting]):
     def _firm(self, account: int, shape: Shape) -> Physical | None:
         """The same where what cannot be preempted may also stand on its account's own free GPUs; None elsewhere."""
         want = least_demand(shape)
-        if shape.preemptible or shape.is_elastic or want is None:
+        if shape.preemptible or want is None:
             return None
         open_pools = [
             pool
             for pool in self._pools_for(shape.grade)
-            if self._firm_used(account, pool) + shape.gpus <= self._entitled[account][pool]
+            if self._firm_used(account, pool) + shape.least_gpus <= self._entitled[account][pool]
         ]
         if not open_pools:
             return None

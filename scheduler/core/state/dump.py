@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
@@ -27,6 +28,7 @@ from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
 LAYOUT = 4
+_PIECES = TypeAdapter(tuple[Piece, ...])
 
 
 def dump(state: State) -> bytes:
@@ -164,7 +166,7 @@ def _gang(gang: Gang) -> dict[str, Any]:
     if not gang.evicted_ms:  # left out, as in snapshots from before it was kept
         del row["evicted_ms"]
     row["spec"] = gang.spec.model_dump(mode="json")
-    row["pieces"] = [piece.model_dump(mode="json") for piece in gang.pieces]
+    row["pieces"] = _PIECES.dump_python(gang.pieces, mode="json")
     row["status"] = str(gang.status)
     row["stop_cause"] = None if gang.stop_cause is None else str(gang.stop_cause)
     return row
@@ -174,7 +176,7 @@ def _loaded_gang(row: dict[str, Any]) -> Gang:
     spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
     row = {"evicted_ms": [], **row}
     plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
-    pieces = tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"])
+    pieces = _PIECES.validate_json(json.dumps(row["pieces"]))
     return Gang(
         spec=spec,
         shape=held_shape(spec, pieces),

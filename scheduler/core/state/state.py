@@ -146,8 +146,7 @@ class State:
 
     def gpus_of(self, node: str) -> range:
         """The numbers of a node's GPUs; none where it has not joined."""
-        number = self.fleet.index_of_node.get(node)
-        return range(0) if number is None else self.fleet.gpus_of_node(number)
+        return self.fleet.gpus_of_name.get(node, range(0))
 
     def refresh_contracted(self) -> None:
         """Derive `contracted` and `opens` anew, after positions were restored."""
