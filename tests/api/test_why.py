@@ -214,6 +214,15 @@ def is_held_back(world: World) -> list[str]:
     return [world.why(large), world.why(long), world.why(short)]
 
 
+def lent_before(world: World) -> list[str]:
+    """After cobalt has run on what acme lent for twenty minutes both wait for more than they own."""
+    world.works["sweep"] = Work(20 * MINUTE_MS)
+    world.submit("cobalt", "sweep", gpus=32, workers=4)
+    world.pass_ms(20 * MINUTE_MS)
+    world.submit("acme", "first", gpus=32, workers=4)
+    return [world.why(world.submit("cobalt", "again")), world.why(world.submit("acme", "more"))]
+
+
 def was_never_looked_at(world: World) -> list[str]:
     gang = world.submit("acme", "first")
     spec = world.scheduler.state.gangs.get(gang.id).spec
@@ -242,6 +251,7 @@ SCENARIOS: tuple[Callable[[World], list[str]], ...] = (
     is_elastic,
     is_apart,
     is_held_back,
+    lent_before,
     was_never_looked_at,
 )
 

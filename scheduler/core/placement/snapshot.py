@@ -112,9 +112,12 @@ class Place:
     def pieces(self) -> tuple[Piece, ...]:
         """Each worker's place."""
         size = self.gang.shape.gpus_per_worker
+        ends = range(size, len(self.gpu_numbers) + size, size)
         return tuple(
-            Piece(node=name, gpus=tuple(gpu - first for gpu in self.gpu_numbers[at * size : at * size + size]))
-            for at, (name, first) in enumerate(self.hosts)
+            [
+                Piece(name, tuple([gpu - first for gpu in self.gpu_numbers[end - size : end]]))
+                for end, (name, first) in zip(ends, self.hosts, strict=True)
+            ]
         )
 
 
