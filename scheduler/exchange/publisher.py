@@ -23,6 +23,7 @@ from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError
 from scheduler.exchange.client import CHANNEL_OPTIONS
 from scheduler.exchange.errors import error_of
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
+from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
@@ -215,6 +216,8 @@ class Publisher:
         """Notes what the exchange has, durably, and lets more be sent."""
         held = response.acknowledged
         self._journal.acknowledge(self._stream, held)
+        if response.cosigned:
+            keep_cosigned(self._journal, self._stream, self._signer.verifier, response.cosigned, response.witness)
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again
