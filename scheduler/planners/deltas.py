@@ -116,12 +116,23 @@ class Stopped(NamedTuple):
     for_gang: int | None
 
 
+class Verdicts(NamedTuple):
+    """A pool's plan, by numbers."""
+
+    actions: tuple[Placed | Stopped, ...] = ()
+    """In order."""
+    protected: tuple[tuple[int, int], ...] = ()
+    """(a gang of the line, when it should start) of each line that must not be delayed."""
+    held: tuple[tuple[int, int, int], ...] = ()
+    """(a gang of the line, GPUs of the gang for which it stands back, when that one should start)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where the replica stands now, and the plan's actions in order. None: it stands elsewhere and did nothing."""
+    """Where the replica stands now, and the plan. None: it stands elsewhere and did nothing."""
 
     mark: Mark
-    actions: tuple[Placed | Stopped, ...] | None
+    verdicts: Verdicts | None
 
 
 _ASK = TypeAdapter(Ask)

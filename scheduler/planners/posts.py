@@ -17,8 +17,7 @@ from scheduler.planners.deltas import (
     NOWHERE,
     Ask,
     Mark,
-    Placed,
-    Stopped,
+    Verdicts,
     decode_answer,
     encode_ask,
     encode_delta,
@@ -29,8 +28,6 @@ from scheduler.planners.tracks import Mirror, Track
 
 RETRY_MS = 1_000
 LONGEST_RETRY_MS = 60_000
-
-Verdicts = tuple[Placed | Stopped, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +134,8 @@ class Post:
             answer = None if isinstance(reply, Failed) else decode_answer(reply)
         except Damaged as error:
             answer, why = None, str(error)
-        if answer is not None and answer.mark == self._mark and answer.actions is not None:
-            return answer.actions
+        if answer is not None and answer.mark == self._mark and answer.verdicts is not None:
+            return answer.verdicts
         if answer is not None:
             why = f"its actor was at delta {answer.mark.deltas}, expected {self._mark.deltas}"
         self._lost(now_ms, reply.detail if isinstance(reply, Failed) else why)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scheduler.core.errors import Damaged
+from scheduler.core.placement.lines import Key
 from scheduler.core.placement.pools import PoolFleet
 from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop, Touched
 from scheduler.core.placement.standing import Standing
@@ -27,6 +28,7 @@ from scheduler.planners.deltas import (
     Placed,
     PoolNodes,
     Stopped,
+    Verdicts,
     decode_ask,
     decode_delta,
     encode_answer,
@@ -100,15 +102,23 @@ class PoolReplica:
         gangs = (self.placed[number] for number in sorted(self.elastic))
         return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
 
-    def plan(self, now_ms: int, policy: Policy) -> tuple[Placed | Stopped, ...]:
+    def plan(self, now_ms: int, policy: Policy) -> Verdicts:
         """The pool's plan for this instant, by numbers."""
         if not self.fleet.nodes:
-            return ()
+            return Verdicts()
         if self._standing is None or policy != self._policy:
             self._standing, self._policy, self._touched = Standing(policy), policy, None
         touched, self._touched = self._touched, Touched()
         made = self._standing.plan(self.snapshot(now_ms), touched)
-        return tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop))
+        return Verdicts(
+            tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop)),
+            tuple((self._first(line), start_ms) for line, start_ms in made.backfill.starts_ms.items()),
+            tuple((self._first(line), gpus, start_ms) for line, (gpus, start_ms) in made.backfill.held.items()),
+        )
+
+    def _first(self, line: Key) -> int:
+        account, shape = line
+        return self.queue[account][shape][0].number
 
     def _by_numbers(self, action: Place | Stop) -> Placed | Stopped:
         if isinstance(action, Stop):
@@ -197,5 +207,5 @@ class ReplicaServer:
             self.mark = NOWHERE  # where applying fails midway, the next ask is refused
             self.replica.apply(delta)
             self.mark = next_mark(ask.mark, encoded)
-        actions = () if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
-        return encode_answer(Answer(self.mark, actions))
+        verdicts = Verdicts() if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
+        return encode_answer(Answer(self.mark, verdicts))

@@ -24,6 +24,7 @@ from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
+from scheduler.planners.planner import Planner
 from scheduler.service import Scheduler, ServiceSettings
 
 START_MS = 1_798_804_800_000
@@ -42,7 +43,7 @@ def nodes(count: int = 4, gpus: int = 8) -> tuple[NodeSpec, ...]:
 class World:
     """See the module. `works` says what a gang does, by name of its specification; else it runs for an hour."""
 
-    def __init__(self, folder: Path, fleet: tuple[NodeSpec, ...] = nodes()) -> None:
+    def __init__(self, folder: Path, fleet: tuple[NodeSpec, ...] = nodes(), planner: Planner | None = None) -> None:
         self.now_ms = START_MS
         self.works: dict[str, Work] = {}
         self.log_dir = folder / "logs"
@@ -52,7 +53,8 @@ class World:
         self.executor = SimulatedExecutor(fleet, self.clock_ms, self._work)
         self.signer = SignerKey.generate("tenor.local/local")
         log = LogWriter("local", self.signer)
-        self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, ServiceSettings(close_lag_ms=0))
+        settings = ServiceSettings(close_lag_ms=0)
+        self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, settings, planner=planner)
         self._seq = 0
         self.told_reasons: set[str] = set()
         """Reasons that `why` gave."""
@@ -163,9 +165,9 @@ class World:
         self.journal.close()
 
 
-def market(folder: Path) -> World:
+def market(folder: Path, planner: Planner | None = None) -> World:
     """The world of the module: acme with two nodes, borealis with one."""
-    world = World(folder)
+    world = World(folder, planner=planner)
     world.instrument()
     world.trade("p-acme", "acme", 2)
     world.trade("p-borealis", "borealis", 1)

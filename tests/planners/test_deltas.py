@@ -20,6 +20,7 @@ from scheduler.planners.deltas import (
     Answer,
     Ask,
     Delta,
+    Verdicts,
     decode_answer,
     decode_delta,
     encode_ask,
@@ -77,7 +78,8 @@ def test_every_field_of_a_gang_is_carried_or_left_out_on_purpose() -> None:
 def test_deltas_are_read_back_as_they_were_written_and_add_up_to_the_whole(seed: int) -> None:
     followed = Followed(seed)
     replicas = [PoolReplica() for _ in followed.tracks]
-    for _ in range(40):
+    for step in range(40):
+        followed.crowd.world.balance_gpu_ms = {"a": step // 10, "b": -(step // 10)} if step >= 10 else {}
         for delta, replica in zip(followed.deltas(), replicas, strict=True):
             assert same(decode_delta(encode_delta(delta)), delta)
             replica.apply(decode_delta(encode_delta(delta)))
@@ -91,6 +93,7 @@ def test_deltas_are_read_back_as_they_were_written_and_add_up_to_the_whole(seed:
         anew.apply(track.mirror().delta(followed.division.number_in_part))
         assert (replica.gangs, replica.placed, replica.queue) == (anew.gangs, anew.placed, anew.queue)
         assert replica.accounts == anew.accounts
+        assert replica.balances == anew.balances == {"a": 3, "b": -3}
         assert all(np.array_equal(replica.columns[c.name], anew.columns[c.name]) for c in COLUMNS)
         assert replica.fleet.domain_of_node.tolist() == sorted(replica.fleet.domain_of_node.tolist())
 
@@ -119,9 +122,9 @@ def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None
     at_load = next_mark(NOWHERE, load)
     ask = encode_ask(Ask(at_load, 5, policy), b"")
     assert decode_answer(server.serve(ask)) == Answer(NOWHERE, None)
-    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, ())
+    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, Verdicts())
     answer = server.serve(ask)
-    assert decode_answer(answer).actions is not None
+    assert decode_answer(answer).verdicts is not None
     assert server.serve(ask) == answer
     behind = encode_ask(Ask(next_mark(at_load, b"missed"), 5, policy), b"")
     assert decode_answer(server.serve(behind)) == Answer(at_load, None)

@@ -1,8 +1,8 @@
 """Why lines wait, for a plan that was put together from others': worked out when somebody asks.
 
 The plan's actions are played into the books of its snapshot; what the books say then is what `plan` itself would have
-said at its end. Law: for the actions of `plan(snapshot)` the reasons are those of `plan(snapshot)`, but for who was
-held back for whom (`protect`), which the actions do not tell.
+said at its end. Who was held back for whom (`protect`) is not in the actions, and is told besides. Law: for the actions
+and the backfill of `plan(snapshot)` the reasons are those of `plan(snapshot)`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.reasons import Reasons
-from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
+from scheduler.core.placement.snapshot import Action, Backfill, Place, Policy, Queue, Snapshot, Stop
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
 
@@ -26,9 +25,10 @@ from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
 class ReasonsAfter(Mapping[Key, Waiting]):
     """A reason for every line that still waits once the actions are done. Keeps what it needs of the snapshot."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action]) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action], backfill: Backfill) -> None:
         self._before = _kept(snapshot)
         self._policy = policy
+        self._backfill = backfill
         self._actions = tuple(actions)
         placed = {action.gang.number for action in actions if isinstance(action, Place)}
         lines = {(a.gang.account, asked_shape(a.gang)) for a in actions if isinstance(a, Place)}
@@ -72,7 +72,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
                     _play(books, action)
                 case _:
                     pass
-        return Reasons(books, lines, Borrowed(books, lines))
+        return Reasons(books, lines, self._backfill)
 
 
 def _play(books: Books, action: Place) -> None:

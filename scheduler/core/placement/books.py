@@ -28,7 +28,7 @@ from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.overdrawn import Overdrawn
-from scheduler.core.placement.repack import Counts, repacks
+from scheduler.core.placement.repack import Counts, Tables, repacks
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
@@ -56,6 +56,7 @@ class Books:
         self.owner, self.opens = snapshot.owner, snapshot.opens
         self._pools_for: dict[str | None, tuple[int, ...]] = {}
         self._counted: dict[tuple[int, int], Counts] = {}
+        self.tables: Tables | None = None
         self._own_until_ms: dict[tuple[int, int], list[int]] = {}
         # 1. accounts: those the state knows, then those that only have gangs
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
@@ -101,14 +102,12 @@ class Books:
         """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
         snapshot = self.snapshot
         waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
-        self._search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
+        self.in_runs = self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
+        self.search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
         self._repacks = repacks.compiled if compiled else repacks
-        self._left = np.zeros(len(self.floor.units), dtype=np.int64)
-        self._by_cell = np.zeros(max(len(self.fleet.domains), len(self.fleet.blocks)), dtype=np.int64)
         self._overdrawn = Overdrawn(self, compiled=compiled)
 
     def _tally(self, holder: IntArray, firm: BoolArray) -> None:
@@ -154,17 +153,17 @@ class Books:
         """GPUs for the want in the first tier that has room, ascending by node, or None: see `Search.fit`."""
         if want.apart is not None:
             return self.scan(want, where)
-        return self._search.fit(want, where)
+        return self.search.fit(want, where)
 
     def scan(self, want: Want, where: Tiers, most: IntArray | None = None) -> IntArray | None:
         """The same by looking at every GPU; `most` (n_nodes): how many GPUs of each node it may use."""
-        return fit_by_scan(self.fleet, self.floor, self._search.tightness(where.pool, want.size), want, where, most)
+        return fit_by_scan(self.fleet, self.floor, self.search.tightness(where.pool, want.size), want, where, most)
 
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
         if want.apart is not None:
             return self.scan(want, where) is not None
-        return self._search.has_room(want, where)
+        return self.search.has_room(want, where)
 
     def room_over_count(self, want: Want, pool: int) -> Room | None:
         """The least lost work of accounts over their count that makes the want fit in the pool, or None."""
@@ -187,8 +186,10 @@ class Books:
             firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[self.floor.holder[gpus]]
             fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
-            cells = (self.fleet.domain_of_node, self.fleet.block_of_node, self._left, self._by_cell)
-            fits = bool(self._repacks(self.floor, low, high, counts.table, taken, *cells))
+            search = self.search
+            fits = bool(
+                self._repacks(self.floor, low, high, counts.table, taken, search.cells, search.desk.by_cell)
+            )
         for each, number in changes:
             counts.add(each, -number)
         return fits
@@ -215,9 +216,10 @@ class Books:
 
     def rows_of(self, account: int, pool: int) -> list[int]:
         """All rows of the account in the pool, in order of rank, also those that ended in this round."""
-        return sorted(self._part(account, pool), key=self.rank_of_row.__getitem__)
+        return sorted(self.part(account, pool), key=self.rank_of_row.__getitem__)
 
-    def _part(self, account: int, pool: int) -> list[int]:
+    def part(self, account: int, pool: int) -> list[int]:
+        """The same in any order; whoever opens a row adds it."""
         rows = self._parts.get((account, pool))
         if rows is None:
             if self._rows_by_part is None:
@@ -270,7 +272,7 @@ class Books:
 
     def counted(self, account: int, pool: int) -> Counts:
         """How many preemptible gangs of each want the account's count holds in the pool."""
-        counts = self._counted.get((account, pool))
+        counts = self._known_counts(account, pool)
         if counts is None:
             counts = self._counted[account, pool] = Counts.of(
                 want
@@ -279,6 +281,15 @@ class Books:
                 and not self.firm_of_row[row]
                 and (want := demand(self.rows[row].shape)) is not None
             )
+        return counts
+
+    def _known_counts(self, account: int, pool: int) -> Counts | None:
+        """The same, if somebody counted."""
+        counts = self._counted.get((account, pool))
+        if counts is None and self.tables is not None:
+            counts = Counts.kept(self.tables, account * self.n_pools + pool)
+            if counts is not None:
+                self._counted[account, pool] = counts
         return counts
 
     def accounts_moving(self) -> set[int]:
@@ -320,7 +331,7 @@ class Books:
         return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
 
     def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
-        part = self._part(account, pool)
+        part = self.part(account, pool)
         part.append(len(self.rows))
         self.rows.append(gang)
         self.gpus_of_row.append(numbers)
@@ -434,7 +445,7 @@ class Books:
         for row, (gang, _) in self.decided.items():
             numbers[gang.number] = row
         for row in self._undone:
-            self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+            self.part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
             self.stopped.discard(row)
         self.round_number += 1
         self.first_of_round = len(self.rows)
@@ -457,7 +468,7 @@ class Books:
         if self.counts_of_row[row]:
             self._count(row, -1)
             self.counts_of_row[row] = False
-        self._part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
+        self.part(self.account_of_row[row], self.pool_of_row[row]).remove(row)
         self.stopped.discard(row)
 
     def add_row(self, gang: Gang) -> None:
@@ -494,7 +505,7 @@ class Books:
         if not shape.preemptible:
             self.firm_used[account][pool] += sign * shape.gpus
             return
-        counts = self._counted.get((account, pool))
+        counts = self._known_counts(account, pool)
         want = None if counts is None else demand(shape)
         if counts is not None and want is not None:
             counts.add(want, sign)

@@ -15,9 +15,9 @@ from collections import Counter
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.room import room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang
 

@@ -55,6 +55,7 @@ from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.reciprocity import Balances
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
@@ -103,6 +104,8 @@ class State:
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
         self.score: ScoreChosen | None = None
         """The score that a rehearsal chose last; None: the default."""
+        self.balances = Balances()
+        """What each account lent less what it borrowed."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -128,6 +131,7 @@ class State:
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,
             growing=self.gangs.growing,
+            balance_gpu_ms=self.balances.by_account,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -140,8 +144,7 @@ class State:
 
     def gpus_of(self, node: str) -> range:
         """The numbers of a node's GPUs; none where it has not joined."""
-        number = self.fleet.index_of_node.get(node)
-        return range(0) if number is None else self.fleet.gpus_of_node(number)
+        return self.fleet.gpus_of_name.get(node, range(0))
 
     def refresh_contracted(self) -> None:
         """Derive `contracted` and `opens` anew, after positions were restored."""
@@ -211,6 +214,7 @@ class State:
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
+        self._settle_balances(self.now_ms)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -223,6 +227,11 @@ class State:
             self.position_index.setdefault(name, len(self.position_index))
             self.account_of_position[name] = self._account(position.account)
             self.contracted[name] = contracted_gpus(self.instruments[position.instrument], position)
+
+    def _settle_balances(self, now_ms: int) -> None:
+        if self.balances.is_due(now_ms):
+            owners = [self.account_of_position[name] for name in self.position_index]
+            self.balances.settle(now_ms, self.meter.history, self.fleet, tuple(self.accounts), owners)
 
     def _require_positions(self, names: Iterable[str]) -> None:
         unknown = sorted(set(names) - self.position_index.keys())
@@ -388,6 +397,7 @@ class State:
             raise Conflict(f"an interval that ends {event.end_ms} was closed, and all until {last_ms} were already")
         self.closed_ms[event.interval_ms] = event.end_ms
         before_ms = self._open_from_ms() - CORRECTION_HORIZON_MS
+        self._settle_balances(max(self.now_ms, event.at_ms))  # while the meter still knows what is to be forgotten
         kept = (closed for closed in self.closings if closed.end_ms > before_ms)
         self.closings = (*kept, _closed(event))
         self.meter.forget(before_ms)
