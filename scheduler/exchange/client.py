@@ -153,6 +153,18 @@ class ExchangeClient:
         answer = self._asked(lambda: self._evidence.GetCheckpoint(request, timeout=self._timeout_s))
         return answer.size, answer.checkpoint
 
+    def witnesses(self, stream: str) -> tuple[str, ...]:
+        """The verifier keys of all who cosigned a log, the exchange's own first. Raises UnknownName."""
+        request = delivery_pb2.GetCheckpointRequest(stream=stream)
+        return tuple(self._asked(lambda: self._evidence.GetCheckpoint(request, timeout=self._timeout_s)).witnesses)
+
+    def add_cosignature(self, stream: str, checkpoint: bytes, vkey: str) -> bytes:
+        """Adds a witness's cosignature to a log's latest checkpoint, and gives it with all of them. Raises UnknownName,
+        InvalidValue, Unauthorised, Conflict where it is not the latest.
+        """
+        request = delivery_pb2.AddCosignatureRequest(stream=stream, checkpoint=checkpoint, vkey=vkey)
+        return self._asked(lambda: self._evidence.AddCosignature(request, timeout=self._timeout_s)).checkpoint
+
     def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """That leaf `index` is among the first `size`, for `core.merkle.verify_inclusion`. Raises InvalidValue."""
         request = delivery_pb2.GetProofRequest(stream=stream, index=index, size=size)

@@ -24,6 +24,7 @@ from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
 from scheduler.exchange.handshakes import failure
 from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
+from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
@@ -220,6 +221,8 @@ class Publisher:
         """Notes what the exchange has, durably, and lets more be sent."""
         held = response.acknowledged
         self._journal.acknowledge(self._stream, held)
+        if response.cosigned:
+            keep_cosigned(self._journal, self._stream, self._signer.verifier, response.cosigned, response.witness)
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again

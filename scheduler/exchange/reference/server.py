@@ -30,6 +30,7 @@ from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.intake import Intake
 from scheduler.exchange.reference.services import Delivery, Evidence, Pace, Positions, Trading
 from scheduler.exchange.reference.venue import Venue, VenueRules
+from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.tls import Tls, bind, refuse_plaintext
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
 
@@ -74,7 +75,8 @@ class Server:
         self._database = Database(settings.db, durable=settings.durable)
         try:
             self.venue = Venue(self._database, settings.clock_ms, settings.rules)
-            self.intake = Intake(self._database, self.venue)
+            witness = Witness.beside(settings.db, settings.rules.stream, settings.clock_ms)
+            self.intake = Intake(self._database, self.venue, witness)
             self._health = health.HealthServicer()
             self._server = _grpc_server(
                 Admission(rules(self.venue, self.intake), settings.limits), settings.connection_age_ms
