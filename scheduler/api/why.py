@@ -16,7 +16,7 @@ from scheduler.api import choices, views, wishes
 from scheduler.api.messages import Held, Number, Why
 from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
-from scheduler.api.wording import asked_size, count, duration, gpus, instant, level_name, listed, ranges
+from scheduler.api.wording import asked_size, count, duration, gpu_hours, gpus, instant, level_name, listed, ranges
 from scheduler.core.placement.snapshot import Plan
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
@@ -50,7 +50,7 @@ def why(facts: Facts, gang_id: str) -> Why:
         headline=headline,
         sentences=tuple(sentences),
         reason="" if waiting is None else str(waiting.reason),
-        numbers=() if waiting is None else tuple(Number(name, value) for name, value in waiting.numbers),
+        numbers=() if waiting is None else _numbers(facts.state, gang, waiting),
         expected_start_ms=expected_ms,
         remedy=remedy,
         held=held,
@@ -81,6 +81,13 @@ def _waiting(facts: Facts, gang: Gang) -> Waiting | None:
     if gang.status is GangStatus.WAITING and facts.paused:
         return Waiting(Reason.PAUSED, remedy="starts when planning resumes")
     return views.waiting_of(gang, facts.plan)
+
+
+def _numbers(state: State, gang: Gang, waiting: Waiting) -> tuple[Number, ...]:
+    """The round's own numbers, and what its account lent less what it borrowed, where that is not 0."""
+    balance = state.balances.by_account.get(gang.account)
+    told = waiting.numbers if balance is None else (*waiting.numbers, ("balance_gpu_ms", balance))
+    return tuple(Number(name, value) for name, value in told)
 
 
 def _of_waiting(facts: Facts, gang: Gang, waiting: Waiting | None) -> tuple[str, list[str]]:
@@ -207,6 +214,7 @@ def _account(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
     if lent:
         parts.append(f"{lent} of {gang.account}'s GPUs {'is' if lent == 1 else 'are'} lent to others")
     told = [f"{'; '.join(parts)}."] if parts else []
+    told += _reciprocity(facts.state, gang, waiting)
     change = _account_change(facts.state, gang.account, facts.now_ms)
     if change is not None and change[1] > _account_gpus(facts.state, gang.account, facts.now_ms):
         told.append(
@@ -214,6 +222,27 @@ def _account(facts: Facts, gang: Gang, waiting: Waiting) -> list[str]:
             f"{gang.account} is entitled to {gpus(change[1])} in all."
         )
     return told
+
+
+_BORROWS = frozenset(
+    {
+        Reason.OVER_ENTITLEMENT,
+        Reason.BEFORE_WINDOW,
+        Reason.HELD_BACK,
+        Reason.BORROWING_RESTRICTED,
+        Reason.AWAITING_RECLAIM,
+    }
+)
+"""Reasons of gangs that wait to borrow, among whom it matters who lent."""
+
+
+def _reciprocity(state: State, gang: Gang, waiting: Waiting) -> list[str]:
+    balance = state.balances.by_account.get(gang.account, 0)
+    if not balance or waiting.reason not in _BORROWS:
+        return []
+    did, than = ("lent", "borrowed") if balance > 0 else ("borrowed", "lent")
+    more = f"{gang.account} has {did} {gpu_hours(abs(balance))} more than it {than} (what was a week ago counts half)"
+    return [f"{more}; of borrowers that have waited equally long, who lent more goes first."]
 
 
 def _account_gpus(state: State, account: str, at_ms: int) -> int:

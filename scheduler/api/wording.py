@@ -46,6 +46,12 @@ def gpus(number: int) -> str:
     return count(number, "GPU")
 
 
+def gpu_hours(gpu_ms: int) -> str:
+    """`12.5 GPU-hours`, with one digit, rounded down."""
+    tenths = gpu_ms * 10 // 3_600_000
+    return f"{tenths // 10}.{tenths % 10} GPU-hours"
+
+
 def level_name(level: Level) -> str:
     """`node`, `NVLink domain`, `fabric block`."""
     return level.name.lower().replace("_", " ").replace("nvlink", "NVLink").replace("gpu", "GPU")

@@ -127,6 +127,12 @@ class Fleet:
         index = {path: i for i, path in enumerate(self.blocks)}
         return np.array([index[f"{node.site}/{node.block}"] for node in self.nodes], dtype=np.int64)
 
+    @cached_property
+    def gpus_of_name(self) -> dict[str, range]:
+        """The numbers of a node's GPUs, by its name."""
+        firsts = self.first_gpu.tolist()
+        return {node.name: range(firsts[i], firsts[i + 1]) for i, node in enumerate(self.nodes)}
+
     def gpus_of_node(self, node: int) -> range:
         """The numbers of a node's GPUs."""
         return range(int(self.first_gpu[node]), int(self.first_gpu[node + 1]))

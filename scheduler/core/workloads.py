@@ -9,11 +9,12 @@ round need not be tried again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, NamedTuple
+from operator import attrgetter
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
@@ -167,11 +168,17 @@ MOVED = frozenset({StopCause.CONSOLIDATED, StopCause.RESIZED})
 """Causes with which a gang comes back at once, for its account's sake or its own: meanwhile it counts as before."""
 
 
-class Piece(Model):
-    """One worker's place: `gpus` are indices on the node (0 .. n - 1), ascending."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One worker's place: `gpus` are indices on the node (0 .. n - 1), ascending.
+
+    Plain, since a fleet has a million of them: it is checked where it is read from bytes, and by the fold.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
 
     node: Name
-    gpus: tuple[int, ...] = Field(min_length=1)
+    gpus: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class Shape(NamedTuple):
@@ -307,10 +314,63 @@ class Gang:
 
     def moved(self, status: GangStatus, **changes: object) -> Gang:
         """The gang in its next status. Raises InvalidValue on a step that the table does not have."""
+        self._check_step(status)
+        return self.changed(status=status, **changes)
+
+    def bound(
+        self,
+        attempt: int,
+        pieces: tuple[Piece, ...],
+        gpu_numbers: tuple[int, ...],
+        *,
+        at_ms: int,
+        inside: bool,
+        bind_by_ms: int | None,
+        waits_for: tuple[str, ...],
+    ) -> Gang:
+        """The waiting gang, placed there. Raises InvalidValue where it does not wait."""
+        self._check_step(GangStatus.BINDING)
+        return Gang(  # a round does this for each placement: by position, which takes a quarter of the time of `moved`
+            self.id,
+            self.number,
+            self.spec,
+            self.shape.sized(len(pieces)) if self.shape.is_elastic else self.shape,
+            self.submitted_ms,
+            GangStatus.BINDING,
+            attempt,
+            pieces,
+            gpu_numbers,
+            waits_for,
+            at_ms,
+            inside,
+            bind_by_ms,
+            False,  # noqa: FBT003 - not overdue
+            None,
+            None,
+            None,
+            self.failures,
+            self.ended_ms,
+            self.exit_code,
+            self.evictions,
+            self.evicted_ms,
+            self.queued_ms,
+        )
+
+    def _check_step(self, status: GangStatus) -> None:
         if status not in TRANSITIONS[self.status]:
             allowed = ", ".join(sorted(TRANSITIONS[self.status])) or "nothing: it has ended"
             raise InvalidValue("status", self.id, f"{self.status} to {status}", f"one of {allowed}")
-        return replace(self, status=status, **changes)  # type: ignore[arg-type]
+
+    def changed(self, **changes: object) -> Gang:
+        """The gang with other values in some fields: `dataclasses.replace`, in half its time."""
+        made = Gang(*map(changes.pop, _GANG_FIELDS, _gang_values(self)))  # type: ignore[arg-type]
+        if changes:
+            raise TypeError(f"a gang has no {', '.join(changes)}")
+        return made
+
+
+_GANG_FIELDS = tuple(field.name for field in fields(Gang))
+_gang_values = attrgetter(*_GANG_FIELDS)
 
 
 def asked_shape(gang: Gang) -> Shape:

@@ -1,4 +1,7 @@
-"""A crowd as a live state: events are folded into it, a standing planner plans, its plans are folded in turn."""
+"""A crowd as a live state: events are folded into it, a standing planner plans, its plans are folded in turn.
+
+With a journal a round's events are also encoded and committed to it at its end, as the service does.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from random import Random
 import numpy as np
 
 from scheduler.core.causes import Cause
-from scheduler.core.events import Event, GangEnded, GangStarted, GangSubmitted, HealthChanged
+from scheduler.core.events import VERSION, Event, GangEnded, GangStarted, GangSubmitted, HealthChanged, encode
 from scheduler.core.placement.snapshot import Place, Plan, Snapshot
 from scheduler.core.placement.standing import Standing
 from scheduler.core.rounds.placing import events_of
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangSpec, GangStatus
+from scheduler.ledger.journal import Entry, Journal
 
 SECOND_MS = 1_000
 
@@ -43,8 +47,9 @@ def state_of(snapshot: Snapshot) -> State:
 class Live:
     """A state, its planner, and dice for what happens next."""
 
-    def __init__(self, snapshot: Snapshot, seed: int) -> None:
+    def __init__(self, snapshot: Snapshot, seed: int, journal: Journal | None = None) -> None:
         self.state = state_of(snapshot)
+        self.journal = journal
         self.planner = Standing()
         self.dice = Random(seed)
         self.now_ms = snapshot.now_ms
@@ -53,16 +58,22 @@ class Live:
         self.plan_s = 0.0
         self.plan_cpu_s = 0.0
         self.path_s = 0.0
+        self.path_cpu_s = 0.0
         self.placed = 0
 
     def round(self) -> Plan:
-        """A plan, as events, folded: timed."""
+        """A plan, as events, folded and kept: timed."""
         begun, cpu = time.perf_counter(), time.process_time()
         plan = self.planner.plan(self.state.snapshot(self.now_ms), self.state.take_touched())
         self.plan_s, self.plan_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
+        entries: list[Entry] = []
         for event in events_of(plan, self.state, self.now_ms):
             self.state.apply(event)
-        self.path_s = time.perf_counter() - begun
+            if self.journal is not None:
+                entries.append(Entry(event.at_ms, event.kind, VERSION, encode(event)))
+        if self.journal is not None:
+            self.journal.commit(entries)
+        self.path_s, self.path_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
         self.placed = sum(isinstance(action, Place) for action in plan.actions)
         return plan
 

@@ -1,7 +1,8 @@
 """One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
 
 Beside full rounds: the round after one event (a gang ends or is submitted, a node fails or is well again) of a planner
-that keeps its books, and the whole path in memory: a plan, its events, their fold, the next round.
+that keeps its books, and the whole path: a plan, its events, their fold; in memory, and with the events in a journal on
+disk, not synced and synced.
 
 Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
 of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
@@ -16,10 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot
+from scheduler.ledger.journal import Journal
 from tests.benchmarks.crowd import crowd_of
 from tests.benchmarks.harness import Figure, Result, Settings, peak_mib
 from tests.benchmarks.live import Live
@@ -66,6 +70,8 @@ def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
     size: Row = {"gpus": snapshot.fleet.n_gpus, "gangs": crowd.waiting, "accounts": len(snapshot.accounts)}
     rows = [{**size, **timed_round(plan, snapshot, repeats, OURS)}]
     rows[0] |= after_events(snapshot, EVENTS)
+    for what, durable in (("kept", False), ("synced", True)):
+        rows[0] |= on_disk(snapshot, what, durable=durable)
     crowded = crowd_of(gpus, crowded=True).snapshot
     rows.append({**size, **timed_round(plan, crowded, 1, "ours, nearly full: owners reclaim")})
     if naive:
@@ -81,7 +87,7 @@ def after_events(snapshot: Snapshot, events: int) -> Row:
     """Milliseconds of the round after one event, and placements a second through the whole path in memory."""
     live = Live(snapshot, 1)
     live.round()
-    path_s, placed = live.path_s, live.placed
+    path = path_rates(live, "path")
     for _ in range(3):  # what was stopped is gone and what it made room for placed: the fleet is at rest
         live.settle()
         live.round()
@@ -100,7 +106,24 @@ def after_events(snapshot: Snapshot, events: int) -> Row:
         "event_p99_ms": milliseconds(walls, 99),
         "event_cpu_p50_ms": milliseconds(cpus, 50),
         "event_cpu_p99_ms": milliseconds(cpus, 99),
-        "path_placements_per_s": round(placed / path_s),
+        **path,
+    }
+
+
+def on_disk(snapshot: Snapshot, what: str, *, durable: bool) -> Row:
+    """Placements a second through the whole path into a journal on the disk of the temporary folder."""
+    with TemporaryDirectory() as folder, Journal.open(Path(folder) / "journal.db", durable=durable) as journal:
+        live = Live(snapshot, 1, journal)
+        gc.collect()
+        live.round()
+        return path_rates(live, f"path_{what}")
+
+
+def path_rates(live: Live, what: str) -> Row:
+    """Of the last round, by wall clock and by processor time."""
+    return {
+        f"{what}_placements_per_s": round(live.placed / live.path_s),
+        f"{what}_placements_per_cpu_s": round(live.placed / live.path_cpu_s),
     }
 
 

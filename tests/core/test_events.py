@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, StringConstraints
+from pydantic.fields import FieldInfo
 
 from scheduler.core.cluster import Level
 from scheduler.core.errors import Damaged
-from scheduler.core.events import VERSION, Event, EventModel, decode, encode
+from scheduler.core.events import VERSION, Event, EventModel, GangPlaced, decode, encode
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms, standard_terms
-from scheduler.core.workloads import GangSpec
+from scheduler.core.workloads import GangSpec, Piece
 
 KINDS: tuple[type[EventModel], ...] = get_args(get_args(Event)[0])
 VERSION_1 = Path(__file__).with_name("events_of_version_1.txt")
@@ -72,6 +74,8 @@ def bounds(metadata: list[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for each in metadata:
         match each:
+            case FieldInfo():
+                found |= bounds(each.metadata)
             case annotated_types.Ge(ge=least):
                 found["min_value"] = least
             case annotated_types.Le(le=most):
@@ -101,6 +105,9 @@ def drawn(annotation: Any, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
         return drawn(inner[0], bounds(list(annotation.__metadata__)))
     if issubclass(annotation, BaseModel):
         return instances(annotation)
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        hints = get_type_hints(annotation, include_extras=True)
+        return st.builds(annotation, *(drawn(hints[field.name], {}) for field in fields(annotation)))
     if issubclass(annotation, Enum):
         return st.sampled_from(annotation)
     plain: dict[type, Callable[[], st.SearchStrategy[Any]]] = {
@@ -170,6 +177,25 @@ def test_bytes_cut_short_are_damage(event: Event, data: st.DataObject) -> None:
     body = encode(event)
     with pytest.raises(Damaged, match="an event cannot be read"):
         decode(VERSION, body[: data.draw(st.integers(0, len(body) - 1))])
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        {"node": "a b", "gpus": [0]},
+        {"node": "n", "gpus": []},
+        {"node": "n", "gpus": ["0"]},
+        {"node": "n", "gpus": [0.0]},
+        {"node": "n"},
+        {"node": "n", "gpus": [0], "more": 1},
+    ],
+)
+def test_a_piece_is_checked_where_it_is_read(piece: dict[str, Any]) -> None:
+    placed = GangPlaced(at_ms=0, gang="g", attempt=1, pieces=(Piece("n", (0,)),), inside=False)
+    told = json.loads(encode(placed))
+    assert decode(VERSION, json.dumps(told).encode()) == placed
+    with pytest.raises(Damaged, match="an event cannot be read"):
+        decode(VERSION, json.dumps({**told, "pieces": [piece]}).encode())
 
 
 @given(st.binary(max_size=40) | texts.map(str.encode))

@@ -54,6 +54,41 @@ def test_a_gang_takes_the_steps_of_the_table_and_no_other(before: GangStatus, af
             gang(before).moved(after)
 
 
+@pytest.mark.parametrize("min_workers", [None, 1])
+def test_a_placed_gang_is_the_waiting_one_in_another_status(min_workers: int | None) -> None:
+    waiting = replace(
+        gang(workers=2, min_workers=min_workers, number=4, submitted_ms=7),
+        attempt=1,
+        failures=2,
+        exit_code=3,
+        evictions=4,
+        evicted_ms=(5,),
+        queued_ms=6,
+        ended_ms=8,
+    )
+    pieces = (Piece("n0", (0,)), Piece("n1", (2,)))
+    told: dict[str, Any] = {"inside": True, "bind_by_ms": 90, "waits_for": ("g1",)}
+    assert waiting.bound(2, pieces, (0, 10), at_ms=60, **told) == waiting.moved(
+        GangStatus.BINDING,
+        attempt=2,
+        shape=held_shape(waiting.spec, pieces),
+        pieces=pieces,
+        gpu_numbers=(0, 10),
+        placed_ms=60,
+        **told,
+    )
+
+
+def test_only_a_waiting_gang_is_bound() -> None:
+    with pytest.raises(InvalidValue, match="status of g0 was 'running to binding'"):
+        gang(GangStatus.RUNNING).bound(1, (), (), at_ms=0, inside=False, bind_by_ms=None, waits_for=())
+
+
+def test_a_gang_changes_in_no_field_that_it_does_not_have() -> None:
+    with pytest.raises(TypeError, match="a gang has no cheese"):
+        gang().changed(attempt=1, cheese=2)
+
+
 def test_every_status_is_reached_from_waiting_and_only_ended_ones_are_final() -> None:
     reached = {GangStatus.WAITING}
     while more := {after for before in reached for after in TRANSITIONS[before]} - reached:

@@ -7,6 +7,7 @@ breaks fails the scenario whatever it expects.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
+from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.replay.checks import LawChecker
 from scheduler.service import Scheduler, ServiceSettings
 
@@ -44,6 +46,7 @@ class Stage:
 
     nodes: list[NodeSpec] = field(default_factory=list)
     settings: ServiceSettings = field(default_factory=lambda: ServiceSettings(close_lag_ms=0))
+    planner: Callable[[], Planner] = LocalPlanner
     now_ms: int = START_MS
     works: dict[str, Work] = field(default_factory=dict)
     gang_ids: dict[str, str] = field(default_factory=dict)
@@ -64,7 +67,9 @@ class Stage:
             self._journal = Journal.open(":memory:", durable=False)
             self._executor = SimulatedExecutor(self.nodes, lambda: self.now_ms, self._work)
             log = LogWriter("scenario", SIGNER)
-            self._scheduler = Scheduler(self._journal, self._executor, log, lambda: self.now_ms, self.settings)
+            self._scheduler = Scheduler(
+                self._journal, self._executor, log, lambda: self.now_ms, self.settings, planner=self.planner()
+            )
             self._scheduler.listeners.append(lambda event: self.heard.append((self.now_ms, event)))
             self._scheduler.closing_listeners.append(self._on_closing)
             self.rounds()
@@ -114,36 +119,40 @@ class Stage:
     # -- what is said --------------------------------------------------------------------------------------------------
 
     def buy(self, account: str, lots: int, level: Level, wished: dict[str, Any]) -> None:
-        """The exchange lists the lots that are wanted, where it has not yet, and tells of the trade."""
-        grade = wished.pop("grade", self.nodes[0].grade)
+        """The exchange lists the lots that are wanted, where it has not yet, and tells of the trade. Their cells are
+        `like` those around that node, else around the first one of the `grade`.
+        """
+        like = wished.pop("like", None) or self._first_node(wished.pop("grade", self.nodes[0].grade))
         start_ms, end_ms = wished.pop("from_ms", 0), wished.pop("until_ms", WEEK_MS)
         name = wished.pop("position")
         terms = standard_terms(
             symbol=f"{name}.LOT",
             start_ms=START_MS + start_ms,
             end_ms=START_MS + end_ms,
-            grade=grade,
+            grade=like.grade,
+            site=like.site,
             cell=level,
-            gpus=self._gpus_of(level, grade),
+            gpus=self._gpus_of(level, like),
             **{**wished, "firmness": FIRMNESS[wished.get("firmness", "firm")]},
         )
         self.scheduler.learn_instruments([terms])
         self.told(PositionEventKind.TRADE, name, account, lots, terms.id)
 
-    def _gpus_of(self, level: Level, grade: str) -> int:
-        """GPUs of one cell of the grade's."""
-        nodes = [node for node in self.nodes if node.grade == grade]
+    def _first_node(self, grade: str) -> NodeSpec:
+        return next(node for node in self.nodes if node.grade == grade)
+
+    def _gpus_of(self, level: Level, like: NodeSpec) -> int:
+        """GPUs of the cell of a level around a node."""
+        nodes = [node for node in self.nodes if (node.grade, node.site) == (like.grade, like.site)]
         match level:
             case Level.GPU:
                 return 1
             case Level.NODE:
-                return nodes[0].gpus
+                return like.gpus
             case Level.NVLINK_DOMAIN:
-                return sum(
-                    node.gpus for node in nodes if (node.block, node.domain) == (nodes[0].block, nodes[0].domain)
-                )
+                return sum(node.gpus for node in nodes if (node.block, node.domain) == (like.block, like.domain))
             case Level.FABRIC_BLOCK:
-                return sum(node.gpus for node in nodes if node.block == nodes[0].block)
+                return sum(node.gpus for node in nodes if node.block == like.block)
             case _:
                 return sum(node.gpus for node in nodes)
 

@@ -18,15 +18,17 @@ from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.errors import Refused
 from scheduler.core.events import BindOverdue, GangPlaced, GangStopAsked
 from scheduler.core.positions import Position, PositionEventKind
-from scheduler.core.workloads import ENDED, GangSpec, GangStatus
+from scheduler.core.workloads import ENDED, Gang, GangSpec, GangStatus
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
+from scheduler.planners.planner import LocalPlanner
+from scheduler.planners.pools_planner import PoolsPlanner
 from tests.scenarios.stage import FIRMNESS, START_MS, Stage
 from tests.simulation.owed import is_owed, out_of_turn, unaccounted
 
 OWNER = "owner"
 OTHERS = ("other", "third")
 HOUR_MS = 3_600_000
-LEVELS = (Level.NODE, Level.GPU, Level.NVLINK_DOMAIN)
+LEVELS = (Level.NODE, Level.GPU, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
 GRACES_MS = (0, 10_000, 600_000, 3_600_000)
 RUNS_MS = (HOUR_MS // 2, 2 * HOUR_MS, 30 * HOUR_MS)
 WINDOWS_MS = ((0, 100 * HOUR_MS), (0, HOUR_MS), (HOUR_MS, 100 * HOUR_MS), (HOUR_MS, 3 * HOUR_MS))
@@ -36,32 +38,52 @@ class Board(NamedTuple):
     """A fleet to play on, and the sizes that the owner's workers have. The last nodes may be spares."""
 
     nodes: int
-    gpus: int
+    gpus: tuple[int, ...]
+    """Of each node, over and over."""
     domain: int
     sizes: tuple[int, ...]
     spares: int = 0
+    pools: tuple[tuple[str, str], ...] = (("H100", "local"),)
+    """(grade, site) of each domain, over and over."""
+    blocks: int = 2
+    """Domains of a block."""
+    apart: bool = False
+    """Whether each pool is planned by itself."""
 
     def specs(self) -> list[NodeSpec]:
-        """The fleet's nodes; two domains are a block."""
+        """The fleet's nodes."""
         return [
             NodeSpec(
                 name=f"node-{i}",
-                grade="H100",
-                gpus=self.gpus,
+                grade=grade,
+                site=site,
+                gpus=self.gpus[i % len(self.gpus)],
                 domain=f"domain-{i // self.domain}",
-                block=f"block-{i // (2 * self.domain)}",
+                block=f"block-{site}-{i // (self.blocks * self.domain)}",
             )
             for i in range(self.nodes)
+            for grade, site in [self.pools[i // self.domain % len(self.pools)]]
         ]
 
 
+TWO_GRADES = (("H100", "local"), ("A100", "local"))
+TWO_SITES = (("H100", "east"), ("H100", "west"))
 BOARDS = (
-    Board(4, 4, 2, (1, 2, 4)),
-    Board(6, 2, 2, (1, 2)),
-    Board(3, 8, 1, (1, 2, 4, 8)),
-    Board(4, 2, 4, (1, 2)),
-    Board(5, 4, 2, (1, 2, 4), spares=1),
+    Board(4, (4,), 2, (1, 2, 4)),
+    Board(6, (2,), 2, (1, 2)),
+    Board(3, (8,), 1, (1, 2, 4, 8)),
+    Board(4, (2,), 4, (1, 2)),
+    Board(5, (4,), 2, (1, 2, 4), spares=1),
+    Board(8, (2,), 2, (1, 2), blocks=2),  # lots of blocks, domains, nodes and GPUs
+    Board(6, (1, 2), 2, (1, 2), blocks=3),  # nodes of two sizes
+    Board(4, (4, 4, 2, 2), 2, (1, 2, 4)),  # domains of two sizes
+    Board(4, (4,), 1, (1, 2, 4), pools=TWO_GRADES),
+    Board(4, (4,), 1, (1, 2, 4), pools=TWO_GRADES, apart=True),
+    Board(8, (2,), 2, (1, 2), pools=TWO_SITES, blocks=1),
+    Board(8, (2,), 2, (1, 2), pools=TWO_SITES, blocks=1, apart=True, spares=1),
 )
+BOUND = (None, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
+"""What some of the owner's gangs must be inside: one level a game, since with two at once nothing is promised."""
 
 Move = tuple[str, int, int, int]
 """(what, three numbers that say which, how much and how)."""
@@ -70,15 +92,18 @@ Move = tuple[str, int, int, int]
 class Game:
     """See the module."""
 
-    def __init__(self, board: Board, *, bound: bool = False) -> None:
-        """`bound`: some of the owner's gangs must be inside one domain."""
+    def __init__(self, board: Board, *, bound: Level | None = None) -> None:
+        """`bound`: some of the owner's gangs must be inside one cell of that level."""
         self.board = board
         self.bound = bound
-        self.stage = Stage(nodes=board.specs())
+        self.nodes = board.specs()
+        self.stage = Stage(nodes=self.nodes, planner=PoolsPlanner if board.apart else LocalPlanner)
         spares = tuple(f"node-{i}" for i in range(board.nodes - board.spares, board.nodes))
         self.stage.settings = replace(self.stage.settings, spares=spares)
         self.owed = 0
         """How often the owner was owed a gang and got it, which is what makes the game worth playing."""
+        self.kinds: set[str] = set()
+        """What kinds of gangs those were."""
         self.seen: list[str] = []
         self._names = 0
         self.stage.scheduler.listeners.append(self._hear)
@@ -117,7 +142,9 @@ class Game:
                 raise AssertionError(f"{event.gang} was not bound within its limit")
             case GangPlaced():
                 gang = self.stage.scheduler.state.gangs.get(event.gang)
-                self.owed += gang.account == OWNER and event.inside
+                if gang.account == OWNER and event.inside:
+                    self.owed += 1
+                    self.kinds |= kinds_of(gang)
             case GangStopAsked():
                 self.seen.append(event.cause)
             case _:
@@ -133,23 +160,43 @@ class Game:
         self.stage.submit(gang, Work(work_ms, gang.checkpoint_ms, 0, 0, stop_ms))
 
     def owner_submits(self, size: int, workers: int, how: int) -> None:
-        """The owner asks for sizes that divide each other, at times on one node."""
+        """The owner asks for sizes that divide each other, at times on one node, elastic, in parts of a GPU, in a hurry
+        or to be left alone.
+        """
         sizes = self.board.sizes
         spec: dict[str, Any] = {"gpus_per_worker": sizes[size % len(sizes)], "workers": (1, 1, 1, 2, 4)[workers % 5]}
         if how % 4 == 3:
             spec |= {"topology": Level.NODE, "topology_required": True}
-        elif how % 4 == 2 and self.bound:
-            spec |= {"topology": Level.NVLINK_DOMAIN, "topology_required": True}
+        elif how % 4 == 2 and self.bound is not None:
+            spec |= {"topology": self.bound, "topology_required": True}
+        elif how % 4 == 1 and workers % 2:
+            spec |= {"workers": 2 + size % 3, "min_workers": 1 + workers % 2}
+        elif how % 4 == 1:
+            spec |= {"workers": 1, "gpus_per_worker": 1, "gpu_milli": (300, 500, 700)[size % 3]}
         if how % 9 == 8:
             spec |= {"preemptible": False, "max_runtime_ms": RUNS_MS[how % 3]}
+        spec |= {"grade": self._grade(workers + how), **self._hurry(size + how)}
         self.submit(OWNER, {**spec, "grace_ms": GRACES_MS[how % 2]}, HOUR_MS * (1 + how % 3), None)
+
+    def _grade(self, which: int) -> str | None:
+        """A grade, or any."""
+        grades = (None, *sorted({grade for grade, _ in self.board.pools}))
+        return grades[which % len(grades)]
+
+    def _hurry(self, how: int) -> dict[str, Any]:
+        """At times a deadline, near or far, or a time for which it wishes to be left alone."""
+        at_ms = self.stage.now_ms + RUNS_MS[how % 3]
+        return ({}, {}, {"deadline_ms": at_ms, "max_runtime_ms": HOUR_MS}, {"min_runtime_ms": HOUR_MS // 2})[how % 4]
 
     def others_submit(self, who: int, size: int, how: int) -> None:
         """Others ask for anything, preemptible or not, with any grace."""
         topology = (None, None, None, *LEVELS)[how % 6]
+        workers = (1, 2, 1, 3, 1)[(size + how) % 5]
         spec: dict[str, Any] = {
-            "gpus_per_worker": 1 + size % self.board.gpus,
-            "workers": (1, 2, 1, 3, 1)[(size + how) % 5],
+            "gpus_per_worker": 1 + size % max(self.board.gpus),
+            "workers": workers,
+            "min_workers": 1 if (who + size) % 4 == 3 else workers,
+            "grade": self._grade(who + how),
             "topology": topology,
             "topology_required": topology is not None and how % 5 > 1,
             "preemptible": how % 7 > 1,
@@ -157,6 +204,10 @@ class Game:
             "grace_ms": GRACES_MS[(how + who) % 4],
             "priority": how % 11,
         }
+        if how % 13 == 12:
+            spec |= {"gpus_per_worker": 1, "workers": 1, "min_workers": 1, "gpu_milli": 400}
+        if spec["preemptible"]:
+            spec |= {"max_runtime_ms": spec["max_runtime_ms"], **self._hurry(who + how)}
         self.submit(OTHERS[who % 2], spec, RUNS_MS[(how // 3) % 3], (None, 0, 5_000)[how % 3])
 
     def buy(self, account: str, level: int, lots: int, window: int) -> None:
@@ -169,6 +220,7 @@ class Game:
             "from_ms": since_ms + start_ms,
             "until_ms": since_ms + end_ms,
             "firmness": tuple(FIRMNESS)[window % len(FIRMNESS)],
+            "like": self.nodes[(lots // 3) % len(self.nodes)],
         }
         self.stage.buy(account, 1 + lots % 3, LEVELS[level % len(LEVELS)], wished)
 
@@ -222,7 +274,8 @@ class Game:
     def ail(self, node: int, gpu: int, how: int) -> None:
         """A GPU falls ill, or a node's GPUs are well again."""
         name = f"node-{node % self.board.nodes}"
-        gpus = (gpu % self.board.gpus,) if how % 2 else tuple(range(self.board.gpus))
+        here = self.nodes[node % self.board.nodes].gpus
+        gpus = (gpu % here,) if how % 2 else tuple(range(here))
         self.stage.break_down(GpuFault(name, gpus, self.stage.now_ms, Cause.ECC if how % 2 else None))
 
     def wait(self, length: int, _: int, __: int) -> None:
@@ -257,6 +310,21 @@ MOVES: Mapping[str, Callable[..., None]] = {
     "ail": Game.ail,
     "wait": Game.wait,
 }
+
+
+def kinds_of(gang: Gang) -> set[str]:
+    """What is special about a gang."""
+    spec = gang.spec
+    named = {
+        "elastic": spec.is_elastic and gang.shape.workers > spec.least_workers,
+        "elastic, at its least": spec.is_elastic and gang.shape.workers == spec.least_workers,
+        "share": spec.is_share,
+        "inside a domain": spec.topology == Level.NVLINK_DOMAIN and gang.shape.workers > 1,
+        "inside a block": spec.topology == Level.FABRIC_BLOCK and gang.shape.workers > 1,
+        "not preemptible": not spec.preemptible,
+        "in a hurry": gang.head_start_ms > 0,
+    }
+    return {name for name, is_so in named.items() if is_so}
 
 
 def placed_inside(game: Game) -> int:

@@ -1,10 +1,11 @@
 """What an account is owed, worked out from its lots alone: the other side's arithmetic, by trying everything.
 
-Sharing safety *over lots as sold*: take an account's healthy lots as what was sold, so many cells of each level, and
-assume nothing of where they lie: every lot is alone in the world, its GPUs next to each other only inside its own cell.
-A preemptible gang that some packing of the account's counted gangs and itself into those cells has room for is owed its
-GPUs in the round that sees it, whatever other accounts did, do or own. Whoever was given neighbouring cells has more
-room, never less.
+Sharing safety *over lots as sold*: take an account's healthy lots of a pool as what was sold, so many cells of each
+level, and assume nothing of where they lie: every lot is alone in the world, its GPUs next to each other only inside
+its own cell. A preemptible gang that some packing of the account's counted gangs and itself into those cells has room
+for is owed its GPUs in the round that sees it, whatever other accounts did, do or own. Whoever was given neighbouring
+cells has more room, never less. An elastic gang is owed its least workers; a device that shares of an account are on is
+one GPU; a gang that may use several pools is owed a place where one of them owes it one.
 
 Nothing here is shared with the planner but the words of the rule (`Want`).
 """
@@ -19,7 +20,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Holding
-from scheduler.core.placement.wants import Want, demand
+from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.state.state import State
 from scheduler.core.workloads import MOVED, Gang, GangStatus
 
@@ -30,8 +31,9 @@ Ground = tuple[Block, ...]
 """Cells as they nest; whatever is not in one tuple is not assumed to be near."""
 
 
-def lots_of(state: State, account: str, lasting_until_ms: int | None = None) -> Ground:
-    """The account's lots in force whose GPUs are all well, each alone, less what work that cannot be preempted holds.
+def lots_of(state: State, account: str, lasting_until_ms: int | None = None, pool: int = 0) -> Ground:
+    """The account's lots of a pool that are in force and whose GPUs are all well, each alone, less what work that
+    cannot be preempted holds.
 
     `lasting_until_ms`: only lots of windows that end then or later.
     """
@@ -43,10 +45,14 @@ def lots_of(state: State, account: str, lasting_until_ms: int | None = None) -> 
         if lasting_until_ms is not None and holding.end_ms < lasting_until_ms:
             continue
         gpus = state.fleet.gpus_of_cell(holding.level, holding.cell).tolist()
-        if not state.health.usable[gpus].all():
+        if not state.health.usable[gpus].all() or _pool_of(state, gpus[0]) != pool:
             continue
         ground.append(_cell(state, holding.level, [gpu for gpu in gpus if gpu not in firm]))
     return tuple(sorted(ground))
+
+
+def _pool_of(state: State, gpu: int) -> int:
+    return int(state.fleet.pool_of_node[state.fleet.node_of_gpu[gpu]])
 
 
 def _held_firm(state: State, account: str) -> set[int]:
@@ -76,27 +82,45 @@ def _cell(state: State, level: Level, gpus: list[int]) -> Block:
     return tuple(sorted(tuple(sorted(nodes.values())) for nodes in domains.values()))
 
 
-def counted(state: State, account: str) -> tuple[list[Want], int]:
-    """(what the account's counted preemptible gangs want, GPUs of all that its count holds)."""
-    gangs = [gang for gang in state.gangs.placed.values() if gang.account == account and _stays(gang)]
-    wants = [demand(gang.shape) for gang in gangs if gang.shape.preemptible]
-    return [want for want in wants if want is not None], sum(gang.shape.gpus for gang in gangs)
+def counted(state: State, account: str, pool: int = 0) -> tuple[list[Want], int]:
+    """(what the account's counted preemptible gangs of a pool want, GPUs of all that its count holds there)."""
+    gangs = [
+        gang
+        for _, gang in sorted(state.gangs.placed.items())
+        if gang.account == account and _stays(gang) and _pool_of(state, gang.gpu_numbers[0]) == pool
+    ]
+    whole = [gang for gang in gangs if not _rides_along(state, gang, gangs)]
+    wants = [demand(gang.shape) for gang in whole if gang.shape.preemptible]
+    return [want for want in wants if want is not None], sum(gang.shape.gpus for gang in whole)
+
+
+def _rides_along(state: State, gang: Gang, counted_gangs: list[Gang]) -> bool:
+    """Whether a device that it shares is counted for another gang already."""
+    sharing = state.gangs.shares.of(gang.gpu_numbers[0])
+    first = next((each.number for each in counted_gangs if each.number in sharing), gang.number)
+    return gang.number in sharing and first != gang.number
 
 
 def is_owed(state: State, gang: Gang) -> bool:
-    """Whether the waiting gang is owed GPUs now, in a fleet of one pool.
+    """Whether the waiting gang is owed GPUs now, in some pool of its grade.
 
-    What cannot be preempted is owed them, without looking at more, where its account runs nothing else and lots that
-    last to its declared end have room.
+    What cannot be preempted is owed them, without looking at more, where its account runs nothing else in the pool and
+    lots that last to its declared end have room.
     """
-    want = demand(gang.shape)
-    wants, used = counted(state, gang.account)
-    owned = int((state.health.usable & (state.calendar.owner_account == state.accounts[gang.account])).sum())
-    if want is None or used + gang.shape.gpus > owned:
+    pools = enumerate(state.fleet.pools)
+    return any(_is_owed_in(state, gang, pool) for pool, (grade, _) in pools if gang.shape.grade in (None, grade))
+
+
+def _is_owed_in(state: State, gang: Gang, pool: int) -> bool:
+    want = least_demand(gang.shape)
+    wants, used = counted(state, gang.account, pool)
+    mine = state.health.usable & (state.calendar.owner_account == state.accounts[gang.account])
+    owned = int((mine & (state.fleet.pool_of_node[state.fleet.node_of_gpu] == pool)).sum())
+    if want is None or used + want.gpus > owned:
         return False
     if gang.shape.preemptible:
-        return packable(lots_of(state, gang.account), (*wants, want))
-    return used == 0 and packable(lots_of(state, gang.account, state.now_ms + gang.shape.runtime_ms), (want,))
+        return packable(lots_of(state, gang.account, pool=pool), (*wants, want))
+    return used == 0 and packable(lots_of(state, gang.account, state.now_ms + gang.shape.runtime_ms, pool), (want,))
 
 
 def packable(ground: Ground, wants: tuple[Want, ...]) -> bool:
@@ -172,8 +196,8 @@ def unaccounted(state: State, now_ms: int) -> list[str]:
 
 
 def out_of_turn(state: State, now_ms: int) -> list[str]:
-    """Where lower firmness classes alone hold a healthy cell while a higher one's lot of its level, or without a cell
-    by the rule, waits; at any level, whatever the levels of the lots that hold it.
+    """Where lower firmness classes alone hold a healthy cell while a higher one's lot of its level and size, or without
+    a cell by the rule, waits; at any level, whatever the levels of the lots that hold it.
     """
     force = [held for held in state.calendar.holdings if held.start_ms <= now_ms < held.end_ms]
     gpus = {(held.level, held.cell): set(state.fleet.gpus_of_cell(held.level, held.cell).tolist()) for held in force}
@@ -189,6 +213,8 @@ def out_of_turn(state: State, now_ms: int) -> list[str]:
         pool = state.fleet.pools.index((terms[name].grade.klass, terms[name].site))
         for cell in np.flatnonzero(topology.pool[level] == pool).tolist():
             inside = set(state.fleet.gpus_of_cell(level, cell).tolist())
+            if len(inside) != terms[name].lot.gpus:
+                continue
             holders = {held.position for held in force if gpus[held.level, held.cell] & inside}
             if holders and _well(state, inside) and all(rank[each] > rank[name] for each in holders):
                 found.append(f"{name} waits for a {level.name}, {', '.join(sorted(holders))} of lower classes hold one")

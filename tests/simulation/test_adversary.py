@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from random import Random
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import strategies as st
 
 from scheduler.core.cluster import Level
 from scheduler.core.workloads import StopCause
-from tests.simulation.adversary import BOARDS, MOVES, OWNER, Board, Game, Move, placed_inside
+from tests.simulation.adversary import BOARDS, BOUND, MOVES, OWNER, Board, Game, Move, placed_inside
 from tests.simulation.owed import is_owed, lots_of
 
-OFTEN = (*MOVES, "own", "own", "ask", "ask", "ask", "ask", "buy", "gain", "wait", "wait")
+OFTEN = (*MOVES, *["own"] * 5, *["ask"] * 4, "buy", *["gain"] * 2, "wait", "wait")
 numbers = st.integers(0, 76)
 moves = st.tuples(st.sampled_from(OFTEN), numbers, numbers, numbers)
 
@@ -22,7 +23,7 @@ def drawn(dice: Random, length: int) -> list[Move]:
     return [(dice.choice(OFTEN), dice.randrange(77), dice.randrange(77), dice.randrange(77)) for _ in range(length)]
 
 
-def play(board: Board, first: Move, rest: list[Move], *, bound: bool) -> Game:
+def play(board: Board, first: Move, rest: list[Move], *, bound: Level | None = None) -> Game:
     """The whole game, in which the owner has something from the start."""
     game = Game(board, bound=bound)
     for move in (first, *rest):
@@ -32,8 +33,8 @@ def play(board: Board, first: Move, rest: list[Move], *, bound: bool) -> Game:
 
 
 @settings(max_examples=50)
-@given(st.sampled_from(BOARDS), st.booleans(), numbers, numbers, st.lists(moves, min_size=5, max_size=35))
-def test_nobody_makes_an_owner_wait(board: Board, bound: bool, level: int, lots: int, rest: list[Move]) -> None:  # noqa: FBT001 - drawn
+@given(st.sampled_from(BOARDS), st.sampled_from(BOUND), numbers, numbers, st.lists(moves, min_size=5, max_size=35))
+def test_nobody_makes_an_owner_wait(board: Board, bound: Level | None, level: int, lots: int, rest: list[Move]) -> None:
     """The search climbs: towards games in which the owner gets much, and others are stopped for it often."""
     game = play(board, ("gain", level, lots, 0), rest, bound=bound)
     target(float(game.owed), label="placed for the owner")
@@ -42,10 +43,11 @@ def test_nobody_makes_an_owner_wait(board: Board, bound: bool, level: int, lots:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TENOR_GAMES", "12"))))
 def test_nobody_makes_an_owner_wait_in_a_long_game(seed: int) -> None:
+    """`TENOR_GAMES=1000` plays so many; each is a game of its own, whatever the others are."""
     dice = Random(seed)
-    play(BOARDS[seed % len(BOARDS)], ("gain", seed, seed // 3, 0), drawn(dice, 90), bound=seed % 2 == 0)
+    play(BOARDS[seed % len(BOARDS)], ("gain", seed, seed // 3, 0), drawn(dice, 90), bound=BOUND[seed // 4 % 3])
 
 
 PEACEFUL = ("own", "ask", "ask", "ask", "gain", "buy", "buy", "wait", "wait")
@@ -55,24 +57,39 @@ PEACEFUL = ("own", "ask", "ask", "ask", "gain", "buy", "buy", "wait", "wait")
 @settings(max_examples=40)
 @given(st.sampled_from(BOARDS), st.lists(st.tuples(st.sampled_from(PEACEFUL), numbers, numbers, numbers), max_size=40))
 def test_nothing_is_bought_from_under_what_cannot_be_preempted(board: Board, rest: list[Move]) -> None:
-    game = play(board, ("buy", 0, 0, 0), rest, bound=False)
+    game = play(board, ("buy", 0, 0, 0), rest)
     assert StopCause.WINDOW_ENDED not in game.seen
     target(float(len(game.stage.scheduler.state.gangs.firm)), label="cannot be preempted")
 
 
 def test_the_games_come_to_every_resort() -> None:
-    owed, seen = 0, set[str]()
-    for seed in range(40, 56):
-        game = play(BOARDS[seed % len(BOARDS)], ("gain", seed, 1, 0), drawn(Random(seed), 40), bound=True)
+    owed, seen, kinds = 0, set[str](), set[str]()
+    for seed in range(40, 58):
+        game = play(
+            BOARDS[seed % len(BOARDS)], ("gain", seed, 1, 0), drawn(Random(seed), 40), bound=BOUND[1 + seed % 2]
+        )
         owed += game.owed
         seen |= set(game.seen)
-    assert owed > 30
+        kinds |= game.kinds
+    assert owed > 60
     assert {StopCause.RECLAIMED, StopCause.CONSOLIDATED, StopCause.DRAINED, StopCause.CANCELLED} <= seen
+    assert kinds == KINDS
+
+
+KINDS = {
+    "elastic",
+    "elastic, at its least",
+    "share",
+    "inside a domain",
+    "inside a block",
+    "not preemptible",
+    "in a hurry",
+}
 
 
 def test_the_oracle_bites() -> None:
     """A gang that was not looked at yet is owed; what is beyond the count, or beyond the shape of the lots, is not."""
-    game = Game(Board(4, 4, 2, (1, 2, 4)))
+    game = Game(Board(4, (4,), 2, (1, 2, 4)))
     game.buy(OWNER, 0, 1, 0)  # two nodes
     state = game.stage.scheduler.state
     assert lots_of(state, OWNER) == (((4,),), ((4,),))

@@ -10,42 +10,45 @@ for whole-node gangs. Who has waited long and does not fit is not delayed (`prot
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
+from scheduler.core.placement.borrowing import InRuns, OneByOne, Turns
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
-from scheduler.core.placement.lines import Key, Line, Lines, Turn, turn_of
+from scheduler.core.placement.lines import Key, Line, Lines, Turn
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.protect import Protected, protected
+from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.snapshot import Policy
-from scheduler.core.placement.tight import Kind
+from scheduler.core.placement.snapshot import Backfill, Policy
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
-from scheduler.core.workloads import Gang, Shape, asked_shape
+from scheduler.core.workloads import Gang, Shape
 
 FREE = tiers(Kind.ANY)
 FIRM = tiers(Kind.LASTING_UNSOLD)
 ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
 ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
 
-Entry = tuple[int, tuple[()] | tuple[int, tuple[int, int, int]], int, tuple[list[Turn], int]]
-"""Since when it waits, and what breaks ties; then what comes up: a line, or (no tie) all of a list from an index on."""
-
 
 class Borrowed:
     """The second phase of a round. Free GPUs only become fewer, so a shape that was refused stays refused."""
 
-    def __init__(self, books: Books, lines: Lines) -> None:
+    def __init__(self, books: Books, lines: Lines, listed: Listed | None = None) -> None:
+        """With a roll most turns are served by machine code."""
         self._books = books
         self._lines = lines
+        self._listed = listed
         self._refused: set[Shape] = set()
         self._fitting: set[Shape] = set()
         self._moving: set[str] = set()
-        self._turns: list[Entry] = []
         self._roomy_wants: dict[tuple[int, Want], bool] = {}
         self._held_keys: set[Shape | Key] = set()
         self._not_unsold: set[tuple[Shape, int]] = set()
@@ -63,34 +66,51 @@ class Borrowed:
             return
         moving = books.accounts_moving()
         self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
-        for shape in self._lines.by_shape():
-            if self._may_fit(shape):
-                self._line_up_from(self._lines.in_turn(shape), 0)
-        for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
-            if self._may_fit(shape):
-                self._line_up(self._lines.of(account)[shape])
         self._protect()
-        self._serve()
+        self._serve(self._turns())
 
-    def _serve(self) -> None:
+    def backfill(self) -> Backfill:
+        """Who is protected, and who is held back for whom."""
+        return Backfill(
+            {(guard.gang.account, guard.gang.shape): guard.start_ms for guard in self.protected.values()},
+            {line: (guard.gang.shape.gpus, guard.start_ms) for line, guard in self.held.items()},
+        )
+
+    def _turns(self) -> Turns:
+        books = self._books
+        if self._listed is None:
+            return OneByOne(books, self._lines, self._moving, self._may_fit)
+        # One floor for all pools' guards: machine code takes from it too.
+        spare = np.zeros(books.n_nodes, dtype=np.int64)
+        for pool, guard in self.protected.items():
+            spare = np.where(books.fleet.pool_of_node == pool, guard.spare, spare)
+        self.protected = {pool: replace(guard, spare=spare) for pool, guard in self.protected.items()}
+        idle = [idle_share(books.policy, books.usable_gpus(pool)) for pool in range(books.n_pools)]
+        return InRuns(
+            books,
+            self._lines,
+            self._listed,
+            (ENDING, ENDLESS),
+            self._moving,
+            self._may_fit,
+            self.protected,
+            spare,
+            idle,
+        )
+
+    def _serve(self, turns: Turns) -> None:
         """Place who comes up and fits; who is held back stands aside, for the one behind it may be short."""
         passed: dict[Line, None] = {}
-        while self._turns:
-            _, tie, _, (turns, at) = heappop(self._turns)
-            line = turns[at][2]
-            if line.shape in self._refused:
-                continue
-            if not tie:
-                self._bring_up(turns, at)
-            elif (gang := line.head()) is not None and self._placed(gang, line):
+        while (line := turns.next()) is not None:
+            if (gang := line.head()) is not None and self._placed(gang, line):
                 line.take()
-                self._line_up(line)
+                turns.line_up(line)
             elif self._is_held:
                 line.pass_over()
                 passed[line] = None
-                self._line_up(line)
+                turns.line_up(line)
             elif line.shape.preemptible:  # others of a firm shape may have GPUs of their own
-                self._refused.add(line.shape)
+                turns.refuse(line.shape)
         for line in passed:
             line.recall()
 
@@ -107,27 +127,6 @@ class Borrowed:
         if found:
             heads = [head for _, _, line in sorted(found, key=_turn) if (head := line.head()) is not None]
             self.protected = protected(self._books, heads)
-
-    def _line_up_from(self, turns: list[Turn], at: int) -> None:
-        """All lines of a shape from this one on, by an entry that comes before that of each of them."""
-        if at < len(turns):
-            heappush(self._turns, (turns[at][0], (), len(self._turns), (turns, at)))
-
-    def _bring_up(self, turns: list[Turn], at: int) -> None:
-        """Line up those that have waited equally long, and after them the others."""
-        queued_ms = turns[at][0]
-        while at < len(turns) and turns[at][0] == queued_ms:
-            if not turns[at][2].moved:  # one that lost gangs stands where its next gang does
-                self._line_up(turns[at][2])
-            at += 1
-        self._line_up_from(turns, at)
-
-    def _line_up(self, line: Line) -> None:
-        gang = line.head()
-        if gang is not None and line.account not in self._moving:
-            turn = turn_of(gang, line)
-            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), turn[1])
-            heappush(self._turns, (turn[0], tie, 0, ([turn], 0)))
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
@@ -151,22 +150,26 @@ class Borrowed:
         return fits and roomy(self._books, shape, pool)
 
     def _placed(self, gang: Gang, line: Line) -> bool:
-        books = self._books
         self._is_held = False
-        for pool in books.pools_for(line.shape.grade):
-            chosen = self._sized(gang, line, pool)
-            if chosen is None:
-                continue
-            wished = line.wants if chosen is gang else wants(chosen.shape)
-            own = own_tiers(books, gang, pool)
-            if own is not None and self._takes(line, chosen, wished, own):
-                return True
-            if (line.shape, pool) in self._not_unsold:
-                continue
-            if self._takes(line, chosen, wished, borrowing_tiers(books, gang, pool)):
-                return True
-            if not (line.shape.preemptible or self._is_held):
-                self._not_unsold.add((line.shape, pool))
+        return any(
+            self._placed_as(chosen, line, pool)
+            for pool in self._books.pools_for(line.shape.grade)
+            for chosen in self._sizes(gang, line, pool)
+        )
+
+    def _placed_as(self, gang: Gang, line: Line, pool: int) -> bool:
+        """Place the gang, which may be of fewer workers than the line asks for, in the pool; whether it has room."""
+        books, shape = self._books, gang.shape
+        wished = wants(shape) if line.shape.is_elastic else line.wants
+        own = own_tiers(books, gang, pool)
+        if own is not None and self._takes(line, gang, wished, own):
+            return True
+        if (shape, pool) in self._not_unsold:
+            return False
+        if self._takes(line, gang, wished, borrowing_tiers(books, gang, pool)):
+            return True
+        if not (shape.preemptible or self._is_held):
+            self._not_unsold.add((shape, pool))
         return False
 
     def _takes(self, line: Line, gang: Gang, wished: tuple[Want, ...], where: Tiers) -> bool:
@@ -209,14 +212,21 @@ class Borrowed:
             self.held[line.account, line.shape] = guard
         return found
 
-    def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
-        """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
+    def _sizes(self, gang: Gang, line: Line, pool: int) -> Iterator[Gang]:
+        """The gang, where the pool is roomy enough for it; an elastic one with as many workers as fit. One that cannot
+        be preempted may fit its account's own GPUs with more than the unsold ones hold, which are tried before.
+        """
         books, shape = self._books, line.shape
         if not shape.is_elastic:
-            return gang if roomy(books, shape, pool) else None
+            if roomy(books, shape, pool):
+                yield gang
+            return
         most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
         workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
-        return None if workers is None else sized(gang, workers)
+        if not shape.preemptible:
+            yield from (sized(gang, more) for more in tried_sizes(shape, most) if more > (workers or 0))
+        if workers is not None:
+            yield sized(gang, workers)
 
 
 def _turn(turn: Turn) -> tuple[int, tuple[int, int, int]]:
@@ -234,10 +244,10 @@ def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
 
 
 def own_tiers(books: Books, gang: Gang, pool: int) -> Tiers | None:
-    """Where what cannot be preempted may stand among its account's own and unsold GPUs; None where the account does not
-    own enough that lasts, whatever else fills its count, and for elastic ones, which borrow what is unsold.
+    """Where what cannot be preempted, with just these workers, may stand among its account's own and unsold GPUs; None
+    where the account does not own enough that lasts, whatever else fills its count.
     """
-    if gang.shape.preemptible or gang.shape.is_elastic:
+    if gang.shape.preemptible:
         return None
     account, end_ms = books.account_index[gang.spec.account], books.now_ms + gang.shape.runtime_ms
     if not owns_for(books, gang, account, pool, end_ms):

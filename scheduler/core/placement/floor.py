@@ -44,8 +44,8 @@ class Floor(NamedTuple):
     is free: usable, nobody's and nobody there.
     """
     nodes: IntArray
-    """(n_nodes + 1, 7): first GPU; pool, and which of its nodes it is; free GPUs, and those that nobody owns; usable
-    GPUs without a holder; zeros.
+    """(n_nodes + 1, 7): first GPU; pool, and its place among all nodes pool by pool; free GPUs, and those that nobody
+    owns; usable GPUs without a holder; zeros.
     """
     units: IntArray
     """(n_units, 4): its node; free GPUs; usable GPUs that hold nothing non-preemptible; scratch."""
@@ -153,7 +153,7 @@ def floor_of(
     by_node = np.zeros((n_nodes + 1, 7), dtype=np.int64)
     by_node[:, FIRST_GPU] = fleet.first_gpu
     by_node[:-1, POOL] = fleet.pool_of_node
-    by_node[:-1, PLACE] = _places(fleet)
+    by_node[leaves_of(fleet)[0], PLACE] = np.arange(n_nodes)
     by_node[:-1, N_FREE] = np.bincount(node_of_gpu[free], minlength=n_nodes)
     by_node[:-1, N_UNSOLD] = np.bincount(node_of_gpu[free & (snapshot.owner < 0)], minlength=n_nodes)
     by_node[:-1, N_OPEN] = np.bincount(node_of_gpu[snapshot.usable & (holder < 0)], minlength=n_nodes)
@@ -168,13 +168,13 @@ def floor_of(
     return floor, units
 
 
-def held_rows(snapshot: Snapshot, ascending: Sequence[int], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
+def held_rows(snapshot: Snapshot, ascending: Sequence[int], leaving: BoolArray) -> tuple[IntArray, IntArray]:
     """(n_gpus) holder and leaver rows, -1 none, where rows are gangs of these numbers, and some are leaving."""
     n_gpus = len(snapshot.occupant)
     if not ascending:
         return np.full(n_gpus, -1), np.full(n_gpus, -1)
     numbers = np.array(ascending, dtype=np.int64)
-    stopping = np.array([*leaving, False], dtype=np.bool_)
+    stopping = np.append(leaving, False)
     occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
     claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
     leaves = stopping[occupant]
@@ -187,12 +187,10 @@ def _pool_of_gpu(fleet: Fleet) -> IntArray:
     return fleet.pool_of_node[fleet.node_of_gpu] if fleet.nodes else fleet.node_of_gpu
 
 
-def _places(fleet: Fleet) -> IntArray:
-    places = np.zeros(len(fleet.nodes), dtype=np.int64)
-    for pool in range(len(fleet.pools)):
-        nodes = np.flatnonzero(fleet.pool_of_node == pool)
-        places[nodes] = np.arange(len(nodes))
-    return places
+def leaves_of(fleet: Fleet) -> tuple[IntArray, IntArray]:
+    """(n_nodes) its nodes pool by pool, ascending, and (n_pools + 1) where each pool begins there."""
+    nodes = fleet.pool_of_node.argsort(kind="stable")
+    return nodes, fleet.pool_of_node[nodes].searchsorted(np.arange(len(fleet.pools) + 1))
 
 
 @kernel

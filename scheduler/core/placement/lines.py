@@ -48,6 +48,17 @@ class Line:
             return self._returned[0][1]
         return self._gangs[self._taken] if self._taken < len(self._gangs) else None
 
+    def head_at(self) -> int:
+        """Which of the line's gangs, as the round found them, its head is; their number where it has none."""
+        if self._returned:
+            return bisect_left(self._gangs, self._returned[0][0], key=lambda gang: gang.order)
+        return self._taken
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether gangs of this round's placements came back to its front."""
+        return bool(self._returned)
+
     def first(self) -> Gang:
         """The first gang when the round began."""
         return self._gangs[0]
@@ -116,6 +127,11 @@ class Lines:
         self._waiting: Waiting | None = None
         self._in_turn: dict[Shape, list[Turn]] = {}
         self._turn_of: dict[Line, Turn] = {}
+
+    @property
+    def queue(self) -> Queue:
+        """What they are the lines of."""
+        return self._queue
 
     def accounts(self) -> list[str]:
         """Every account of the queue."""

@@ -10,17 +10,18 @@ the most that its account's count holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 
+from scheduler.core.placement.asking import Asking, InRuns, OneByOne
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.elastic import most_free, most_inside, sized, tried_sizes
 from scheduler.core.placement.firm import place_firm
 from scheduler.core.placement.home import go_home
 from scheduler.core.placement.joining import joined
 from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.orders import Kind
+from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, asked_shape
@@ -39,17 +40,19 @@ class Due:
 class Owned:
     """The first phase of a round. `run` may be called again; it then asks only lines that may have come inside."""
 
-    def __init__(self, books: Books, lines: Lines) -> None:
+    def __init__(self, books: Books, lines: Lines, listed: Listed | None = None) -> None:
+        """With a roll the first run is served by machine code where that will do."""
         self._books = books
         self._lines = lines
-        self._heap: list[tuple[tuple[int, int, int], Line]] = []
+        self._listed = listed
+        self._asking: Asking = OneByOne(books)
         self._awake: set[str] | None = None
-        self.unpacked: dict[str, dict[Line, None]] = {}
-        """By account: lines within their count whose cells did not repack. More work may, oddly, help the rule."""
 
     def run(self, due: Due | None = None) -> None:
         """Place every gang that is inside its entitlement; only those due may have come inside (None: all)."""
-        if due is None:
+        if due is None and self._listed is not None:
+            self._asking = InRuns(self._books, self._lines, self._listed, INSIDE)
+        elif due is None:
             for account in self._lines.accounts():
                 self._ask_all(account)
         else:
@@ -57,20 +60,24 @@ class Owned:
             for account in sorted(due.accounts & self._books.account_index.keys()):
                 self._wake(account)
             for line in due.lines:
-                self._ask(line)
+                self._asking.ask(line)
         self._drain()
 
     def run_again(self) -> None:
-        """Ask once more the lines whose account got borrowed work since they were refused for their cells."""
-        again = [line for lines in self.unpacked.values() for line in lines]
+        """Ask once more the lines whose account got borrowed work since they were refused for their cells: more work
+        may, oddly, help the rule.
+        """
+        again = [line for lines in self._asking.refused().values() for line in lines]
+        self._asking = OneByOne(self._books)
         for line in again:
-            self._ask(line)
+            self._asking.refuse(line)
+            self._asking.ask(line)
         if self._awake is not None:
             # Lines of accounts that were not asked in this round were refused for their cells in an earlier one.
             for account in sorted({gang.spec.account for gang, _ in self._books.decided.values()} - self._awake):
                 for line in self._lines.of(account).values():
                     if line.shape.preemptible:
-                        self._ask(line)
+                        self._asking.ask(line)
         self._drain()
 
     def _wake(self, account: str) -> None:
@@ -78,14 +85,6 @@ class Owned:
         if self._awake is not None:
             self._awake.add(account)
         self._ask_all(account)
-
-    def _ask(self, line: Line) -> None:
-        if line.asked or not self._has_room(line):
-            return
-        gang = line.head()
-        if gang is not None:
-            line.asked = True
-            heappush(self._heap, (gang.order, line))
 
     def _ask_all(self, account: str) -> None:
         """Ask the account's lines; most accounts are at their count, which one comparison shows."""
@@ -95,29 +94,20 @@ class Owned:
         if room > 0:
             for line in self._lines.of(account).values():
                 if line.gpus <= room:
-                    self._ask(line)
-
-    def _has_room(self, line: Line) -> bool:
-        books = self._books
-        index = books.account_index[line.account]
-        if line.least is None:
-            return False
-        return any(books.headroom(index, pool) >= line.gpus for pool in books.pools_for(line.shape.grade))
+                    self._asking.ask(line)
 
     def _drain(self) -> None:
-        while self._heap:
-            _, line = heappop(self._heap)
-            line.asked = False
+        while (line := self._asking.next()) is not None:
             gang = line.head()
             if gang is None or not self._placed(gang, line):
                 continue
             line.take()
             self._settle_withdrawn()
-            self._ask(line)
+            self._asking.ask(line)
             if self._awake is not None and line.account not in self._awake:
                 self._wake(line.account)
-            for again in self.unpacked.pop(line.account, ()):
-                self._ask(again)
+            for again in self._asking.forgive(line.account):
+                self._asking.ask(again)
             self._ask_lowered()
 
     def _settle_withdrawn(self) -> None:
@@ -129,15 +119,16 @@ class Owned:
             line = self._lines.of(gang.spec.account)[gang.shape]
             if not inside or not self._placed(gang, line):
                 line.give_back(gang)
+            self._asking.changed(line)
 
     def _ask_lowered(self) -> None:
         books = self._books
         if not books.lowered:
             return
-        names = sorted(name for name, i in books.account_index.items() if i in books.lowered)
+        names = sorted(books.names[account] for account in books.lowered)
         books.lowered.clear()
         for name in names:
-            self.unpacked.pop(name, None)
+            self._asking.forgive(name)
             self._wake(name)
 
     def _placed(self, gang: Gang, line: Line) -> bool:
@@ -155,7 +146,7 @@ class Owned:
             elif self._place(gang, line, account, pool):
                 return True
             else:
-                self.unpacked.setdefault(line.account, {})[line] = None
+                self._asking.refuse(line)
         return False
 
     def _place(self, gang: Gang, line: Line, account: int, pool: int) -> bool:

@@ -21,6 +21,7 @@ from scheduler.core.placement.joining import Joins
 from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due, Owned
 from scheduler.core.placement.reasons import Reasons
+from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 
 
@@ -31,7 +32,8 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
 
 def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     """The round's steps over these books; `due`: who alone may have come inside since the last round over them."""
-    joins, owned, borrowed = Joins(books, lines), Owned(books, lines), Borrowed(books, lines)
+    listed = Listed(books, lines.queue) if due is None and books.in_runs else None
+    joins, owned, borrowed = Joins(books, lines), Owned(books, lines, listed), Borrowed(books, lines, listed)
     joins.run()
     owned.run(due)
     joins.run()
@@ -42,4 +44,6 @@ def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     joins.run()
     if books.policy.grow:
         grow(books, lines)
-    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines, borrowed))
+    backfill = borrowed.backfill()
+    actions = tuple(action for action in books.actions if action is not None)
+    return Plan(actions, Reasons(books, lines, backfill), backfill)

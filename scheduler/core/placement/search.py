@@ -12,35 +12,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scheduler.core.cluster import Fleet, IntArray, Level
+from scheduler.core.cluster import Fleet, IntArray
+from scheduler.core.placement import orders as stacks
 from scheduler.core.placement import tight
-from scheduler.core.placement.fits import cells_of_nodes
-from scheduler.core.placement.floor import Floor, Units
-from scheduler.core.placement.preference import Preference, ranks
-from scheduler.core.placement.tight import (
+from scheduler.core.placement.cells import ROW_OF_LEVEL, Cells
+from scheduler.core.placement.floor import Floor, Units, leaves_of
+from scheduler.core.placement.orders import (
     ANY,
     FAN,
     LASTING_OWN,
     LASTING_OWN_OR_UNSOLD,
     LASTING_UNSOLD,
-    LEVELS,
-    NODE,
+    MOST_LEVELS,
     NONE,
+    OF_UNSOLD,
     STARTS,
-    TALLY,
     UNSOLD,
     UNSOLD_OR_LASTING,
-    Cells,
-    Desk,
     Kind,
-    Order,
+    Orders,
 )
+from scheduler.core.placement.preference import Preference, ranks
+from scheduler.core.placement.tight import Desk
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import ceil_div
 
 FIRM = 1 << LASTING_OWN | 1 << LASTING_UNSOLD | 1 << LASTING_OWN_OR_UNSOLD
 BORROWED = 1 << UNSOLD_OR_LASTING
-NO_CELLS = Cells(*(np.zeros(0, dtype=np.int64) for _ in range(3)))
 
 
 class Tiers(NamedTuple):
@@ -66,27 +64,27 @@ class Search:
     def __init__(
         self, fleet: Fleet, floor: Floor, units: Units, preferences: Mapping[str, Preference], *, compiled: bool
     ) -> None:
-        self._fleet = fleet
-        self._floor = floor
-        self._units = units
+        self.floor, self._units = floor, units
         self._n_pools = len(fleet.pools)
         most = int(np.diff(fleet.first_gpu).max(initial=0))
-        self._ranks = [ranks(preferences.get(grade, ()), most) for grade, _ in fleet.pools]
-        self._begin = tight.begin.compiled if compiled else tight.begin
+        self.cells = Cells.of(fleet)
+        self.orders = _stack(fleet, [ranks(preferences.get(grade, ()), most) for grade, _ in fleet.pools], self.cells)
+        self._at: dict[tuple[int, int], int] = {}
+        self._begin = stacks.begin.compiled if compiled else stacks.begin
         self._fit = tight.fit.compiled if compiled else tight.fit
-        self._orders: dict[tuple[int, int, int], Order] = {}
-        self._cells: dict[Level | None, Cells] = {None: NO_CELLS}
         self._changes_ms: list[int] | None = None
-        cells = max(len(fleet.domains), len(fleet.blocks))
-        sizes = (cells, len(fleet.nodes), fleet.n_gpus)
-        self._desk = Desk(*(np.zeros(size, dtype=np.int64) for size in sizes))
+        self.desk = Desk(
+            *(np.zeros(size, dtype=np.int64) for size in (self.cells.number, len(fleet.nodes) + 1, fleet.n_gpus, 0))
+        )
+        for kind in (UNSOLD, ANY):
+            self.order(kind, 0)
 
     def fit(self, want: Want, where: Tiers) -> IntArray | None:
         """GPUs for the want in the first tier that has room, ascending by node, or None: tightest nodes first; on a
         node the account's own first, then unsold ones, then others'.
         """
         chosen = self._asked(want, where, only_whether=False)
-        return self._desk.gpus[:chosen].copy() if chosen else None
+        return self.desk.gpus[:chosen].copy() if chosen else None
 
     def has_room(self, want: Want, where: Tiers) -> bool:
         """Whether the want fits in one of the tiers."""
@@ -94,9 +92,28 @@ class Search:
 
     def tightness(self, pool: int, size: int) -> IntArray:
         """(n_nodes): how tight each node is for a part of that size: less goes first."""
-        by_free = self._ranks[pool][min(size, len(self._ranks[pool]) - 1)]
-        tightness: IntArray = by_free[self._floor.free_by_node]
+        by_size = self.orders.ranks[pool]
+        tightness: IntArray = by_size[min(size, len(by_size) - 1)][self.floor.free_by_node]
         return tightness
+
+    def order(self, kind: int, end_ms: int) -> int:
+        """Where the order of the kind and end stands in the stack; made if there is none."""
+        at = self._at.get((kind, end_ms))
+        if at is None:
+            at = self._at[kind, end_ms] = len(self._at)
+            if at == len(self.orders.leaves):
+                self.orders = _doubled(self.orders)
+            self.orders.heads[at] = kind, end_ms, 0, 0
+            self._begin(self.floor, self.orders, at)
+        return at
+
+    @property
+    def changes_ms(self) -> list[int]:
+        """The instants at which ownership changes, ascending."""
+        if self._changes_ms is None:
+            until_ms = self.floor.until_ms
+            self._changes_ms = np.unique(until_ms[np.flatnonzero(np.diff(until_ms, prepend=-1))]).tolist()
+        return self._changes_ms
 
     # ---- inside ----
 
@@ -106,64 +123,82 @@ class Search:
         if account >= 0:
             at = account * self._n_pools + pool
             low, high = self._units.first_unit[at], self._units.first_unit[at + 1]
-        unsold, free = self._order(pool, UNSOLD, 0), self._order(pool, ANY, 0)
-        lasting = unsold
+        lasting = OF_UNSOLD
         if end_ms:
             end_ms, some, other = self._turn_ms(end_ms)
             if kinds & FIRM:
-                lasting = self._order(pool, LASTING_UNSOLD, end_ms)
+                lasting = self.order(LASTING_UNSOLD, end_ms)
             elif some and other:
-                lasting = self._order(pool, UNSOLD_OR_LASTING, end_ms)
+                lasting = self.order(UNSOLD_OR_LASTING, end_ms)
             elif kinds & BORROWED:  # all ownership lasts, or none does
                 kinds = kinds & ~BORROWED | 1 << (ANY if some else UNSOLD)
-        desk, cells, whether = self._desk, self._cells_at(want.level), int(only_whether)
-        parts, size = want.parts, want.size
+        row, whether = ROW_OF_LEVEL[want.level], int(only_whether)
+        floor, orders, desk, cells = self.floor, self.orders, self.desk, self.cells
         return self._fit(
-            self._floor, unsold, lasting, free, desk, cells, kinds, parts, size, account, end_ms, low, high, whether
+            floor,
+            orders,
+            desk,
+            cells,
+            kinds,
+            lasting,
+            pool,
+            row,
+            want.parts,
+            want.size,
+            account,
+            end_ms,
+            low,
+            high,
+            whether,
         )
 
     def _turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
         """The first instant from then on at which ownership changes (few of them, so that orders are shared), and
         whether some ownership lasts until then, and some other does not.
         """
-        if self._changes_ms is None:
-            until_ms = self._floor.until_ms
-            self._changes_ms = np.unique(until_ms[np.flatnonzero(np.diff(until_ms, prepend=-1))]).tolist()
-        changes_ms = self._changes_ms
+        changes_ms = self.changes_ms
         at = bisect_left(changes_ms, end_ms)
         return (changes_ms[at] if at < len(changes_ms) else changes_ms[-1] + 1), at < len(changes_ms), at > 0
 
-    def _order(self, pool: int, kind: int, end_ms: int) -> Order:
-        key = (pool, kind, end_ms)
-        order = self._orders.get(key)
-        if order is None:
-            order = self._orders[key] = self._ordered(*key)
-        return order
 
-    def _ordered(self, pool: int, kind: int, end_ms: int) -> Order:
-        nodes = np.flatnonzero(self._fleet.pool_of_node == pool)
-        most = len(self._ranks[pool]) - 1
-        starts, width = [0], len(nodes)
+def _stack(fleet: Fleet, by_pool: list[IntArray], cells: Cells) -> Orders:
+    """Room for the two orders that always are."""
+    nodes, firsts = leaves_of(fleet)
+    most = int(np.diff(fleet.first_gpu).max(initial=0))
+    trees = np.zeros((len(fleet.pools), STARTS + MOST_LEVELS + 1), dtype=np.int64)
+    inner = 0
+    for pool in range(len(fleet.pools)):
+        width = int(firsts[pool + 1] - firsts[pool])
+        starts = [inner]
         while width > 1 or len(starts) == 1:
             width = ceil_div(width, FAN)
             starts.append(starts[-1] + width)
-        leaves = np.zeros((len(nodes), 3), dtype=np.int64)
-        leaves[:, NODE] = nodes
-        head = np.zeros(TALLY + most + 1, dtype=np.int64)
-        head[:3] = pool, kind, end_ms
-        head[LEVELS : STARTS + len(starts)] = len(starts) - 1, *starts
-        order = Order(leaves, np.full((starts[-1], most + 1), NONE, dtype=np.int64), head, self._ranks[pool])
-        self._begin(self._floor, order)
-        return order
+        trees[pool, : STARTS + len(starts)] = firsts[pool], firsts[pool + 1], len(starts) - 1, *starts
+        inner = starts[-1]
+    return Orders(
+        leaves=np.zeros((2, len(nodes), 2), dtype=np.int64),
+        least=np.full((2, inner, most + 1), NONE, dtype=np.int64),
+        heads=np.zeros((2, 4), dtype=np.int64),
+        tally=np.zeros((2, len(fleet.pools), most + 1), dtype=np.int64),
+        slots=np.zeros((2, 2, most + 1, cells.number), dtype=np.int64),
+        counts=np.zeros((2, 2, most + 1), dtype=np.int64),
+        nodes=nodes,
+        trees=trees,
+        ranks=np.array(by_pool, dtype=np.int64).reshape(len(fleet.pools), most + 1, most + 1),
+    )
 
-    def _cells_at(self, level: Level | None) -> Cells:
-        cells = self._cells.get(level)
-        if cells is None:
-            of_node = cells_of_nodes(self._fleet, level)
-            if of_node is None:
-                cells = NO_CELLS
-            else:
-                first = of_node[(nodes := of_node.argsort(kind="stable"))].searchsorted(np.arange(of_node.max() + 2))
-                cells = Cells(of_node, first, nodes)
-            self._cells[level] = cells
-        return cells
+
+def _doubled(orders: Orders) -> Orders:
+    """The same with room for as many more."""
+    return orders._replace(
+        leaves=_twice(orders.leaves),
+        least=_twice(orders.least),
+        heads=_twice(orders.heads),
+        tally=_twice(orders.tally),
+        slots=_twice(orders.slots),
+        counts=_twice(orders.counts),
+    )
+
+
+def _twice(stack: IntArray) -> IntArray:
+    return np.concatenate([stack, np.zeros_like(stack)])

@@ -112,13 +112,28 @@ class Place:
     def pieces(self) -> tuple[Piece, ...]:
         """Each worker's place."""
         size = self.gang.shape.gpus_per_worker
+        ends = range(size, len(self.gpu_numbers) + size, size)
         return tuple(
-            Piece(node=name, gpus=tuple(gpu - first for gpu in self.gpu_numbers[at * size : at * size + size]))
-            for at, (name, first) in enumerate(self.hosts)
+            [
+                Piece(name, tuple([gpu - first for gpu in self.gpu_numbers[end - size : end]]))
+                for end, (name, first) in zip(ends, self.hosts, strict=True)
+            ]
         )
 
 
 Action = Swap | Stop | Place
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Which waiting gangs must not be delayed (`scheduler.core.placement.protect`), and who stands back for them: what
+    a plan's actions do not tell. By (account, shape).
+    """
+
+    starts_ms: Mapping[tuple[str, Shape], int] = field(default_factory=dict)
+    """When a gang that is protected should start."""
+    held: Mapping[tuple[str, Shape], tuple[int, int]] = field(default_factory=dict)
+    """Who would fit but for such a gang: its GPUs, and when it should start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +143,7 @@ class Plan:
     actions: tuple[Action, ...]
     waiting: Mapping[tuple[str, Shape], Waiting]
     """By (account, shape): every gang that the round leaves waiting has an entry here."""
+    backfill: Backfill = field(default_factory=Backfill)
 
 
 @dataclass(frozen=True, slots=True)

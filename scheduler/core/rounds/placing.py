@@ -79,7 +79,7 @@ class _Telling:
         """The bind limit: 30 s beyond the last victim's grace, and no later than the instrument's cap, which bounds
         both, since graces are cut to it.
         """
-        gone_ms = max((self._deadline_ms(name) for name in place.waits_for), default=self._now_ms)
+        gone_ms = max([self._deadline_ms(name) for name in place.waits_for], default=self._now_ms)
         return min(gone_ms + DEFAULT_BIND_LIMIT_MS, self._now_ms + self._limit_ms(place.gang.account))
 
     def _deadline_ms(self, name: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
@@ -17,6 +18,7 @@ from scheduler.core.errors import Damaged
 from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
@@ -25,7 +27,8 @@ from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 3
+LAYOUT = 4
+_PIECES = TypeAdapter(tuple[Piece, ...])
 
 
 def dump(state: State) -> bytes:
@@ -57,8 +60,11 @@ def dump(state: State) -> bytes:
         "account_of_position": list(state.account_of_position.items()),
         "digests": {str(seq): digest.hex() for seq, digest in state.book.digests.items()},
         "refused": {name: int(cause) for name, cause in state.refused.items()},
+        "refusals": {name: [list(step) for step in causes.steps] for name, causes in state.refusals.items()},
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
+        "balances": sorted(state.balances.by_account.items()),
+        "balances_settled_ms": state.balances.settled_ms,
     }
     if state.shortages:  # a state without any has the bytes that it had before they were known
         plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
@@ -125,8 +131,13 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.account_of_position = dict(plain["account_of_position"])
     state.refresh_contracted()
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
+    state.refusals = {
+        name: StepFunction(tuple((at_ms, cause) for at_ms, cause in steps)) for name, steps in plain["refusals"].items()
+    }
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
     state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
+    state.balances.by_account = dict(plain["balances"])
+    state.balances.settled_ms = plain["balances_settled_ms"]
     for pool, level, firmness, certificate, lots in plain.get("shortages", ()):
         waits = Waits(certificate, tuple((position, count) for position, count in lots))
         state.shortages[Shortage(pool, Level(level), firmness)] = waits
@@ -155,7 +166,7 @@ def _gang(gang: Gang) -> dict[str, Any]:
     if not gang.evicted_ms:  # left out, as in snapshots from before it was kept
         del row["evicted_ms"]
     row["spec"] = gang.spec.model_dump(mode="json")
-    row["pieces"] = [piece.model_dump(mode="json") for piece in gang.pieces]
+    row["pieces"] = _PIECES.dump_python(gang.pieces, mode="json")
     row["status"] = str(gang.status)
     row["stop_cause"] = None if gang.stop_cause is None else str(gang.stop_cause)
     return row
@@ -165,7 +176,7 @@ def _loaded_gang(row: dict[str, Any]) -> Gang:
     spec = GangSpec.model_validate_json(json.dumps(row["spec"]))
     row = {"evicted_ms": [], **row}
     plain: dict[str, Any] = {name: tuple(row[name]) if isinstance(row[name], list) else row[name] for name in _PLAIN}
-    pieces = tuple(Piece.model_validate_json(json.dumps(piece)) for piece in row["pieces"])
+    pieces = _PIECES.validate_json(json.dumps(row["pieces"]))
     return Gang(
         spec=spec,
         shape=held_shape(spec, pieces),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from scheduler.core.events import BindOverdue, GangEnded, GangPlaced, GangStarte
 from scheduler.core.placement.snapshot import Touched
 from scheduler.core.state.health import numbers_named
 from scheduler.core.state.shares import Shares
-from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, evicted_again, held_shape, shape_of
+from scheduler.core.workloads import ENDED, Gang, GangStatus, Shape, StopCause, evicted_again, shape_of
 
 NOBODY = -1
 START_RETRIES = 3
@@ -113,34 +112,32 @@ class Gangs:
         """
         gang = self.get(event.gang)
         gpus = _asked(gang, event, fleet)
-        joins = gang.shape.is_share and self._may_join(gang, int(gpus[0]))
-        free = self.occupant[gpus] == NOBODY
-        if (self.claimant[gpus] != NOBODY).any() or not (joins or (free | self._leaving(gpus)).all()):
-            raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {gpus.tolist()}")
-        claimed = gpus[~free] if not joins else gpus[:0]
-        leavers = {number for gpu in claimed.tolist() for number in self.on_gpu(gpu)}
-        placed = gang.moved(
-            GangStatus.BINDING,
-            attempt=event.attempt,
-            shape=held_shape(gang.spec, event.pieces),
-            pieces=event.pieces,
-            gpu_numbers=tuple(gpus.tolist()),
-            waits_for=tuple(self.ids[number] for number in sorted(leavers)),
-            placed_ms=event.at_ms,
+        occupant, claimant = self.occupant.data, self.claimant.data
+        taken = [gpu for gpu in gpus if occupant[gpu] != NOBODY]
+        joins = gang.shape.is_share and self._may_join(gang, gpus[0])
+        if [gpu for gpu in gpus if claimant[gpu] != NOBODY] or not (joins or self._leaving(taken)):
+            raise Conflict(f"{gang.id} was placed on GPUs that others hold or claim: {gpus}")
+        claimed = [] if joins else taken
+        leavers = {number for gpu in claimed for number in self.on_gpu(gpu)}
+        placed = gang.bound(
+            event.attempt,
+            event.pieces,
+            tuple(gpus),
+            at_ms=event.at_ms,
             inside=event.inside,
             bind_by_ms=event.bind_by_ms,
-            overdue=False,
-            started_ms=None,
-            stop_cause=None,
-            stop_deadline_ms=None,
+            waits_for=tuple([self.ids[number] for number in sorted(leavers)]),
         )
         self._dequeue(gang)
-        self.occupant[gpus[free]] = gang.number
-        self.claimant[claimed] = gang.number
+        for gpu in gpus:
+            if occupant[gpu] == NOBODY:
+                occupant[gpu] = gang.number
+        for gpu in claimed:
+            claimant[gpu] = gang.number
         self._keep(placed)
-        if gang.shape.is_share and not len(claimed):
-            self.shares.join(int(gpus[0]), gang.number, gang.shape.gpu_milli)
-            self._elect(int(gpus[0]))
+        if gang.shape.is_share and not claimed:
+            self.shares.join(gpus[0], gang.number, gang.shape.gpu_milli)
+            self._elect(gpus[0])
         return placed
 
     def on_stop_asked(self, event: GangStopAsked) -> Gang:
@@ -153,7 +150,7 @@ class Gangs:
         if gang.status is GangStatus.STOPPING:
             cause = StopCause.CANCELLED if event.cause is StopCause.CANCELLED else gang.stop_cause
             deadline_ms = min(event.deadline_ms, gang.stop_deadline_ms or event.deadline_ms)
-            gang = replace(gang, stop_cause=cause, stop_deadline_ms=deadline_ms)
+            gang = gang.changed(stop_cause=cause, stop_deadline_ms=deadline_ms)
             self._keep(gang)
             return gang
         evicted = event.cause is StopCause.RECLAIMED
@@ -206,12 +203,12 @@ class Gangs:
             heir = self.by_number(number)
             if gang.id in heir.waits_for:
                 rest = tuple(name for name in heir.waits_for if name != gang.id)
-                self._keep(replace(heir, waits_for=rest))
+                self._keep(heir.changed(waits_for=rest))
         return ended
 
     def on_overdue(self, event: BindOverdue) -> Gang:
         """The bind limit has passed."""
-        late = replace(self._binding(event.gang, event.attempt), overdue=True)
+        late = self._binding(event.gang, event.attempt).changed(overdue=True)
         self._keep(late)
         return late
 
@@ -261,11 +258,9 @@ class Gangs:
         self.firm.discard(gang.number)
         self.growing.discard(gang.number)
 
-    def _leaving(self, gpus: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        return np.array(
-            [n != NOBODY and self.by_number(int(n)).status is GangStatus.STOPPING for n in self.occupant[gpus]],
-            dtype=np.bool_,
-        )
+    def _leaving(self, gpus: Iterable[int]) -> bool:
+        """Whether whoever occupies these GPUs is on its way out."""
+        return all(self.by_number(int(self.occupant[gpu])).status is GangStatus.STOPPING for gpu in gpus)
 
     def _may_join(self, gang: Gang, gpu: int) -> bool:
         """Whether a share may go beside those on the device: one account's, all preemptible or none, with room."""
@@ -312,7 +307,8 @@ class Gangs:
     def _dequeue(self, gang: Gang) -> None:
         shapes = self.queue[gang.account]
         gangs = shapes[gang.shape]
-        gangs.pop(bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
+        # A line is served from its head.
+        gangs.pop(0 if gangs[0] is gang else bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
         self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count -= 1
         if not gangs:
@@ -322,7 +318,7 @@ class Gangs:
             del self.queue[gang.account]
 
 
-def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]:
+def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> list[int]:
     """The fleet's numbers of the GPUs that a placement names, in worker order. Raises Refused where they are not the
     gang's to get.
     """
@@ -334,7 +330,7 @@ def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> npt.NDArray[np.int64]
     if sizes != {gang.shape.gpus_per_worker} or not fits or len(set(numbers)) != len(numbers):
         least = f"{gang.shape.least_gpus}.." if gang.shape.is_elastic else ""
         raise Conflict(f"{gang.id} was placed on {numbers}, expected {least}{gang.shape.gpus} GPUs, as it asked")
-    return np.array(numbers, dtype=np.int64)
+    return numbers
 
 
 def _due_ms(gang: Gang) -> int | None:

@@ -77,13 +77,13 @@ def gpus_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> npt.NDA
 
 def numbers_named(fleet: Fleet, node: str, gpus: tuple[int, ...] | None) -> Sequence[int]:
     """The same, as they are."""
-    number = fleet.index_of_node.get(node)
-    if number is None:
-        raise UnknownName("node", node, tuple(fleet.index_of_node))
-    own = fleet.gpus_of_node(number)
+    own = fleet.gpus_of_name.get(node)
+    if own is None:
+        raise UnknownName("node", node, tuple(fleet.gpus_of_name))
     if gpus is None:
         return own
     if gpus and not 0 <= min(gpus) <= max(gpus) < len(own):
         wrong = next(k for k in gpus if not 0 <= k < len(own))
         raise UnknownName("GPU", f"{node}:{wrong}", tuple(f"{node}:{k}" for k in range(len(own))))
-    return [own.start + k for k in gpus]
+    first = own.start
+    return [first + k for k in gpus]

@@ -55,6 +55,7 @@ from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.reciprocity import Balances
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
@@ -95,6 +96,8 @@ class State:
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.refusals: dict[str, StepFunction] = {}
+        """The causes in `refused` over time, by position; 0: none. As far back as the meter remembers."""
         self.shortages: dict[Shortage, Waits] = {}
         """Who waits for cells, by the certificates of the shortages that last."""
         self.closed_ms: dict[int, int] = {}
@@ -103,6 +106,8 @@ class State:
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
         self.score: ScoreChosen | None = None
         """The score that a rehearsal chose last; None: the default."""
+        self.balances = Balances()
+        """What each account lent less what it borrowed."""
         self.now_ms = 0
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -128,6 +133,7 @@ class State:
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,
             growing=self.gangs.growing,
+            balance_gpu_ms=self.balances.by_account,
             placed=self.gangs.placed,
             queue=self.gangs.queue,
             opens=self.opens,
@@ -140,8 +146,7 @@ class State:
 
     def gpus_of(self, node: str) -> range:
         """The numbers of a node's GPUs; none where it has not joined."""
-        number = self.fleet.index_of_node.get(node)
-        return range(0) if number is None else self.fleet.gpus_of_node(number)
+        return self.fleet.gpus_of_name.get(node, range(0))
 
     def refresh_contracted(self) -> None:
         """Derive `contracted` and `opens` anew, after positions were restored."""
@@ -177,7 +182,7 @@ class State:
                 self._on_assigned(event)
             case CoverageRefused():
                 self._require_positions((event.position,))
-                self.refused[event.position] = event.cause
+                self._refuse(event.position, event.cause, event.at_ms)
             case HealthChanged():
                 gpus = self.health.on_health(event, self.fleet)
                 self.gangs.touched.gpus.update(gpus.tolist())
@@ -211,6 +216,7 @@ class State:
             case _:
                 assert_never(event)
         self.now_ms = max(self.now_ms, event.at_ms)
+        self._settle_balances(self.now_ms)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -223,6 +229,11 @@ class State:
             self.position_index.setdefault(name, len(self.position_index))
             self.account_of_position[name] = self._account(position.account)
             self.contracted[name] = contracted_gpus(self.instruments[position.instrument], position)
+
+    def _settle_balances(self, now_ms: int) -> None:
+        if self.balances.is_due(now_ms):
+            owners = [self.account_of_position[name] for name in self.position_index]
+            self.balances.settle(now_ms, self.meter.history, self.fleet, tuple(self.accounts), owners)
 
     def _require_positions(self, names: Iterable[str]) -> None:
         unknown = sorted(set(names) - self.position_index.keys())
@@ -258,6 +269,7 @@ class State:
         self.book = PositionBook.of(event.cursor, event.positions)
         self.contracted.clear()
         self.refused = {name: cause for name, cause in self.refused.items() if name in self.book.positions}
+        self.refusals = {name: causes for name, causes in self.refusals.items() if name in self.book.positions}
         self._index_positions(position.id for position in event.positions)
 
     def _on_started(self, event: GangStarted) -> None:
@@ -313,12 +325,21 @@ class State:
         # A turn only tells past ones apart: they are the same after it.
         self.calendar.keep(holdings, event)
         if event.why in {"traded", "planned", "ended"}:
-            for position in self.refused.keys() & set(event.positions):
+            for position in sorted(self.refused.keys() & set(event.positions)):
                 if self._is_whole(position, now_ms):  # else others only moved its future, or it is short until later
-                    del self.refused[position]
+                    self._refuse(position, None, event.at_ms)
         self._turn(now_ms)
         if event.from_ms < now_ms:
             self._retell(event, now_ms)
+
+    def _refuse(self, position: str, cause: Cause | None, at_ms: int) -> None:
+        """From an instant on the position is short for a cause; None: it is not."""
+        steps = self.refusals.get(position, StepFunction()).steps
+        self.refusals[position] = StepFunction.of((*steps, (at_ms, 0 if cause is None else int(cause))))
+        if cause is None:
+            del self.refused[position]
+        else:
+            self.refused[position] = cause
 
     def _is_whole(self, position: str, now_ms: int) -> bool:
         """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
@@ -388,10 +409,13 @@ class State:
             raise Conflict(f"an interval that ends {event.end_ms} was closed, and all until {last_ms} were already")
         self.closed_ms[event.interval_ms] = event.end_ms
         before_ms = self._open_from_ms() - CORRECTION_HORIZON_MS
+        self._settle_balances(max(self.now_ms, event.at_ms))  # while the meter still knows what is to be forgotten
         kept = (closed for closed in self.closings if closed.end_ms > before_ms)
         self.closings = (*kept, _closed(event))
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
+        since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}
+        self.refusals = {name: causes for name, causes in since.items() if causes.steps}
 
     def _open_from_ms(self) -> int:
         """The start of the earliest interval, of all lengths in which something is contracted, that is still open."""

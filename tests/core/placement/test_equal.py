@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scheduler.core import kernels
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.plan import plan
+from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.orders import Kind
+from scheduler.core.placement.plan import decided, plan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Stop
-from scheduler.core.placement.tight import Kind
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import GangSpec
 from tests.benchmarks.crowd import crowd_of
@@ -28,10 +29,19 @@ def told(made: Plan) -> list[str]:
     return [*map(repr, made.actions), *(f"{line}: {made.waiting[line]}" for line in made.waiting)]
 
 
+def in_runs(snapshot: Snapshot, policy: Policy) -> Plan:
+    """The plan, with turns served in runs however few there are."""
+    books = Books(snapshot, policy)
+    books.in_runs = True
+    return decided(books, Lines(snapshot.queue))
+
+
 def assert_equal(snapshot: Snapshot, policy: Policy) -> Plan:
-    """Planned both ways."""
+    """Planned turn by turn, in runs and by scanning."""
     made = plan(snapshot, policy)
-    assert told(made) == told(naive_plan(snapshot, policy))
+    expected = told(naive_plan(snapshot, policy))
+    assert told(made) == expected
+    assert told(in_runs(snapshot, policy)) == expected
     return made
 
 

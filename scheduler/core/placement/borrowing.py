@@ -1,0 +1,190 @@
+"""Whose turn it is among borrowers: one by one, or in runs by machine code. Both serve the same order.
+
+By waiting time, to which a near deadline adds; ties to the account that lent more than it borrowed, then the published
+order. Lines of accounts whose work is being moved wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from heapq import heappop, heappush
+from typing import Protocol
+
+import numpy as np
+
+from scheduler.core.cluster import IntArray
+from scheduler.core.placement import runs
+from scheduler.core.placement.books import Books
+from scheduler.core.placement.intake import new_record, stage_of, take_in
+from scheduler.core.placement.lines import Line, Lines, Turn, turn_of
+from scheduler.core.placement.orders import UNSOLD_OR_LASTING
+from scheduler.core.placement.protect import Protected
+from scheduler.core.placement.roll import ACCOUNT, AFTER, HEAD, IS_OUT, SHAPE, Listed, fill, push
+from scheduler.core.quantities import INT64_MAX
+from scheduler.core.workloads import Shape, asked_shape
+
+Entry = tuple[int, tuple[()] | tuple[int, tuple[int, int, int]], int, tuple[list[Turn], int]]
+"""Since when it waits, and what breaks ties; then what comes up: a line, or (no tie) all of a list from an index on."""
+
+
+class Turns(Protocol):
+    """The borrowers' order of service."""
+
+    def line_up(self, line: Line) -> None:
+        """The line's head comes up in its turn."""
+
+    def next(self) -> Line | None:
+        """The line that comes up, of a shape that is not refused."""
+
+    def refuse(self, shape: Shape) -> None:
+        """No line of the shape comes up any more."""
+
+
+class OneByOne:
+    """By a heap of lines; those of one shape enter it together, when the first of them comes up."""
+
+    def __init__(self, books: Books, lines: Lines, moving: Collection[str], may_fit: Callable[[Shape], bool]) -> None:
+        self._books, self._moving = books, moving
+        self._refused: set[Shape] = set()
+        self._heap: list[Entry] = []
+        for shape in lines.by_shape():
+            if may_fit(shape):
+                self._line_up_from(lines.in_turn(shape), 0)
+        for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
+            if may_fit(shape):
+                self.line_up(lines.of(account)[shape])
+
+    def line_up(self, line: Line) -> None:
+        """See `Turns`."""
+        gang = line.head()
+        if gang is not None and line.account not in self._moving:
+            turn = turn_of(gang, line)
+            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), turn[1])
+            heappush(self._heap, (turn[0], tie, 0, ([turn], 0)))
+
+    def next(self) -> Line | None:
+        """See `Turns`."""
+        while self._heap:
+            _, tie, _, (turns, at) = heappop(self._heap)
+            line = turns[at][2]
+            if line.shape in self._refused:
+                continue
+            if tie:
+                return line
+            self._bring_up(turns, at)
+        return None
+
+    def refuse(self, shape: Shape) -> None:
+        """See `Turns`."""
+        self._refused.add(shape)
+
+    def _line_up_from(self, turns: list[Turn], at: int) -> None:
+        """All lines of a shape from this one on, by an entry that comes before that of each of them."""
+        if at < len(turns):
+            heappush(self._heap, (turns[at][0], (), len(self._heap), (turns, at)))
+
+    def _bring_up(self, turns: list[Turn], at: int) -> None:
+        """Line up those that have waited equally long, and after them the others."""
+        queued_ms = turns[at][0]
+        while at < len(turns) and turns[at][0] == queued_ms:
+            if not turns[at][2].moved:  # one that lost gangs stands where its next gang does
+                self.line_up(turns[at][2])
+            at += 1
+        self._line_up_from(turns, at)
+
+
+class InRuns:
+    """By machine code, which places whoever can be preempted, up to the first turn that is not for it."""
+
+    def __init__(
+        self,
+        books: Books,
+        lines: Lines,
+        listed: Listed,
+        kinds: tuple[int, int],
+        moving: Collection[str],
+        may_fit: Callable[[Shape], bool],
+        guards: Mapping[int, Protected],
+        spare: IntArray,
+        idle: list[int],
+    ) -> None:
+        """`kinds`: the tiers of gangs that declare an end, and of others; `idle`: GPUs of each pool that reckless
+        borrowers must leave; `spare` (n_nodes): what the guards do, in one.
+        """
+        self._books, self._lines, self._listed = books, lines, listed
+        self._serve = runs.serve_borrowers.compiled if books.compiled else runs.serve_borrowers
+        for gang in books.devices.joined:
+            listed.renew(lines.of(gang.spec.account)[gang.shape])
+        for at, shape in enumerate(listed.shapes):
+            listed.shape_rows[at, IS_OUT] = int(not may_fit(shape))
+        self._roll = listed.roll(*listed.in_order(self._waiting_ms(), self._ties()))
+        lines_now = listed.lines
+        waits = (lines_now[:, HEAD] < lines_now[:, AFTER]) & (listed.shape_rows[lines_now[:, SHAPE], IS_OUT] == 0)
+        if moving:
+            waits &= ~np.isin(lines_now[:, ACCOUNT], [books.account_index[name] for name in moving])
+        fill(self._roll, np.flatnonzero(waits))
+        self._bound = self._terms(kinds, guards, spare, idle)
+        self._record = new_record(books, len(listed.gangs))
+
+    def line_up(self, line: Line) -> None:
+        """See `Turns`."""
+        self._listed.renew(line)
+        head, after = self._roll.lines[self._listed.index[line.account, line.shape], [HEAD, AFTER]].tolist()
+        if head < after:
+            push(self._roll.heap, int(self._roll.turns[head]))
+
+    def next(self) -> Line | None:
+        """See `Turns`."""
+        while True:
+            stage = stage_of(self._books, self._roll, self._record)
+            code = self._serve(stage, self._bound, len(self._books.rows))
+            take_in(self._books, self._lines, self._listed, self._record, inside=False)
+            if code >= 0:
+                account, shape = self._listed.keys[code]
+                return self._lines.of(account)[shape]
+            if code == runs.DONE:
+                return None
+            if code <= runs.NO_ORDER:
+                at = runs.NO_ORDER - code
+                end_ms = int(self._bound.ends[at, 0])
+                self._bound.ends[at, 1] = self._books.search.order(UNSOLD_OR_LASTING, end_ms)
+
+    def refuse(self, shape: Shape) -> None:
+        """See `Turns`."""
+        self._listed.shape_rows[self._listed.at_shape[shape], IS_OUT] = 1
+
+    def _waiting_ms(self) -> IntArray:
+        """(n_gangs): since when each waits, earlier by what a near deadline adds."""
+        since_ms: IntArray = self._listed.column("queued_ms") - self._listed.head_start_ms
+        return since_ms
+
+    def _ties(self) -> IntArray:
+        """(n_gangs): what its account borrowed more than it lent."""
+        balance = self._books.snapshot.balance_gpu_ms
+        of_account = np.array([-balance.get(name, 0) for name in self._books.account_index], dtype=np.int64)
+        ties: IntArray = of_account[self._listed.lines[self._listed.line_of_gang, ACCOUNT]]
+        return ties
+
+    def _terms(
+        self, kinds: tuple[int, int], guards: Mapping[int, Protected], spare: IntArray, idle: list[int]
+    ) -> runs.Terms:
+        books, gangs = self._books, self._listed.gangs
+        changes_ms = books.search.changes_ms
+        runtimes_ms = np.array([gang.spec.max_runtime_ms or 0 for gang in gangs], dtype=np.int64)
+        graces_ms = self._listed.column("spec.grace_ms")
+        end = np.array(changes_ms, dtype=np.int64).searchsorted(books.now_ms + runtimes_ms)
+        ends = np.full((len(changes_ms), 2), -1, dtype=np.int64)
+        ends[:, 0] = changes_ms
+        start_ms = np.full(books.n_pools, INT64_MAX, dtype=np.int64)
+        for pool, guard in guards.items():
+            start_ms[pool] = guard.start_ms
+        return runs.Terms(
+            kinds=np.array(kinds, dtype=np.int64),
+            ends=ends,
+            # Where all ownership lasts until then, or none does, how long it lasts tells GPUs apart no more.
+            end=np.where((runtimes_ms > 0) & (end > 0) & (end < len(changes_ms)), end, -1),
+            gone_ms=np.where(runtimes_ms > 0, books.now_ms + runtimes_ms + graces_ms, INT64_MAX),
+            idle=np.array(idle, dtype=np.int64),
+            start_ms=start_ms,
+            spare=spare,
+        )
