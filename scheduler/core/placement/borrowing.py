@@ -19,7 +19,7 @@ from scheduler.core.placement.intake import new_record, stage_of, take_in
 from scheduler.core.placement.lines import Line, Lines, Turn, turn_of
 from scheduler.core.placement.orders import UNSOLD_OR_LASTING
 from scheduler.core.placement.protect import Protected
-from scheduler.core.placement.roll import ACCOUNT, AFTER, HEAD, IS_OUT, SHAPE, Listed, fill, push
+from scheduler.core.placement.roll import ACCOUNT, AFTER, FIRMLY, HEAD, IS_OUT, SERVED, SHAPE, Listed, fill, push
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.workloads import Shape, asked_shape
 
@@ -145,9 +145,16 @@ class InRuns:
             if code == runs.DONE:
                 return None
             if code <= runs.NO_ORDER:
-                at = runs.NO_ORDER - code
-                end_ms = int(self._bound.ends[at, 0])
-                self._bound.ends[at, 1] = self._books.search.order(UNSOLD_OR_LASTING, end_ms)
+                self._order(runs.NO_ORDER - code)
+
+    def _order(self, line: int) -> None:
+        """Make the order that the line's head needs."""
+        shape, head = self._roll.lines[line, [SHAPE, HEAD]].tolist()
+        if self._roll.shapes[shape, SERVED] == FIRMLY:
+            self._listed.order_firm(self._books, line)
+            return
+        end = self._bound.ends[self._bound.end[head]]
+        end[1] = self._books.search.order(UNSOLD_OR_LASTING, int(end[0]))
 
     def refuse(self, shape: Shape) -> None:
         """See `Turns`."""
@@ -187,4 +194,5 @@ class InRuns:
             idle=np.array(idle, dtype=np.int64),
             start_ms=start_ms,
             spare=spare,
+            not_unsold=np.zeros((len(self._listed.shapes), books.n_pools), dtype=np.int64),
         )

@@ -27,7 +27,9 @@ def stage_of(books: Books, roll: Roll, record: Record) -> Stage:
     if books.tables is None:
         raise AssertionError("runs count in tables")
     search = books.search
-    return Stage(books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, record)
+    return Stage(
+        books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, books.firm_used, record
+    )
 
 
 def take_in(books: Books, lines: Lines, listed: Listed, record: Record, *, inside: bool) -> None:

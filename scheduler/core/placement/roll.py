@@ -1,8 +1,8 @@
 """The waiting lines as arrays, for machine code that serves a run of turns: who is next, what it asks, where it may go.
 
 A *turn* is a gang's place in an order of service; the heap holds the turns of the heads of all lines that are asked.
-Lines stand account by account, their gangs one behind the other as in the queue. A line is *plain* where machine code
-may serve it: it can be preempted, its size is fixed, it has whole GPUs and no wish to be apart.
+Lines stand account by account, their gangs one behind the other as in the queue. Machine code may serve a line whose
+gangs have a fixed size, whole GPUs and no wish to be apart.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scheduler.core.kernels import kernel
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.cells import ROW_OF_LEVEL
 from scheduler.core.placement.lines import Key, Line, Lines
+from scheduler.core.placement.orders import LASTING_UNSOLD
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, least_demand, wants
 from scheduler.core.workloads import Gang, Shape
@@ -27,8 +28,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 ACCOUNT, SHAPE, AFTER, HEAD, ASKED, REFUSED, BY_HAND = range(7)
 """Columns of lines."""
-GPUS, PLAIN, FIRST_WANT, AFTER_WANT, FIRST_POOL, AFTER_POOL, RECKLESS, IS_OUT, WORKER_GPUS = range(9)
+GPUS, SERVED, FIRST_WANT, AFTER_WANT, FIRST_POOL, AFTER_POOL, RECKLESS, IS_OUT, WORKER_GPUS, END_MS, ORDER = range(11)
 """Columns of shapes."""
+BY_RULES, FREELY, FIRMLY = range(3)
+"""Who serves a shape: the modules of the rules alone; or machine code too, what can be preempted and what cannot."""
 ROW, PARTS, SIZE = range(3)
 """Columns of wants."""
 
@@ -38,14 +41,15 @@ class Roll(NamedTuple):
 
     lines: IntArray
     """(n_lines, 7): account; shape; behind its last gang; its next gang; whether it is asked (in the heap); whether its
-    account's cells refused it; whether it is not plain for now.
+    account's cells refused it; whether machine code may not serve it for now.
     """
     of_account: IntArray
     """(n_accounts + 1): where each account's lines begin."""
     shapes: IntArray
-    """(n_shapes, 9): GPUs, the least that will do; whether it is plain; where its wants begin and end, best first, and
-    the pools that it may use; whether it borrows only while the pool is roomy; whether it is refused for this round;
-    GPUs of a worker.
+    """(n_shapes, 11): GPUs, the least that will do; who serves it (BY_RULES); where its wants begin and end, best
+    first, and the pools that it may use; whether it borrows only while the pool is roomy; whether it is refused for
+    this round; GPUs of a worker; of what cannot be preempted, the first change of ownership after its end, and the
+    order of what lasts until then, -1: not made yet.
     """
     wants: IntArray
     """(n, 3): row of its level in `cells`, -1 none; parts; size. The last of a shape's is what it cannot do without."""
@@ -131,6 +135,11 @@ class Listed:
             account, shape = self.keys[at]
             lines.of(account)[shape].take()
 
+    def order_firm(self, books: Books, line: int) -> None:
+        """Make the order of the GPUs that last long enough for the line's gangs, which cannot be preempted."""
+        row = self.shape_rows[self.lines[line, SHAPE]]
+        row[ORDER] = books.search.order(LASTING_UNSOLD, int(row[END_MS]))
+
     def may_use(self, pool: int) -> BoolArray:
         """(n_lines): whether the line may use the pool."""
         may = np.zeros(len(self.shapes), dtype=np.bool_)
@@ -162,7 +171,7 @@ class Listed:
             rows.append(
                 (
                     shape.least_gpus,
-                    int(is_plain(shape, wished)),
+                    served_how(shape, wished),
                     first_want,
                     len(wanted),
                     first_pool,
@@ -170,9 +179,11 @@ class Listed:
                     int(shape.reckless and shape.preemptible),
                     0,
                     shape.gpus_per_worker,
+                    0 if shape.preemptible else books.search.turn_ms(books.now_ms + shape.runtime_ms)[0],
+                    -1,
                 )
             )
-        self.shape_rows = np.array(rows, dtype=np.int64).reshape(len(rows), 9)
+        self.shape_rows = np.array(rows, dtype=np.int64).reshape(len(rows), 11)
         self.wants = np.array(wanted, dtype=np.int64).reshape(len(wanted), 3)
         self.pools = np.array(pools, dtype=np.int64)
 
@@ -201,10 +212,12 @@ class Listed:
         return Roll(self.lines, self.of_account, self.shape_rows, self.wants, self.pools, turns, line_of_turn, heap)
 
 
-def is_plain(shape: Shape, wished: Sequence[Want]) -> bool:
-    """Whether machine code may serve gangs of this shape, which wish this."""
-    fixed = shape.preemptible and not shape.is_elastic and not shape.is_share
-    return fixed and bool(wished) and all(want.apart is None for want in wished)
+def served_how(shape: Shape, wished: Sequence[Want]) -> int:
+    """Whether machine code may serve gangs of this shape, which wish this, and by which rules."""
+    fixed = not shape.is_elastic and not shape.is_share
+    if not fixed or not wished or any(want.apart is not None for want in wished):
+        return BY_RULES
+    return FREELY if shape.preemptible else FIRMLY
 
 
 def fill(roll: Roll, chosen: IntArray) -> None:
