@@ -16,8 +16,9 @@ import numpy as np
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.coverage.accreditation import accredited
 from scheduler.core.coverage.columns import Columns, columns_of
-from scheduler.core.coverage.deliverable import Offer, deliverable, most_lots, view_of
+from scheduler.core.coverage.deliverable import deliverable, proven_cells
 from scheduler.core.coverage.ownership import check
+from scheduler.core.coverage.prospects import Offer, prospects
 from scheduler.core.coverage.standing import standing
 from scheduler.core.holdings import Demand, Holding
 from scheduler.core.quantities import MS_PER_DAY
@@ -63,8 +64,7 @@ def questions(blocks: int, repeats: int) -> list[Row]:
     }
 
     def bound(level: Level) -> int:
-        view = view_of(fleet, held, offers[level], 0, end_ms, usable)
-        return most_lots(fleet, view, level, 0, usable)[0]
+        return proven_cells(prospects(fleet, held, offers[level], 0, end_ms, usable), level, usable)
 
     def counted() -> int:
         return min(

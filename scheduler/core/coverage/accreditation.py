@@ -16,8 +16,9 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.columns import Columns, Holdings, columns_of
-from scheduler.core.coverage.deliverable import Offer, most_lots, outlook_of
-from scheduler.core.coverage.losses import DEFAULT_DOMAIN, DEFAULT_LOSSES, Outlook
+from scheduler.core.coverage.deliverable import proven_cells
+from scheduler.core.coverage.losses import DEFAULT_DOMAIN, DEFAULT_LOSSES
+from scheduler.core.coverage.prospects import Offer, Prospects, prospects_of
 from scheduler.core.coverage.standing import Mask, standing
 from scheduler.core.coverage.topology import LEVELS, topology_of
 from scheduler.core.errors import InvalidValue
@@ -30,7 +31,8 @@ class Accredited:
 
     `healthy` cells of `cells` are wholly usable. `sold`: cells that lots of this level or higher need, waiting ones
     included. `free` cells cover nobody; the worst loss takes `lost`; `accredited` cells are honoured after it.
-    `more`: lots of this level that may still be sold.
+    `more`: lots of this level that may still be sold. Where sizes differ, `lost` is summed over parts of the pool, and
+    what one part misses no other makes up for (`prospects`).
     """
 
     pool: int
@@ -81,16 +83,17 @@ def accredited(
             state = standing(fleet, pool, held, from_ms, to_ms, usable)
             for level in levels:
                 one = Demand("", level, 1, from_ms, to_ms, pool)
-                view = outlook_of(fleet, state, Offer((one,), losses, domain, tuple(uncovered)), from_ms, to_ms)
                 if state.cells.cells[level].size:
-                    rows.append(_row(view, one, most_lots(fleet, view, level, pool, may_sell)[0]))
+                    offer = Offer((one,), losses, domain, tuple(uncovered))
+                    found = prospects_of(fleet, held, state, offer, from_ms, to_ms, usable)
+                    rows.append(_row(found, one, proven_cells(found, level, may_sell)))
     return tuple(rows)
 
 
-def _row(view: Outlook, one: Demand, more: int) -> Accredited:
-    level, state = one.level, view.standing
+def _row(found: Prospects, one: Demand, more: int) -> Accredited:
+    level, state = one.level, found.whole.standing
     inside = state.cells.most_inside
-    need = view.waiting[level] + sum(
+    need = found.whole.waiting[level] + sum(
         int((state.lots[above] & state.healthy[above]).sum()) * inside[above][level] for above in LEVELS[level:]
     )
     return Accredited(
@@ -101,9 +104,9 @@ def _row(view: Outlook, one: Demand, more: int) -> Accredited:
         cells=len(state.cells.cells[level]),
         healthy=int(state.healthy[level].sum()),
         sold=need,
-        free=view.free(level),
-        lost=view.lost(level),
-        accredited=need + view.margin(level),
+        free=found.whole.free(level),
+        lost=found.lost(level),
+        accredited=need + found.margin(level),
         more=more,
     )
 

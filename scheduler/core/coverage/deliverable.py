@@ -2,7 +2,8 @@
 failure domains.
 
 Two bounds and a plan. *Proven*: so many find cells that are free throughout, and the N-k condition (`losses`) holds for
-the envelope of the whole window (`standing`); no later plan has to come true. *At most*: at some instant more would
+the envelope of the whole window (`standing`), in each part of the pool whose cells differ in size from the others'
+(`prospects`); no later plan has to come true. *At most*: at some instant more would
 break the condition, wherever they lay. *Planned*: so many were offered to the planner itself, with everything in force
 pinned, and it found cells for them. Where all cells of a level are alike, proven and at most are equal at an instant,
 but for GPU lots against the loss of blocks and above that are sold too.
@@ -18,17 +19,10 @@ import numpy as np
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.columns import Columns, Holdings, columns_of, rows_of
 from scheduler.core.coverage.filling import Filling, filling
-from scheduler.core.coverage.losses import (
-    DEFAULT_DOMAIN,
-    DEFAULT_LOSSES,
-    Outlook,
-    domain_gpus,
-    domain_places,
-    largest,
-    outlook,
-)
+from scheduler.core.coverage.losses import Outlook, domain_gpus, domain_places, largest
+from scheduler.core.coverage.prospects import Offer, Prospects, prospects
 from scheduler.core.coverage.replace import TRADE_ROUNDS, cover
-from scheduler.core.coverage.standing import Mask, Standing, counted, none_of, pool_cells, standing
+from scheduler.core.coverage.standing import Mask, counted, none_of, pool_cells
 from scheduler.core.coverage.topology import LEVELS, topology_of
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand
@@ -42,8 +36,8 @@ OFFER = "offered"
 class Deliverable:
     """How many more lots may be sold. `planned` is None where the planner was not asked.
 
-    `tightest_ms`: the instant that allows no more than `at_most`. `survives`: whether what is sold already would be
-    honoured after the loss; where not, nothing more is proven.
+    `tightest_ms`: the instant that allows no more than `at_most`. `survives`: whether what is sold already is shown to
+    be honoured after the loss; where not, nothing more is proven.
     """
 
     proven: int
@@ -51,34 +45,6 @@ class Deliverable:
     planned: int | None
     tightest_ms: int
     survives: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What is asked about: one lot's `stretches` (each with the lot's cells as `lots`), and the risk to be borne.
-
-    `uncovered`: lots that are sold and stand on no cell; they come first.
-    """
-
-    stretches: tuple[Demand, ...]
-    losses: int = DEFAULT_LOSSES
-    domain: Level = DEFAULT_DOMAIN
-    uncovered: tuple[Demand, ...] = ()
-
-    @property
-    def level(self) -> Level:
-        """The level of the lot's cells."""
-        return self.stretches[0].level
-
-    @property
-    def cells(self) -> int:
-        """Cells of one lot."""
-        return self.stretches[0].lots
-
-    @property
-    def pool(self) -> int:
-        """The lot's pool."""
-        return self.stretches[0].pool
 
 
 def deliverable(
@@ -105,14 +71,14 @@ def deliverable(
     bounds: list[tuple[int, int]] = []
     survives = True
     for stretch in stretches:
-        view = view_of(fleet, held, offer, stretch.start_ms, stretch.end_ms, usable)
-        survives &= view.survives
-        proven.append(most_lots(fleet, view, offer.level, offer.pool, may_sell)[0])
+        found = prospects(fleet, held, offer, stretch.start_ms, stretch.end_ms, usable)
+        survives &= found.survives
+        proven.append(proven_cells(found, offer.level, may_sell))
         bounds.append(_count_bound(fleet, held, offer, stretch, usable, may_sell))
-        cells = view.standing.cells
-        if stretch.start_ms == now_ms and cells.alike and not any(view.waiting):
+        cells = found.whole.standing.cells
+        if stretch.start_ms == now_ms and cells.alike and not any(found.whole.waiting):
             # What is in force stays where it is: its layout counts, not its sum alone.
-            now = view_of(fleet, held, offer, now_ms, now_ms + 1, usable)
+            now = prospects(fleet, held, offer, now_ms, now_ms + 1, usable).whole
             bounds.append((most_lots(fleet, now, offer.level, offer.pool, may_sell)[1], now_ms))
     most, tightest_ms = min(bounds)
     at_most = max(floor_div(most, offer.cells), floor_div(min(proven), offer.cells))
@@ -144,14 +110,21 @@ def planned_lots(
     return replace(found, planned=lowest)
 
 
+def proven_cells(found: Prospects, level: Level, sellable: Mask) -> int:
+    """So many more cells of the offered level may be sold, of whatever size they are."""
+    if not found.survives:
+        return 0
+    return sum(most_lots(part.fleet, part.view, level, part.pool, sellable)[0] for part in found.parts)
+
+
 def most_lots(fleet: Fleet, view: Outlook, level: Level, pool: int, sellable: Mask) -> tuple[int, int]:
     """(so many more cells of a level may be sold, more may not wherever they lay).
 
     The second holds where all cells of a level are alike and nothing waits. `view` must be of lots offered at that
-    level (see `losses.outlook`).
+    level (see `losses.outlook`), and of cells of one size at each level that is sold or offered.
     """
     state, cells = view.standing, view.standing.cells
-    if not is_safe(view, level):
+    if not view.survives:
         return 0, 0
     offered = state.free[level] & none_of(cells, level, counted(~sellable[topology_of(fleet).gpu_at]))
     below = [(view.margin(each), cells.inside[level][each][offered]) for each in LEVELS[: level + 1]]
@@ -172,47 +145,6 @@ def most_lots(fleet: Fleet, view: Outlook, level: Level, pool: int, sellable: Ma
     return least, max(least, most)
 
 
-def is_safe(view: Outlook, level: Level) -> bool:
-    """Whether what is sold survives the loss, and counts of cells prove it.
-
-    A lot stands on cells of its own size alone: where a level that is sold or offered has several, they prove nothing.
-    """
-    cells = view.standing.cells
-    sold = [each for each in LEVELS if each == level or view.standing.lots[each].any()]
-    mixed = any(cells.most_inside[each][Level.GPU] != cells.least_inside[each][Level.GPU] for each in sold)
-    return view.survives and not (view.losses and mixed)
-
-
-def view_of(fleet: Fleet, held: Columns, offer: Offer, start_ms: int, end_ms: int, usable: Mask) -> Outlook:
-    """The offer's pool in a window before the loss that the offer names, with what is sold and uncovered waiting."""
-    return outlook_of(fleet, standing(fleet, offer.pool, held, start_ms, end_ms, usable), offer, start_ms, end_ms)
-
-
-def outlook_of(fleet: Fleet, state: Standing, offer: Offer, start_ms: int, end_ms: int) -> Outlook:
-    """The same, of a standing that is there already."""
-    waiting = np.zeros(len(LEVELS), dtype=np.int64)
-    for demand in _waiting(offer, start_ms, end_ms):
-        waiting[demand.level] += demand.lots
-    return outlook(
-        fleet,
-        offer.pool,
-        state,
-        losses=offer.losses,
-        domain=offer.domain,
-        uncovered=waiting,
-        offered=offer.level,
-    )
-
-
-def _waiting(offer: Offer, start_ms: int, end_ms: int) -> list[Demand]:
-    """What is sold in the offer's pool and covered by nothing, at some instant of a window."""
-    return [
-        each
-        for each in offer.uncovered
-        if each.pool == offer.pool and each.start_ms < end_ms and each.end_ms > start_ms
-    ]
-
-
 def _limits(filled: Filling, order: IntArray, view: Outlook, places: Mapping[Level, IntArray]) -> dict[Level, int]:
     return {above: filled.limit(order, view, above, places[above]) for above in places}
 
@@ -226,7 +158,7 @@ def _count_bound(
     in GPUs, no more than are left when the largest domains are gone.
     """
     cells, topology = pool_cells(fleet, offer.pool), topology_of(fleet)
-    uncovered = _waiting(offer, stretch.start_ms, stretch.end_ms)
+    uncovered = offer.waiting(stretch.start_ms, stretch.end_ms)
     rows = (held.start_ms < stretch.end_ms) & (held.end_ms > stretch.start_ms)
     edges = [held.start_ms[rows], np.array([each.start_ms for each in uncovered], dtype=np.int64)]
     instants = np.unique(np.clip(np.concatenate([[stretch.start_ms], *edges]), stretch.start_ms, stretch.end_ms - 1))
@@ -284,7 +216,7 @@ def _accepted(
     changed = set(covering.positions)
     held = columns_of([*(each for each in rows_of(holdings) if each.position not in changed), *covering.holdings])
     return all(
-        is_safe(view_of(fleet, held, offer, max(each.start_ms, now_ms), each.end_ms, usable), offer.level)
+        prospects(fleet, held, offer, max(each.start_ms, now_ms), each.end_ms, usable).survives
         for each in offer.stretches
         if each.end_ms > now_ms
     )

@@ -10,6 +10,7 @@ for whole-node gangs. Who has waited long and does not fit is not delayed (`prot
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.snapshot import Policy
+from scheduler.core.placement.snapshot import Backfill, Policy
 from scheduler.core.placement.wants import Want, demand, least_demand, wants
 from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape
@@ -67,6 +68,13 @@ class Borrowed:
         self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
         self._protect()
         self._serve(self._turns())
+
+    def backfill(self) -> Backfill:
+        """Who is protected, and who is held back for whom."""
+        return Backfill(
+            {(guard.gang.account, guard.gang.shape): guard.start_ms for guard in self.protected.values()},
+            {line: (guard.gang.shape.gpus, guard.start_ms) for line, guard in self.held.items()},
+        )
 
     def _turns(self) -> Turns:
         books = self._books
@@ -142,22 +150,26 @@ class Borrowed:
         return fits and roomy(self._books, shape, pool)
 
     def _placed(self, gang: Gang, line: Line) -> bool:
-        books = self._books
         self._is_held = False
-        for pool in books.pools_for(line.shape.grade):
-            chosen = self._sized(gang, line, pool)
-            if chosen is None:
-                continue
-            wished = line.wants if chosen is gang else wants(chosen.shape)
-            own = own_tiers(books, gang, pool)
-            if own is not None and self._takes(line, chosen, wished, own):
-                return True
-            if (line.shape, pool) in self._not_unsold:
-                continue
-            if self._takes(line, chosen, wished, borrowing_tiers(books, gang, pool)):
-                return True
-            if not (line.shape.preemptible or self._is_held):
-                self._not_unsold.add((line.shape, pool))
+        return any(
+            self._placed_as(chosen, line, pool)
+            for pool in self._books.pools_for(line.shape.grade)
+            for chosen in self._sizes(gang, line, pool)
+        )
+
+    def _placed_as(self, gang: Gang, line: Line, pool: int) -> bool:
+        """Place the gang, which may be of fewer workers than the line asks for, in the pool; whether it has room."""
+        books, shape = self._books, gang.shape
+        wished = wants(shape) if line.shape.is_elastic else line.wants
+        own = own_tiers(books, gang, pool)
+        if own is not None and self._takes(line, gang, wished, own):
+            return True
+        if (shape, pool) in self._not_unsold:
+            return False
+        if self._takes(line, gang, wished, borrowing_tiers(books, gang, pool)):
+            return True
+        if not (shape.preemptible or self._is_held):
+            self._not_unsold.add((shape, pool))
         return False
 
     def _takes(self, line: Line, gang: Gang, wished: tuple[Want, ...], where: Tiers) -> bool:
@@ -200,14 +212,21 @@ class Borrowed:
             self.held[line.account, line.shape] = guard
         return found
 
-    def _sized(self, gang: Gang, line: Line, pool: int) -> Gang | None:
-        """The gang; an elastic one with as many workers as fit; None where the pool is not roomy enough for it."""
+    def _sizes(self, gang: Gang, line: Line, pool: int) -> Iterator[Gang]:
+        """The gang, where the pool is roomy enough for it; an elastic one with as many workers as fit. One that cannot
+        be preempted may fit its account's own GPUs with more than the unsold ones hold, which are tried before.
+        """
         books, shape = self._books, line.shape
         if not shape.is_elastic:
-            return gang if roomy(books, shape, pool) else None
+            if roomy(books, shape, pool):
+                yield gang
+            return
         most = min(shape.workers, floor_div(max(0, spare_gpus(books, shape, pool)), shape.gpus_per_worker))
         workers = most_free(books, shape, borrowing_tiers(books, gang, pool), most)
-        return None if workers is None else sized(gang, workers)
+        if not shape.preemptible:
+            yield from (sized(gang, more) for more in tried_sizes(shape, most) if more > (workers or 0))
+        if workers is not None:
+            yield sized(gang, workers)
 
 
 def _turn(turn: Turn) -> tuple[int, tuple[int, int, int]]:
@@ -225,10 +244,10 @@ def borrowing_tiers(books: Books, gang: Gang, pool: int) -> Tiers:
 
 
 def own_tiers(books: Books, gang: Gang, pool: int) -> Tiers | None:
-    """Where what cannot be preempted may stand among its account's own and unsold GPUs; None where the account does not
-    own enough that lasts, whatever else fills its count, and for elastic ones, which borrow what is unsold.
+    """Where what cannot be preempted, with just these workers, may stand among its account's own and unsold GPUs; None
+    where the account does not own enough that lasts, whatever else fills its count.
     """
-    if gang.shape.preemptible or gang.shape.is_elastic:
+    if gang.shape.preemptible:
         return None
     account, end_ms = books.account_index[gang.spec.account], books.now_ms + gang.shape.runtime_ms
     if not owns_for(books, gang, account, pool, end_ms):

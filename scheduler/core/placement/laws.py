@@ -11,6 +11,8 @@ well be inside its entitlement and wait. The laws:
 - *topology*: where it is required, all workers are inside one cell of that level, or each in another;
 - *firm stays*: what cannot be preempted stands where its account owns or nobody does, by the calendar as it is when it
   is placed to its declared end (what its account owns it may sell, and an unsold GPU may become its account's own);
+- *firm within*: of what cannot be preempted no account stands on its own GPUs, or comes inside its entitlement, with
+  more than it owns to the declared end, all its work of that kind that lasts as long included;
 - *sharing safety*: no preemptible gang waits that is inside its entitlement (`scheduler.core.placement.inside`), an
   elastic one with its least workers, nor any share that could join a device of its account.
 """
@@ -37,6 +39,7 @@ def violations(snapshot: Snapshot) -> tuple[str, ...]:
         *_shares(snapshot, gangs),
         *_broken_gangs(snapshot, gangs),
         *_firm(snapshot, gangs),
+        *_firm_within(snapshot, gangs),
         *_unsafe(snapshot, gangs),
     )
 
@@ -194,6 +197,31 @@ def _firm(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
                 yield f"gang {gang.number} cannot be preempted and is on GPU {gpu}, which another account owns"
             elif gang.placed_ms == snapshot.now_ms > int(snapshot.until_ms[gpu]) - gang.shape.runtime_ms:
                 yield f"gang {gang.number} cannot be preempted and outlasts the ownership of GPU {gpu}"
+
+
+def _firm_within(snapshot: Snapshot, gangs: list[Gang]) -> Iterator[str]:
+    """Asked of each gang placed now, with all that run until its end: the last of these was asked with the others."""
+    pool_of = snapshot.fleet.pool_of_node[snapshot.fleet.node_of_gpu]
+    firm = [gang for gang in _one_a_device(snapshot, gangs) if not gang.shape.preemptible and _counts(gang)]
+    for gang in firm:
+        if gang.placed_ms != snapshot.now_ms or not _asked(snapshot, gang):
+            continue
+        pool, end_ms = int(pool_of[gang.gpu_numbers[0]]), snapshot.now_ms + gang.shape.runtime_ms
+        mine = snapshot.usable & (snapshot.owner == snapshot.accounts.index(gang.account)) & (pool_of == pool)
+        lasting = int((mine & (snapshot.until_ms >= end_ms)).sum())
+        beside = sum(
+            len(each.gpu_numbers)
+            for each in firm
+            if each.account == gang.account and int(pool_of[each.gpu_numbers[0]]) == pool and _asked(snapshot, each)
+            if each.placed_ms + each.shape.runtime_ms >= end_ms
+        )
+        if beside > lasting:
+            yield f"gang {gang.number} makes {beside} GPUs of work that cannot be preempted, {lasting} last as long"
+
+
+def _asked(snapshot: Snapshot, gang: Gang) -> bool:
+    """Whether its account's own GPUs mattered when it was placed: not where it borrows unsold ones alone, now."""
+    return gang.inside or gang.placed_ms < snapshot.now_ms or bool((snapshot.owner[list(gang.gpu_numbers)] >= 0).any())
 
 
 # ---- sharing safety ----

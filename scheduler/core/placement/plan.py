@@ -44,4 +44,6 @@ def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     joins.run()
     if books.policy.grow:
         grow(books, lines)
-    return Plan(tuple(action for action in books.actions if action is not None), Reasons(books, lines, borrowed))
+    backfill = borrowed.backfill()
+    actions = tuple(action for action in books.actions if action is not None)
+    return Plan(actions, Reasons(books, lines, backfill), backfill)

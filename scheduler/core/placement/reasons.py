@@ -25,10 +25,11 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import Borrowed, idle_share
+from scheduler.core.placement.borrowed import idle_share
 from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
+from scheduler.core.placement.snapshot import Backfill
 from scheduler.core.placement.wants import Want, least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
 
@@ -57,11 +58,9 @@ class Reasons(Mapping[Key, Waiting]):
     What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
     """
 
-    def __init__(self, books: Books, lines: Lines, borrowed: Borrowed) -> None:
+    def __init__(self, books: Books, lines: Lines, backfill: Backfill) -> None:
         self._waiting = lines.waiting(books.gangs_taken())
-        self._held = borrowed.held
-        guards = borrowed.protected.values()
-        self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
+        self._held, self._start_ms = backfill.held, backfill.starts_ms
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
         self._nodes, self._holder, self._free = books.floor.nodes.copy(), books.floor.holder.copy(), books.floor.free
@@ -117,9 +116,9 @@ class Reasons(Mapping[Key, Waiting]):
             return Waiting(reason, numbers, None, REMEDIES[reason])
         if any(owned[pool] - used[pool] >= gpus for pool in pools):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
-        guard = self._held.get((account, shape))
-        if guard is not None:
-            told = (("protected_gpus", guard.gang.shape.gpus), ("protected_start_ms", guard.start_ms))
+        if (account, shape) in self._held:
+            protected_gpus, start_ms = self._held[account, shape]
+            told = (("protected_gpus", protected_gpus), ("protected_start_ms", start_ms))
             return Waiting(Reason.HELD_BACK, (*numbers, *told), None, REMEDIES[Reason.HELD_BACK])
         starts_ms = self._start_ms.get((account, shape))
         if physical is not None:
@@ -188,12 +187,12 @@ class Reasons(Mapping[Key, Waiting]):
     def _firm(self, account: int, shape: Shape) -> Physical | None:
         """The same where what cannot be preempted may also stand on its account's own free GPUs; None elsewhere."""
         want = least_demand(shape)
-        if shape.preemptible or shape.is_elastic or want is None:
+        if shape.preemptible or want is None:
             return None
         open_pools = [
             pool
             for pool in self._pools_for(shape.grade)
-            if self._firm_used(account, pool) + shape.gpus <= self._entitled[account][pool]
+            if self._firm_used(account, pool) + shape.least_gpus <= self._entitled[account][pool]
         ]
         if not open_pools:
             return None

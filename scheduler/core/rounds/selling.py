@@ -15,8 +15,9 @@ import numpy as np
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.accreditation import Accredited, accredited, changes
 from scheduler.core.coverage.columns import Columns, columns_of
-from scheduler.core.coverage.deliverable import OFFER, Deliverable, Offer, deliverable, planned_lots
+from scheduler.core.coverage.deliverable import OFFER, Deliverable, deliverable, planned_lots
 from scheduler.core.coverage.losses import DEFAULT_DOMAIN, DEFAULT_LOSSES
+from scheduler.core.coverage.prospects import Offer
 from scheduler.core.coverage.standing import Mask
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.entitlements import demands

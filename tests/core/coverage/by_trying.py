@@ -1,6 +1,6 @@
 """What may be sold at an instant, found by trying: every placement of the new lots, every loss, every reassignment.
 
-Cells are sets of GPUs as bits of an integer. Only for fleets of a dozen GPUs.
+Cells are sets of GPUs as bits of an integer. Only for fleets of a dozen GPUs. A lot stands on cells of its own size.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ def cells(fleet: Fleet, pool: int, level: Level) -> tuple[int, ...]:
 
 
 @cache
-def _fit(needed: tuple[int, ...], free: int, by_level: tuple[tuple[int, ...], ...]) -> bool:
-    """Whether lots of these levels find cells of their own among the free GPUs."""
+def _fit(needed: tuple[tuple[int, int], ...], free: int, by_level: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether lots of these (level, GPUs) find cells of their own among the free GPUs."""
     if not needed:
         return True
-    level, *rest = needed
-    return any(cell & free == cell and _fit(tuple(rest), free & ~cell, by_level) for cell in by_level[level])
+    (level, size), *rest = needed
+    return any(
+        cell & free == cell and cell.bit_count() == size and _fit(tuple(rest), free & ~cell, by_level)
+        for cell in by_level[level]
+    )
 
 
 def survives(
@@ -48,14 +51,16 @@ def survives(
         left = free
         for _, gpus in hit:
             left |= gpus
-        needed = tuple(sorted((level for level, _ in hit), reverse=True))
+        needed = tuple(sorted(((level, gpus.bit_count()) for level, gpus in hit), reverse=True))
         if not _fit(needed, left & ~gone, by_level):
             return False
     return True
 
 
-def most_by_trying(fleet: Fleet, pool: int, holdings: Sequence[Holding], level: Level, domain: Level, k: int) -> int:
-    """The most lots that may be sold; -1 where even what is sold is not safe."""
+def most_by_trying(
+    fleet: Fleet, pool: int, holdings: Sequence[Holding], level: Level, domain: Level, k: int, size: int | None = None
+) -> int:
+    """The most lots that may be sold, of `size` GPUs (None: of any); -1 where even what is sold is not safe."""
     by_level = tuple(cells(fleet, pool, each) for each in LEVELS)
     everything = sum(1 << int(gpu) for gpu in range(fleet.n_gpus) if fleet.pool_of_node[fleet.node_of_gpu[gpu]] == pool)
     lots = [(int(held.level), bits(fleet, held.level, held.cell)) for held in holdings]
@@ -65,7 +70,7 @@ def most_by_trying(fleet: Fleet, pool: int, holdings: Sequence[Holding], level: 
     topology = topology_of(fleet)
     domains = [part for cell in range(topology.n_cells(domain)) if (part := bits(fleet, domain, cell) & everything)]
     most = -1
-    candidates = [cell for cell in by_level[level] if cell & free == cell]
+    candidates = [cell for cell in by_level[level] if cell & free == cell and size in (None, cell.bit_count())]
     for n in range(len(candidates) + 1):
         found = False
         for chosen in combinations(candidates, n):
@@ -95,24 +100,31 @@ def survives_over_time(fleet: Fleet, holdings: Sequence[Holding], domain: Level,
         for lost in combinations(domains, min(k, len(domains))):
             gone = sum(lost)
             stay = [(gpus, start_ms, end_ms) for _, gpus, start_ms, end_ms in ahead if not gpus & gone]
-            hit = sorted(((lv, s, e) for lv, gpus, s, e in ahead if gpus & gone), key=lambda each: (-each[0], each[1:]))
+            hit = sorted(
+                ((lv, gpus.bit_count(), s, e) for lv, gpus, s, e in ahead if gpus & gone),
+                key=lambda each: (-each[0], each[1:]),
+            )
             if not _placed(hit, stay, gone, by_level):
                 return False
     return True
 
 
 def _placed(
-    needed: Sequence[tuple[int, int, int]],
+    needed: Sequence[tuple[int, int, int, int]],
     taken: list[tuple[int, int, int]],
     gone: int,
     by_level: tuple[tuple[int, ...], ...],
 ) -> bool:
-    """Whether (level, start, end) lots find cells beside (GPUs, start, end) that are taken."""
+    """Whether (level, size, start, end) lots find cells beside (GPUs, start, end) that are taken."""
     if not needed:
         return True
-    (level, start_ms, end_ms), *rest = needed
+    (level, size, start_ms, end_ms), *rest = needed
     for cell in by_level[level]:
-        if cell & gone or any(cell & gpus and s < end_ms and e > start_ms for gpus, s, e in taken):
+        if (
+            cell.bit_count() != size
+            or cell & gone
+            or any(cell & gpus and s < end_ms and e > start_ms for gpus, s, e in taken)
+        ):
             continue
         if _placed(rest, [*taken, (cell, start_ms, end_ms)], gone, by_level):
             return True

@@ -14,8 +14,10 @@ from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.coverage.accreditation import accredited
 from scheduler.core.coverage.assign import assign
 from scheduler.core.coverage.columns import columns_of
-from scheduler.core.coverage.deliverable import Deliverable, Offer, deliverable, planned_lots, view_of
+from scheduler.core.coverage.deliverable import Deliverable, deliverable, planned_lots
+from scheduler.core.coverage.prospects import Offer, prospects
 from scheduler.core.coverage.replace import cover
+from scheduler.core.coverage.standing import pool_cells
 from scheduler.core.coverage.topology import LEVELS, topology_of
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
@@ -82,12 +84,63 @@ def test_at_an_instant_the_answer_is_that_of_trying_everything(seed: int) -> Non
             assert found.proven == found.at_most, case
 
 
+UNEVEN: tuple[tuple[tuple[int, ...], ...], ...] = (
+    ((2, 2), (2, 2), (1, 1), (1, 1)),  # nodes of two sizes, a domain of each alike
+    ((2, 1), (2, 1), (2, 1)),  # nodes of two sizes in each domain
+    ((1, 1), (1, 1, 1), (1, 1), (1, 1, 1)),  # domains of two sizes
+    ((2,), (1, 1), (2,), (1, 1), (2,)),  # domains of one size, of different nodes
+    ((2, 1), (2, 2), (1, 1), (2,)),  # no two alike
+)
+"""GPUs of each node, domain by domain."""
+
+
+def uneven_fleet(shape: tuple[tuple[int, ...], ...], domains_a_block: int) -> Fleet:
+    return Fleet.of(
+        tuple(
+            NodeSpec(name=f"n{d}-{n}", grade="H100", gpus=gpus, domain=f"d{d}", block=f"b{d // domains_a_block}")
+            for d, domain in enumerate(shape)
+            for n, gpus in enumerate(domain)
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_cells_differ_in_size_what_is_proven_is_never_more_than_trying_everything_finds(seed: int) -> None:
+    chance = random.Random(seed)
+    proven = possible = shown = safe = 0
+    for _ in range(CASES // 2):
+        fleet = uneven_fleet(chance.choice(UNEVEN), chance.choice((1, 2, 3)))
+        topology = topology_of(fleet)
+        lots = scattered(fleet, chance, most=4)
+        level = chance.choice((Level.GPU, Level.NODE, Level.NODE, Level.NVLINK_DOMAIN))
+        domain = chance.choice((Level.NODE, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK))
+        losses = chance.choice((0, 1, 1, 2))
+        size = chance.choice((topology.end_gpu[level] - topology.first_gpu[level]).tolist())
+        of_size = np.zeros(fleet.n_gpus, dtype=np.bool_)
+        for cell in range(topology.n_cells(level)):
+            gpus = fleet.gpus_of_cell(level, cell)
+            of_size[gpus] = len(gpus) == size
+        found = deliverable(fleet, lots, offered(level, losses, domain), 0, well(fleet), of_size)
+        tried = most_by_trying(fleet, 0, lots, level, domain, losses, size)
+        case = (fleet.nodes, [(each.level, each.cell) for each in lots], level, size, domain, losses)
+        assert found.proven <= max(tried, 0) <= found.at_most, case
+        assert tried >= 0 or not found.survives, case
+        if losses:
+            proven, possible = proven + found.proven, possible + max(tried, 0)
+            shown, safe = shown + found.survives, safe + (tried >= 0)
+    assert proven > 0.6 * possible
+    assert shown > 0.6 * safe
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(0, 2), st.sampled_from([Level.NODE, Level.NVLINK_DOMAIN]))
 def test_over_a_window_what_is_proven_survives_any_loss_at_any_instant(
     data: st.DataObject, losses: int, domain: Level
 ) -> None:
-    fleet = fleet_of(*data.draw(st.sampled_from([(1, 3, 2, 1), (2, 2, 2, 1), (1, 4, 1, 2), (1, 2, 3, 1)])))
+    even, uneven = [(1, 3, 2, 1), (2, 2, 2, 1), (1, 4, 1, 2), (1, 2, 3, 1)], [UNEVEN[1], UNEVEN[3], UNEVEN[4][:3]]
+    fleet = data.draw(
+        st.sampled_from([*(fleet_of(*shape) for shape in even), *(uneven_fleet(shape, 2) for shape in uneven)])
+    )
     lots = list(assign(fleet, data.draw(calendars(fleet, most=4)), rounds=50).holdings)
     level = data.draw(st.sampled_from([Level.GPU, Level.NODE, Level.NVLINK_DOMAIN]))
     found = deliverable(fleet, lots, offered(level, losses, domain), 0, well(fleet))
@@ -147,7 +200,7 @@ def test_unequal_cells_sick_ones_and_spares_never_make_the_answer_unsafe(data: s
         if may[fleet.gpus_of_cell(level, cell)].all() and not _touched(fleet, lots, level, cell)
     ]
     assert found.proven <= len(whole)
-    short = view_of(fleet, columns_of(lots), offer, 0, 8, usable)
+    short = prospects(fleet, columns_of(lots), offer, 0, 8, usable)
     assert found.survives == short.survives
     if not found.survives:
         assert found.proven == 0
@@ -207,7 +260,9 @@ def test_accredited_is_what_is_sold_and_the_margin(data: st.DataObject, losses: 
         found = deliverable(fleet, lots, offer, row.start_ms, well(fleet))
         assert row.more == found.proven
         assert 0 <= row.free <= row.healthy <= row.cells
-        assert row.margin == row.free - row.lost
+        assert row.margin <= row.free - row.lost
+        if pool_cells(fleet, row.pool).alike:
+            assert row.margin == row.free - row.lost
         if row.margin < 0:
             assert not found.survives
 

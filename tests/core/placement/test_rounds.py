@@ -25,9 +25,11 @@ def specs(draw: st.DrawFn) -> GangSpec:
     """Mostly plain gangs, so that fleets fill up and the last resorts are reached; every wish now and then."""
     plain = draw(st.integers(0, 2)) < 2
     topology = None if plain else draw(st.sampled_from((None, *Level)))
+    workers = draw(st.sampled_from((1, 1, 1, 2, 3)))
     return spec_of(
         draw(st.sampled_from(ACCOUNTS)),
-        workers=draw(st.sampled_from((1, 1, 1, 2, 3))),
+        workers=workers,
+        min_workers=workers if plain else draw(st.integers(1, workers)),
         size=draw(st.sampled_from((1, 2, 3, 4, 6, 8))),
         grade=None if plain else draw(st.sampled_from((None, *GRADES))),
         topology=topology,
@@ -131,6 +133,7 @@ def test_laws_hold_after_every_round(world: World, asked: list[GangSpec], policy
 
 
 def happen(world: World, happening: str, data: st.DataObject) -> None:
+    world.now_ms += 1  # the checker tells what was placed now by that
     stopping, placed = (
         world.in_status(GangStatus.STOPPING),
         world.in_status(GangStatus.BINDING, GangStatus.RUNNING),

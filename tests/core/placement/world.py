@@ -173,6 +173,7 @@ class World:
             gpu_numbers=action.gpu_numbers,
             waits_for=action.waits_for,
             placed_ms=self.now_ms,
+            inside=action.inside,
             started_ms=None,
             stop_cause=None,
         )
