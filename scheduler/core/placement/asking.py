@@ -101,7 +101,7 @@ class InRuns:
     def ask(self, line: Line) -> None:
         """See `Asking`."""
         self.changed(line)
-        self._ask(stage_of(self._books, self._roll, self._record), self._listed.index[line.account, line.shape])
+        self._ask(stage_of(self._books, self._roll, self._record), self._at(line))
 
     def next(self) -> Line | None:
         """See `Asking`."""
@@ -118,7 +118,7 @@ class InRuns:
 
     def refuse(self, line: Line) -> None:
         """See `Asking`."""
-        self._roll.lines[self._listed.index[line.account, line.shape], REFUSED] = 1
+        self._roll.lines[self._at(line), REFUSED] = 1
 
     def forgive(self, account: str) -> list[Line]:
         """See `Asking`."""
@@ -141,8 +141,11 @@ class InRuns:
         return found
 
     def _line(self, at: int) -> Line:
-        account, shape = self._listed.keys[at]
+        account, shape = self._listed.key(at)
         return self._lines.of(account)[shape]
+
+    def _at(self, line: Line) -> int:
+        return self._listed.at(self._books.account_index[line.account], line.shape)
 
 
 def _has_room(books: Books, line: Line) -> bool:
