@@ -19,10 +19,11 @@ def of_placed(state: State, gang: Gang, now_ms: int) -> list[str]:
     first = min(concerned, key=lambda each: (each.at_ms, each.position))
     leaves, enters = (_cells(state, first, cells) for cells in (first.leaves, first.enters))
     when = f"{instant(first.at_ms, now_ms)} (in {duration(first.at_ms - now_ms)})"
+    grace = duration(gang.spec.grace_ms)
+    again = f"it would get {grace} of grace and start again inside {gang.account}'s entitlement"
     return [
         f"By a planned handover {gang.account} has {enters} instead of {leaves} from {when} on.",
-        f"It may go on then, until the new owner asks for its GPUs: it would get {duration(gang.spec.grace_ms)} of grace "
-        f"and start again inside {gang.account}'s entitlement.",
+        f"It may go on then, until the new owner asks for its GPUs: {again}.",
     ]
 
 
