@@ -34,8 +34,10 @@ def statement(
             found = tenor.statement(position)
     else:
         from scheduler.exchange.client import ExchangeClient
+        from scheduler.exchange.tls import EXCHANGE_AUTHORITY_VARIABLE, tls_from_environment
 
-        with ExchangeClient(exchange) as venue:
+        tls = tls_from_environment(EXCHANGE_AUTHORITY_VARIABLE)
+        with ExchangeClient(exchange, tls=tls) as venue:
             found = json.loads(venue.statement(position)[0])
     if output is Output.JSON:
         write_json(found)

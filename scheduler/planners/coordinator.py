@@ -20,10 +20,10 @@ from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lin
 from scheduler.core.placement.pools import Division, merged
 from scheduler.core.placement.snapshot import Backfill, Place, Plan, Policy, Snapshot, Stop
 from scheduler.core.workloads import ENDED, Gang, GangStatus
-from scheduler.planners.deltas import Placed, Stopped, Verdicts
 from scheduler.planners.planner import HERE, Planned
 from scheduler.planners.posts import Post, StandIn, Workers
 from scheduler.planners.tracks import Track, shares_by_pool
+from scheduler.planners.verdicts import Verdicts
 
 
 class Coordinator:
@@ -65,18 +65,15 @@ class Coordinator:
             for pool, track in enumerate(self._tracks)
             if pool in dealt or self._planned_at.get(pool) != track.version
         ]
-        verdicts, by = self._verdicts(pools, snapshot.now_ms, policy, division)
-        by_pool = [self._actions(pool, verdicts[pool].actions, division) for pool in pools]
+        decided = self._decided(pools, snapshot.now_ms, policy, division)
         for pool in pools:
-            self._note_backfill(pool, verdicts[pool])
-        for pool, decided in zip(pools, by_pool, strict=True):
-            self._tracks[pool].planned(decided)
+            self._tracks[pool].planned(decided[pool])
             self._planned_at[pool] = self._tracks[pool].version
-        actions = merged(by_pool)
+        actions = merged([decided[pool] for pool in pools])
         left = self._note_refused(lines, dealt, {a.gang.number for a in actions if isinstance(a, Place)})
         backfill = self._backfill()
         plan = Plan(actions, ReasonsAfter(snapshot, policy, actions, backfill), backfill)
-        return Planned(plan, by, unfinished=left and bool(dealt or actions))
+        return Planned(plan, self._said(), unfinished=left and bool(dealt or actions))
 
     # -- 1. look -------------------------------------------------------------------------------------------------------
 
@@ -167,26 +164,34 @@ class Coordinator:
 
     # -- 3. ask --------------------------------------------------------------------------------------------------------
 
-    def _verdicts(
+    def _decided(
         self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division
-    ) -> tuple[dict[int, Verdicts], str]:
+    ) -> dict[int, list[Place | Stop]]:
+        """What each pool's plan decided. Answers are taken in as they come, while other pools are still planned."""
         numbers = division.number_in_part
-        tickets = {
-            pool: ticket
+        open_tickets = {
+            ticket: pool
             for pool in pools
             if (post := self._posts.get(pool)) is not None and (ticket := post.ask(now_ms, policy, numbers)) is not None
         }
-        found = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in tickets}
-        if self._workers is not None:
-            self._workers.wait(list(tickets.values()))
-        for pool, ticket in tickets.items():
-            verdicts = self._posts[pool].answer(ticket, now_ms)
-            if verdicts is None:
-                found[pool] = self._plan_here(pool, now_ms, policy, division)
-            else:
-                self._stand_ins.pop(pool, None)
-                found[pool] = verdicts
-        return found, self._said()
+        away = set(open_tickets.values())
+        here = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in away}
+        decided = {pool: self._noted(pool, verdicts, division) for pool, verdicts in here.items()}
+        while open_tickets and self._workers is not None:
+            for ticket in self._workers.wait(list(open_tickets)):
+                pool = open_tickets.pop(ticket)
+                verdicts = self._posts[pool].answer(ticket, now_ms)
+                if verdicts is None:
+                    verdicts = self._plan_here(pool, now_ms, policy, division)
+                else:
+                    self._stand_ins.pop(pool, None)
+                decided[pool] = self._noted(pool, verdicts, division)
+        return decided
+
+    def _noted(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+        """The actions, once it is noted who waits for whom."""
+        self._note_backfill(pool, verdicts)
+        return verdicts.actions(pool, self._tracks[pool].gangs, division)
 
     def _plan_here(self, pool: int, now_ms: int, policy: Policy, division: Division) -> Verdicts:
         if pool not in self._stand_ins:
@@ -211,9 +216,10 @@ class Coordinator:
         still waits for what it was told then.
         """
         gangs = self._tracks[pool].gangs
-        self._protected[pool] = {_line(gangs[number]): start_ms for number, start_ms in verdicts.protected}
+        self._protected[pool] = {_line(gangs[number]): start_ms for number, start_ms in verdicts.protected.tolist()}
         gone = {line: told for line, told in self._held.get(pool, {}).items() if told[0] not in gangs}
-        self._held[pool] = gone | {_line(gangs[told[0]]): told for told in verdicts.held}
+        held = {_line(gangs[number]): (number, gpus, start_ms) for number, gpus, start_ms in verdicts.held.tolist()}
+        self._held[pool] = gone | held
 
     def _backfill(self) -> Backfill:
         """Over all pools: of several instants the earliest, of several gangs that of the first pool."""
@@ -226,19 +232,6 @@ class Coordinator:
             for line, (_, gpus, start_ms) in lines.items():
                 held.setdefault(line, (gpus, start_ms))
         return Backfill(starts_ms, held)
-
-    def _actions(self, pool: int, verdicts: Iterable[Placed | Stopped], division: Division) -> list[Place | Stop]:
-        gangs = self._tracks[pool].gangs
-        actions: list[Place | Stop] = []
-        for verdict in verdicts:
-            gang = gangs[verdict.gang]
-            if isinstance(verdict, Placed):
-                waits_for = [gangs[number].id for number in verdict.waits_for]
-                actions.append(division.place(pool, gang, verdict.gpus, inside=verdict.inside, waits_for=waits_for))
-            else:
-                for_gang = None if verdict.for_gang is None else gangs[verdict.for_gang].id
-                actions.append(Stop(gang, verdict.cause, for_gang))
-        return actions
 
 
 def _line(gang: Gang) -> Key:

@@ -12,28 +12,25 @@ from typing import Any
 import numpy as np
 
 from scheduler.core.errors import Damaged
-from scheduler.core.placement.lines import Key
 from scheduler.core.placement.pools import PoolFleet
-from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop, Touched
+from scheduler.core.placement.snapshot import Policy, Snapshot, Touched
 from scheduler.core.placement.standing import Standing
 from scheduler.core.workloads import Gang, GangStatus, Shape
+from scheduler.planners.arrays import Array
 from scheduler.planners.deltas import (
     BY_GPU,
     COLUMNS,
     NOWHERE,
     Answer,
-    Array,
     Delta,
     Mark,
-    Placed,
     PoolNodes,
-    Stopped,
-    Verdicts,
     decode_ask,
     decode_delta,
     encode_answer,
     next_mark,
 )
+from scheduler.planners.verdicts import NOTHING, Verdicts
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +65,8 @@ class PoolReplica:
             self.balances = dict(delta.balances)
         for number in delta.gone:
             self._drop(number)
-        for row in delta.gangs:
-            self._keep(row.gang)
+        for gang in delta.gangs.gangs(self.gangs):
+            self._keep(gang)
         for gpu, there in delta.shares:
             self.shares[gpu] = dict(there)
             if not there:
@@ -103,29 +100,14 @@ class PoolReplica:
         return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
 
     def plan(self, now_ms: int, policy: Policy) -> Verdicts:
-        """The pool's plan for this instant, by numbers."""
+        """The pool's plan for this instant."""
         if not self.fleet.nodes:
-            return Verdicts()
+            return NOTHING
         if self._standing is None or policy != self._policy:
             self._standing, self._policy, self._touched = Standing(policy), policy, None
         touched, self._touched = self._touched, Touched()
         made = self._standing.plan(self.snapshot(now_ms), touched)
-        return Verdicts(
-            tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop)),
-            tuple((self._first(line), start_ms) for line, start_ms in made.backfill.starts_ms.items()),
-            tuple((self._first(line), gpus, start_ms) for line, (gpus, start_ms) in made.backfill.held.items()),
-        )
-
-    def _first(self, line: Key) -> int:
-        account, shape = line
-        return self.queue[account][shape][0].number
-
-    def _by_numbers(self, action: Place | Stop) -> Placed | Stopped:
-        if isinstance(action, Stop):
-            for_gang = None if action.for_gang is None else self.numbers[action.for_gang]
-            return Stopped(action.gang.number, action.cause, for_gang)
-        waits_for = tuple(self.numbers[name] for name in action.waits_for)
-        return Placed(action.gang.number, action.gpu_numbers, action.inside, waits_for)
+        return Verdicts.of(made, self.numbers, self.queue)
 
     def _start(self, pool: PoolNodes) -> None:
         self.fleet = PoolFleet(pool.nodes, pool.domains, pool.blocks)
@@ -162,7 +144,10 @@ class PoolReplica:
         self._touch(gang)
         if gang.status is GangStatus.WAITING:
             line = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
-            insort(line, gang, key=lambda waiting: waiting.order)
+            if line and gang.order < line[-1].order:
+                insort(line, gang, key=lambda waiting: waiting.order)
+            else:  # most come last
+                line.append(gang)
         else:
             self.placed[gang.number] = gang
             if gang.spec.is_elastic:
@@ -180,7 +165,8 @@ class PoolReplica:
             return
         shapes = self.queue[gang.account]
         line = shapes[gang.shape]
-        line.pop(bisect_left(line, gang.order, key=lambda waiting: waiting.order))
+        # A line is served from its head.
+        line.pop(0 if line[0] is gang else bisect_left(line, gang.order, key=lambda waiting: waiting.order))
         if not line:
             del shapes[gang.shape]
         if not shapes:
@@ -207,5 +193,5 @@ class ReplicaServer:
             self.mark = NOWHERE  # where applying fails midway, the next ask is refused
             self.replica.apply(delta)
             self.mark = next_mark(ask.mark, encoded)
-        verdicts = Verdicts() if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
+        verdicts = NOTHING if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
         return encode_answer(Answer(self.mark, verdicts))

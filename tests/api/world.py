@@ -20,6 +20,8 @@ from scheduler.core.instruments import InstrumentTerms, standard_terms
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
+from scheduler.exchange.admission import Limits
+from scheduler.exchange.tls import Tls
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
@@ -150,10 +152,14 @@ class World:
         return self.statements[position]
 
     @contextmanager
-    def served(self, address_file: Path | None = None) -> Iterator[ApiServer]:
+    def served(
+        self, address_file: Path | None = None, *, tls: Tls | None = None, limits: Limits | None = None
+    ) -> Iterator[ApiServer]:
         """The API of this world, on a port that was free."""
         sources = ApiSources(self.clock_ms, "local", self.log_dir, self.statement, lambda: self.link)
-        server = ApiServer(self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file)
+        server = ApiServer(
+            self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file, tls=tls, limits=limits
+        )
         server.start()
         try:
             yield server

@@ -112,6 +112,7 @@ def replace_failed(
     cell_gpus: Mapping[str, int] | None = None,
     waiting: Sequence[Demand] = (),
     oversold: Sequence[Demand] = (),
+    well: Mask | None = None,
 ) -> Covering:
     """New cells for what is in force on cells with an unusable GPU: spares, then unsold cells, then those of lower
     classes by the shortage rule (see `waterfall`); other coverage in force does not move.
@@ -119,9 +120,10 @@ def replace_failed(
     `waiting`: lots in force that were displaced before and stand nowhere; `oversold`: lots in force of positions that
     were never covered as sold, each position whole or not at all, not from spares. A cell that is free for a while
     serves for that while. Later windows are looked at when they begin: call this at every turn of the calendar too.
-    `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first.
-    Positions without a rank count as FIRM, acquired at 0. `cell_gpus`: GPUs of a cell of each position's lots, by
-    position; missing: as many as the cell that was hit.
+    `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first. Positions
+    without a rank count as FIRM, acquired at 0. `cell_gpus`: GPUs of a cell of each position's lots, by position;
+    missing: as many as the cell that was hit. `well` (n_gpus) bool: GPUs that are not ill, though perhaps to be
+    drained, on which a displaced lot may stand meanwhile; None: the usable ones.
     """
     if not (waiting or oversold or _is_hit(fleet, holdings, usable, now_ms)):
         return Covering((), ())
@@ -136,6 +138,7 @@ def replace_failed(
         cell_gpus=cell_gpus,
         waiting=waiting,
         oversold=oversold,
+        well=well,
     )
     work.serve()
     made = _covering(work.future(), work.changed, work.short, work.certificates)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -30,15 +31,22 @@ class ReasonsAfter(Mapping[Key, Waiting]):
         self._policy = policy
         self._backfill = backfill
         self._actions = tuple(actions)
-        placed = {action.gang.number for action in actions if isinstance(action, Place)}
-        lines = {(a.gang.account, asked_shape(a.gang)) for a in actions if isinstance(a, Place)}
-        self._queue = _without(snapshot.queue, placed, lines)
-        self._rest = {
+
+    @cached_property
+    def _queue(self) -> dict[str, dict[Shape, tuple[Gang, ...]]]:
+        """Who still waits."""
+        placed = [action.gang for action in self._actions if isinstance(action, Place)]
+        lines = {(gang.account, asked_shape(gang)) for gang in placed}
+        return _without(self._before.queue, {gang.number for gang in placed}, lines)
+
+    @cached_property
+    def _rest(self) -> dict[str, list[Shape]]:
+        """The lines in which anybody does."""
+        return {
             account: waiting
             for account, shapes in self._queue.items()
             if (waiting := [shape for shape, gangs in shapes.items() if gangs])
         }
-        self._reasons: Mapping[Key, Waiting] | None = None
 
     def __len__(self) -> int:
         return sum(len(shapes) for shapes in self._rest.values())
@@ -52,11 +60,10 @@ class ReasonsAfter(Mapping[Key, Waiting]):
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self:
             raise KeyError(line)
-        if self._reasons is None:
-            self._reasons = self._worked_out()
         return self._reasons[line]
 
-    def _worked_out(self) -> Mapping[Key, Waiting]:
+    @cached_property
+    def _reasons(self) -> Mapping[Key, Waiting]:
         whole = plan(self._before, self._policy)
         if whole.actions == self._actions:
             return whole.waiting

@@ -18,6 +18,7 @@ from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.repack import Tables
 from scheduler.core.placement.roll import ACCOUNT, PLAIN, REFUSED, SHAPE, Listed, fill
 from scheduler.core.placement.wants import Want, demand, least_demand
+from scheduler.core.workloads import Shape
 
 
 class Asking(Protocol):
@@ -149,11 +150,13 @@ def _has_room(books: Books, line: Line) -> bool:
 def tables_of(books: Books, listed: Listed) -> Tables:
     """What the counts of all accounts hold, with room for every plain line."""
     index: dict[Want, int] = {}
-    of_shape: dict[object, int] = {}
+    of_shape: dict[Shape, int] = {}
     held_part: list[int] = []
     held_want: list[int] = []
     n_pools = books.n_pools
-    counted = zip(books.rows, books.account_of_row, books.pool_of_row, books.counts_of_row, books.firm_of_row, strict=True)
+    counted = zip(
+        books.rows, books.account_of_row, books.pool_of_row, books.counts_of_row, books.firm_of_row, strict=True
+    )
     for gang, account, pool, counts, firm in counted:
         if counts and not firm:
             shape = gang.shape

@@ -155,13 +155,15 @@ class InRuns:
 
     def _waiting_ms(self) -> IntArray:
         """(n_gangs): since when each waits, earlier by what a near deadline adds."""
-        return self._listed.column("queued_ms") - self._listed.head_start_ms
+        since_ms: IntArray = self._listed.column("queued_ms") - self._listed.head_start_ms
+        return since_ms
 
     def _ties(self) -> IntArray:
         """(n_gangs): what its account borrowed more than it lent."""
         balance = self._books.snapshot.balance_gpu_ms
         of_account = np.array([-balance.get(name, 0) for name in self._books.account_index], dtype=np.int64)
-        return of_account[self._listed.lines[self._listed.line_of_gang, ACCOUNT]]
+        ties: IntArray = of_account[self._listed.lines[self._listed.line_of_gang, ACCOUNT]]
+        return ties
 
     def _terms(
         self, kinds: tuple[int, int], guards: Mapping[int, Protected], spare: IntArray, idle: list[int]

@@ -26,12 +26,12 @@ LASTING = tiers(Kind.LASTING_OWN, Kind.LASTING_UNSOLD, Kind.LASTING_OWN_OR_UNSOL
 
 def owns_for(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
     """Whether the account owns enough until then for all its gangs that cannot be preempted, this one included."""
-    return books.firm_used[account][pool] + gang.shape.gpus <= books.owned_lasting(account, pool, end_ms)
+    return books.firm_gpus(account, pool) + gang.shape.gpus <= books.owned_lasting(account, pool, end_ms)
 
 
 def rest_repacks(books: Books, account: int, pool: int, gpus: IntArray) -> bool:
     """Whether the oldest preemptible gangs that the account's count holds beside a firm gang on these GPUs repack."""
-    left = books.entitled[account][pool] - books.firm_used[account][pool] - len(gpus)
+    left = books.entitled[account][pool] - books.firm_gpus(account, pool) - len(gpus)
     beyond: Counter[Want] = Counter()
     for row in books.rows_of(account, pool):
         shape = books.rows[row].shape

@@ -48,8 +48,9 @@ class Tables(NamedTuple):
     def of(
         cls, wants: Sequence[Want], held: tuple[IntArray, IntArray], asked: tuple[IntArray, IntArray], firsts: IntArray
     ) -> Tables:
-        """Held gangs, counted, and room for those that ask, which need not be apart: (part, which of the wants) of each;
-        `firsts`: first units. Parts that hold gangs that must be apart are not kept here.
+        """Held gangs, counted, and room for those that ask: (part, which of the wants) of each; `firsts`: first units.
+
+        Parts that hold gangs that must be apart are not kept here.
         """
         n_parts, n_wants = len(firsts) - 1, max(1, len(wants))
         order = sorted(range(len(wants)), key=lambda at: packing_order(wants[at]))
@@ -193,9 +194,7 @@ def first_fit(units: IntArray, low: int, high: int, parts: int, size: int) -> bo
 
 
 @kernel
-def first_cell(
-    units: IntArray, low: int, high: int, parts: int, size: int, cells: IntArray, by_cell: IntArray
-) -> bool:
+def first_cell(units: IntArray, low: int, high: int, parts: int, size: int, cells: IntArray, by_cell: IntArray) -> bool:
     """Put one gang into the first cell with enough parts; whether there is one."""
     chosen = -1
     for unit in range(low, high):

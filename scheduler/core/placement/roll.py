@@ -18,7 +18,7 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.cells import ROW_OF_LEVEL
-from scheduler.core.placement.lines import Key, Line
+from scheduler.core.placement.lines import Key, Line, Lines
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, least_demand, wants
 from scheduler.core.workloads import Gang, Shape
@@ -27,7 +27,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 ACCOUNT, SHAPE, AFTER, HEAD, ASKED, REFUSED, BY_HAND = range(7)
 """Columns of lines."""
-GPUS, PLAIN, FIRST_WANT, AFTER_WANT, FIRST_POOL, AFTER_POOL, RECKLESS, IS_OUT = range(8)
+GPUS, PLAIN, FIRST_WANT, AFTER_WANT, FIRST_POOL, AFTER_POOL, RECKLESS, IS_OUT, WORKER_GPUS = range(9)
 """Columns of shapes."""
 ROW, PARTS, SIZE = range(3)
 """Columns of wants."""
@@ -43,8 +43,9 @@ class Roll(NamedTuple):
     of_account: IntArray
     """(n_accounts + 1): where each account's lines begin."""
     shapes: IntArray
-    """(n_shapes, 8): GPUs, the least that will do; whether it is plain; where its wants begin and end, best first, and
-    the pools that it may use; whether it borrows only while the pool is roomy; whether it is refused for this round.
+    """(n_shapes, 9): GPUs, the least that will do; whether it is plain; where its wants begin and end, best first, and
+    the pools that it may use; whether it borrows only while the pool is roomy; whether it is refused for this round;
+    GPUs of a worker.
     """
     wants: IntArray
     """(n, 3): row of its level in `cells`, -1 none; parts; size. The last of a shape's is what it cannot do without."""
@@ -124,6 +125,12 @@ class Listed:
         self.lines[at, HEAD] = self.firsts[at] + line.head_at()
         self.lines[at, BY_HAND] = int(line.has_returned)
 
+    def take(self, lines: Lines, gangs: IntArray) -> None:
+        """These gangs, heads of their lines in turn, were placed."""
+        for at in self.line_of_gang[gangs].tolist():
+            account, shape = self.keys[at]
+            lines.of(account)[shape].take()
+
     def may_use(self, pool: int) -> BoolArray:
         """(n_lines): whether the line may use the pool."""
         may = np.zeros(len(self.shapes), dtype=np.bool_)
@@ -144,7 +151,9 @@ class Listed:
         return found & (self.lines[:, HEAD] < self.lines[:, AFTER])
 
     def _of_shapes(self, books: Books) -> None:
-        rows, wanted, pools = [], [], []
+        rows: list[tuple[int, ...]] = []
+        wanted: list[tuple[int, int, int]] = []
+        pools: list[int] = []
         for shape in self.shapes:
             wished, least, usable = wants(shape), least_demand(shape), books.pools_for(shape.grade)
             first_want, first_pool = len(wanted), len(pools)
@@ -160,9 +169,10 @@ class Listed:
                     len(pools),
                     int(shape.reckless and shape.preemptible),
                     0,
+                    shape.gpus_per_worker,
                 )
             )
-        self.shape_rows = np.array(rows, dtype=np.int64).reshape(len(rows), 8)
+        self.shape_rows = np.array(rows, dtype=np.int64).reshape(len(rows), 9)
         self.wants = np.array(wanted, dtype=np.int64).reshape(len(wanted), 3)
         self.pools = np.array(pools, dtype=np.int64)
 
@@ -175,7 +185,8 @@ class Listed:
 
     def column(self, name: str) -> IntArray:
         """(n_gangs) int64: an integer of each gang."""
-        return np.fromiter(map(attrgetter(name), self.gangs), dtype=np.int64, count=len(self.gangs))
+        values: IntArray = np.fromiter(map(attrgetter(name), self.gangs), dtype=np.int64, count=len(self.gangs))
+        return values
 
     def in_order(self, *before: IntArray) -> tuple[IntArray, IntArray]:
         """(turns, line_of_turn) by these, the first counting most, then priority, age and number."""
@@ -187,9 +198,7 @@ class Listed:
     def roll(self, turns: IntArray, line_of_turn: IntArray) -> Roll:
         """The roll in this order; nobody is asked."""
         heap = np.zeros(len(self.lines) + 1, dtype=np.int64)
-        return Roll(
-            self.lines, self.of_account, self.shape_rows, self.wants, self.pools, turns, line_of_turn, heap
-        )
+        return Roll(self.lines, self.of_account, self.shape_rows, self.wants, self.pools, turns, line_of_turn, heap)
 
 
 def is_plain(shape: Shape, wished: Sequence[Want]) -> bool:

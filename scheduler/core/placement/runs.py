@@ -1,8 +1,8 @@
 """A run of turns, served one after the other by machine code, up to the first that needs more than free GPUs.
 
-Each turn follows the rules of `owned` and `borrowed`, to the letter; what it decides is written down (`Record`), and the
-books take it in afterwards. Whatever is rare or long-winded - reclaim, gangs that cannot be preempted, elastic ones,
-shares - is given back to those modules, turn by turn.
+Each turn follows the rules of `owned` and `borrowed`, to the letter; what it decides is written down (`Record`), and
+the books take it in afterwards. What is rare or long-winded (reclaim, elastic gangs, shares, workers apart) is given
+back to those modules, turn by turn.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ from scheduler.core.rounds.claims import (
 )
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.health import HEALTHY
 from scheduler.core.state.shortages import shortage_of
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus, lost_work_ms
@@ -173,6 +174,7 @@ def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares:
         cell_gpus={name: _cell(state, name)[1] for name in names},
         waiting=waiting,
         oversold=oversold,
+        well=state.health.cause == HEALTHY,
     )
 
 

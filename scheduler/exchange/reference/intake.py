@@ -219,6 +219,14 @@ class Intake:
         recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
         return statement_of(terms, held, recorded, until_ms), note
 
+    def streams_of(self, position: str) -> frozenset[str]:
+        """The streams that delivered to a position; none for one that nothing was delivered to."""
+        query = (
+            "SELECT DISTINCT stream.name FROM position JOIN record ON record.position = position.number"
+            " JOIN stream ON stream.number = record.stream WHERE position.id = ?"
+        )
+        return frozenset(name for (name,) in self._database.all(query, position))
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _admit(self, stream: str, epoch: int, key: VerifierKey, row: tuple[int, int, str, str]) -> None:

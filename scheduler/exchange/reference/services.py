@@ -53,7 +53,11 @@ class Positions(positions_pb2_grpc.PositionServiceServicer):
         cursor, positions, listings = self._venue.snapshot()
         return positions_pb2.GetSnapshotResponse(
             cursor=convert.cursor_to_wire(cursor),
-            positions=[convert.position_to_wire(position) for position in positions],
+            positions=[
+                convert.position_to_wire(position)
+                for position in positions
+                if request.account in ("", position.account)
+            ],
             instruments=[convert.instrument_to_wire(listing.terms, listing.lots_listed) for listing in listings],
         )
 
