@@ -25,6 +25,8 @@ from scheduler.exchange.reference.server import Server
 from scheduler.exchange.tls import opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.notes import cosign
 from tests.exchange.test_trust import WAIT_S, until, venue
 from tests.exchange.trust import Trust
 from tests.exchange.world import SIGNER, START_MS, STREAM, delivered, terms, trade_all, write_log
@@ -66,6 +68,14 @@ def test_every_method_has_a_rule_and_every_rule_a_method(market: Market) -> None
     assert set(rules(market.server.venue, market.server.intake)) == methods
 
 
+REGULATOR = SignerKey("tenor.test/regulator", bytes(range(1, 33)))
+
+
+def cosigned(on: ExchangeClient) -> bytes:
+    """The latest checkpoint, cosigned by a witness that is not the exchange."""
+    return cosign(on.checkpoint(STREAM)[1], REGULATOR, 1)
+
+
 Ask = Callable[[ExchangeClient], object]
 OWNER, MARKET = "account/account-0", "exchange"
 READERS = "cluster exchange auditor"
@@ -78,6 +88,7 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("statement", lambda on: on.statement("pos-1"), f"{OWNER} {READERS}"),
     ("checkpoint", lambda on: on.checkpoint(STREAM), EVERYBODY),
     ("inclusion", lambda on: on.inclusion_proof(STREAM, 1, 9), EVERYBODY),
+    ("witness", lambda on: on.add_cosignature(STREAM, cosigned(on), REGULATOR.witness.encode()), "exchange auditor"),
     ("consistency", lambda on: on.consistency_proof(STREAM, 1, 9), EVERYBODY),
     ("list", lambda on: on.list_instrument(terms("OTHER")), MARKET),
     ("correct", lambda on: on.correct("pos-3", 1, effective_ms=START_MS, request_id="c"), MARKET),
