@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from scheduler.api.address import checked_address, is_loopback
+from scheduler.api.address import checked_address
 from scheduler.api.messages import ExchangeLink
 from scheduler.api.server import ApiServer
 from scheduler.api.servicer import ApiSources
@@ -24,7 +24,9 @@ from scheduler.config import UpSettings
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
+from scheduler.exchange.admission import Limits
 from scheduler.exchange.publisher import Publisher, PublishState
+from scheduler.exchange.tls import refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
@@ -97,11 +99,13 @@ class Embedded:
             scheduler = _scheduler(settings, journal, executor, signer, folded, planner)
             epoch = int(journal.cursor(EPOCH_CURSOR) or b"0") + 1
             journal.commit((), cursors={EPOCH_CURSOR: str(epoch).encode()})
-            publisher = Publisher(address, journal, settings.stream, signer, epoch).start()
+            to_exchange = settings.exchange_tls()
+            publisher = Publisher(address, journal, settings.stream, signer, epoch, tls=to_exchange).start()
             undo.callback(publisher.stop)
-            watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor).start()
+            watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor, tls=to_exchange).start()
             undo.callback(watcher.stop)
-            api = _api(settings, journal, scheduler, watcher, publisher)
+            rehearsing = _rehearsing(settings, ray)
+            api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
             undo.callback(api.stop)
             embedded = cls(
@@ -118,7 +122,7 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
-                rehearsing=_rehearsing(settings, ray),
+                rehearsing=rehearsing,
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -255,12 +259,19 @@ def _about_files(error: OSError, settings: UpSettings) -> TenorError:
 
 
 def _check_addresses(settings: UpSettings) -> None:
-    """What cannot be listened on is refused before anything is started; what takes the port later is still told."""
+    """What cannot be listened on or called is refused before anything is started, and so are certificates that are of
+    no use; what takes the port later is still told.
+    """
+    for tls in (settings.api_tls(), settings.exchange_tls()):
+        if tls is not None:
+            tls.valid()
     if settings.exchange is not None:
         checked_address(settings.exchange, "the exchange")
+        if settings.exchange_tls() is None:
+            refuse_plaintext(settings.exchange, "the exchange would be called at")
     host, port = checked_address(settings.listen)
-    if not is_loopback(host):
-        raise InvalidValue("address", "the API", settings.listen, "a loopback address: it speaks plaintext")
+    if settings.api_tls() is None:
+        refuse_plaintext(settings.listen, "the API was to listen on")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
@@ -345,7 +356,12 @@ def _scheduler(
 
 
 def _api(
-    settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher, publisher: Publisher
+    settings: UpSettings,
+    journal: Journal,
+    scheduler: Scheduler,
+    watcher: Watcher,
+    publisher: Publisher,
+    rehearsing: Rehearsing,
 ) -> ApiServer:
     def link() -> ExchangeLink:
         status = watcher.status()
@@ -357,6 +373,7 @@ def _api(
         refused = publisher.status()
         told = [f"positions are frozen: {frozen.detail}"] if frozen.state is WatchState.FROZEN else []
         told += [f"delivery is refused: {refused.detail}"] if refused.state is PublishState.REFUSED else []
+        told += stale(settings.api_tls(), wall_clock_ms())
         told += [f"leaf {leaf.index} is not settled: {leaf.reason}, {leaf.detail}" for leaf in refused.rejections]
         return tuple(told)
 
@@ -367,5 +384,14 @@ def _api(
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
         alerts=alerts,
+        rehearsed=lambda: rehearsing.last,
     )
-    return ApiServer(scheduler, journal, settings.listen, sources, address_file=settings.home / "api.address")
+    return ApiServer(
+        scheduler,
+        journal,
+        settings.listen,
+        sources,
+        address_file=settings.home / "api.address",
+        tls=settings.api_tls(),
+        limits=Limits(settings.calls_per_s, 4 * settings.calls_per_s, settings.streams_per_peer),
+    )

@@ -1,4 +1,4 @@
-"""The leaves of the delivery log: meter records, coverage and shortage certificates as bytes, and back.
+"""The leaves of the delivery log: meter records, certificates and pledges of devices as bytes, and back.
 
 A leaf is one protobuf `LogEntry`. Its bytes as they were first made are what is hashed, sent, kept and proved: nobody
 encodes a leaf a second time, so no two implementations need to agree on an encoding. Laws: `decode` of what an encoder
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from scheduler.core.causes import Cause
 from scheduler.core.coverage.shortage import Certificate, certificate_of
+from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.errors import Damaged, InvalidValue, Refused
 from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
 from scheduler.exchange.v1 import delivery_pb2 as wire
@@ -63,7 +64,23 @@ class ShortageLeaf:
     certificate: Certificate
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf
+@dataclass(frozen=True, slots=True)
+class PledgeLeaf:
+    """A device that backs what is sold, from an instant on."""
+
+    written_ms: int
+    pledge: DevicePledge
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalLeaf:
+    """A device that backs nothing any more."""
+
+    written_ms: int
+    withdrawal: DeviceWithdrawal
+
+
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -130,6 +147,24 @@ def encode_shortage(certificate_json: str, written_ms: int) -> bytes:
     return wire.LogEntry(written_ms=written_ms, shortage=shortage).SerializeToString()
 
 
+def encode_pledge(pledge: DevicePledge, written_ms: int) -> bytes:
+    """The leaf of a device's pledge."""
+    sent = wire.DevicePledge(
+        device=bytes.fromhex(pledge.device),
+        grade=pledge.grade,
+        site=pledge.site,
+        cell=pledge.cell,
+        from_ms=pledge.from_ms,
+    )
+    return wire.LogEntry(written_ms=written_ms, pledge=sent).SerializeToString()
+
+
+def encode_withdrawal(withdrawal: DeviceWithdrawal, written_ms: int) -> bytes:
+    """The leaf of a device's withdrawal."""
+    sent = wire.DeviceWithdrawal(device=bytes.fromhex(withdrawal.device), from_ms=withdrawal.from_ms)
+    return wire.LogEntry(written_ms=written_ms, withdrawal=sent).SerializeToString()
+
+
 def decode(leaf: bytes) -> Leaf:
     """What a leaf says. Raises Refused for bytes that are no leaf, a kind or an enum value that is not known, and
     values outside what they may be.
@@ -147,8 +182,12 @@ def decode(leaf: bytes) -> Leaf:
             return PoolLeaf(entry.written_ms, _pool(entry.coverage))
         case "shortage":
             return ShortageLeaf(entry.written_ms, _certificate(entry.shortage.body))
+        case "pledge":
+            return PledgeLeaf(entry.written_ms, _pledge(entry.pledge))
+        case "withdrawal":
+            return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
         case _:
-            raise InvalidValue("kind", "a leaf", "not known", "record, coverage or shortage")
+            raise InvalidValue("kind", "a leaf", "not known", "record, coverage, shortage, pledge or withdrawal")
 
 
 def _record(sent: wire.MeterRecord) -> MeterRecord:
@@ -215,6 +254,22 @@ def _certificate(body: bytes) -> Certificate:
         return certificate_of(body)
     except Damaged as error:
         raise Refused(str(error)) from error
+
+
+def _pledge(sent: wire.DevicePledge) -> DevicePledge:
+    try:
+        return DevicePledge(
+            device=sent.device.hex(), grade=sent.grade, site=sent.site, cell=sent.cell, from_ms=sent.from_ms
+        )
+    except ValidationError as error:
+        raise _refused(f"the pledge of device {sent.device.hex()[:16]}", error) from error
+
+
+def _withdrawal(sent: wire.DeviceWithdrawal) -> DeviceWithdrawal:
+    try:
+        return DeviceWithdrawal(device=sent.device.hex(), from_ms=sent.from_ms)
+    except ValidationError as error:
+        raise _refused(f"the withdrawal of device {sent.device.hex()[:16]}", error) from error
 
 
 def _cause(number: int, where: str) -> Cause:

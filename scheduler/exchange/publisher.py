@@ -20,9 +20,11 @@ from typing import Any, Self
 import grpc
 
 from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError
-from scheduler.exchange.client import CHANNEL_OPTIONS
-from scheduler.exchange.errors import error_of
+from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
+from scheduler.exchange.handshakes import failure
+from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
+from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
@@ -80,8 +82,10 @@ class Publisher:
         *,
         chance: random.Random | None = None,
         batch_leaves: int = BATCH_LEAVES,
+        tls: Tls | None = None,
     ) -> None:
         self._address = address
+        self._tls = tls
         self._journal = journal
         self._stream = stream
         self._signer = signer
@@ -192,8 +196,10 @@ class Publisher:
             self._turn += 1
             self._credits, self._failure = 0, None
             turn = self._turn
-        with grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-            call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn))
+        if self._tls is not None:
+            self._tls.check()
+        with opened(self._address, self._tls, CHANNEL_OPTIONS) as channel:
+            call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn), timeout=STREAM_S)
             with self._guard:
                 self._call = call
                 if self._stopping:
@@ -202,7 +208,7 @@ class Publisher:
                 for response in call:
                     self._receive(response)
             except grpc.RpcError as failed:
-                raise error_of(failed) from failed
+                raise failure(failed, self._address, self._tls) from failed
             finally:
                 with self._guard:
                     self._call = None
@@ -215,6 +221,8 @@ class Publisher:
         """Notes what the exchange has, durably, and lets more be sent."""
         held = response.acknowledged
         self._journal.acknowledge(self._stream, held)
+        if response.cosigned:
+            keep_cosigned(self._journal, self._stream, self._signer.verifier, response.cosigned, response.witness)
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again

@@ -20,6 +20,8 @@ from scheduler.core.instruments import InstrumentTerms, standard_terms
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
+from scheduler.exchange.admission import Limits
+from scheduler.exchange.tls import Tls
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
@@ -48,6 +50,8 @@ class World:
         self.works: dict[str, Work] = {}
         self.log_dir = folder / "logs"
         self.statements: dict[str, bytes] = {}
+        self.rehearsed = ""
+        """What the last rehearsal came to."""
         self.link = ExchangeLink(connected=True, detail="127.0.0.1:7000", last_heard_ms=START_MS)
         self.journal = Journal.open(folder / "journal.db", durable=False)
         self.executor = SimulatedExecutor(fleet, self.clock_ms, self._work)
@@ -150,10 +154,21 @@ class World:
         return self.statements[position]
 
     @contextmanager
-    def served(self, address_file: Path | None = None) -> Iterator[ApiServer]:
+    def served(
+        self, address_file: Path | None = None, *, tls: Tls | None = None, limits: Limits | None = None
+    ) -> Iterator[ApiServer]:
         """The API of this world, on a port that was free."""
-        sources = ApiSources(self.clock_ms, "local", self.log_dir, self.statement, lambda: self.link)
-        server = ApiServer(self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file)
+        sources = ApiSources(
+            self.clock_ms,
+            "local",
+            self.log_dir,
+            self.statement,
+            exchange=lambda: self.link,
+            rehearsed=lambda: self.rehearsed,
+        )
+        server = ApiServer(
+            self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file, tls=tls, limits=limits
+        )
         server.start()
         try:
             yield server

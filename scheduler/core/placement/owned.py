@@ -125,7 +125,7 @@ class Owned:
         books = self._books
         if not books.lowered:
             return
-        names = sorted(name for name, i in books.account_index.items() if i in books.lowered)
+        names = sorted(books.names[account] for account in books.lowered)
         books.lowered.clear()
         for name in names:
             self._asking.forgive(name)

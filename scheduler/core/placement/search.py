@@ -73,7 +73,9 @@ class Search:
         self._begin = stacks.begin.compiled if compiled else stacks.begin
         self._fit = tight.fit.compiled if compiled else tight.fit
         self._changes_ms: list[int] | None = None
-        self.desk = Desk(*(np.zeros(size, dtype=np.int64) for size in (self.cells.number, len(fleet.nodes) + 1, fleet.n_gpus, 0)))
+        self.desk = Desk(
+            *(np.zeros(size, dtype=np.int64) for size in (self.cells.number, len(fleet.nodes) + 1, fleet.n_gpus, 0))
+        )
         for kind in (UNSOLD, ANY):
             self.order(kind, 0)
 
@@ -123,7 +125,7 @@ class Search:
             low, high = self._units.first_unit[at], self._units.first_unit[at + 1]
         lasting = OF_UNSOLD
         if end_ms:
-            end_ms, some, other = self._turn_ms(end_ms)
+            end_ms, some, other = self.turn_ms(end_ms)
             if kinds & FIRM:
                 lasting = self.order(LASTING_UNSOLD, end_ms)
             elif some and other:
@@ -150,7 +152,7 @@ class Search:
             whether,
         )
 
-    def _turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
+    def turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
         """The first instant from then on at which ownership changes (few of them, so that orders are shared), and
         whether some ownership lasts until then, and some other does not.
         """
@@ -188,5 +190,15 @@ def _stack(fleet: Fleet, by_pool: list[IntArray], cells: Cells) -> Orders:
 
 def _doubled(orders: Orders) -> Orders:
     """The same with room for as many more."""
-    stacked = (np.concatenate([each, np.zeros_like(each)]) for each in orders[:6])
-    return Orders(*stacked, *orders[6:])
+    return orders._replace(
+        leaves=_twice(orders.leaves),
+        least=_twice(orders.least),
+        heads=_twice(orders.heads),
+        tally=_twice(orders.tally),
+        slots=_twice(orders.slots),
+        counts=_twice(orders.counts),
+    )
+
+
+def _twice(stack: IntArray) -> IntArray:
+    return np.concatenate([stack, np.zeros_like(stack)])

@@ -48,6 +48,8 @@ class Gangs:
         """Numbers of the gangs that are BINDING or STOPPING: those of which execution may have to be told."""
         self.firm: set[int] = set()
         """Numbers of the placed gangs that cannot be preempted."""
+        self.firm_lines: set[tuple[str, Shape]] = set()
+        """Account and shape of the waiting gangs that cannot be preempted."""
         self.growing: set[int] = set()
         """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
 
@@ -299,6 +301,8 @@ class Gangs:
         insort(gangs, gang, key=lambda waiting: waiting.order)
         self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count += 1
+        if not gang.shape.preemptible:
+            self.firm_lines.add((gang.account, gang.shape))
 
     def _dequeue(self, gang: Gang) -> None:
         account = gang.account
@@ -310,6 +314,7 @@ class Gangs:
         self.waiting_count -= 1
         if not gangs:
             del shapes[gang.shape]
+            self.firm_lines.discard((account, gang.shape))
             if not shapes:
                 del self.queue[account]
 
