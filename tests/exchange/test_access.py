@@ -25,6 +25,8 @@ from scheduler.exchange.reference.server import Server
 from scheduler.exchange.tls import opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.notes import cosign
 from tests.exchange.test_trust import WAIT_S, until, venue
 from tests.exchange.trust import Trust
 from tests.exchange.world import SIGNER, START_MS, STREAM, delivered, terms, trade_all, write_log
@@ -67,6 +69,15 @@ def test_every_method_has_a_rule_and_every_rule_a_method(market: Market) -> None
 
 
 Ask = Callable[[ExchangeClient], object]
+WITNESS = SignerKey("witness.test/klm", bytes(range(1, 33)))
+
+
+def cosigned(on: ExchangeClient) -> object:
+    """The latest checkpoint with one more witness."""
+    note = on.checkpoint(STREAM)[1]
+    return on.add_cosignature(STREAM, cosign(note, WITNESS, START_MS // 1_000), WITNESS.witness.encode())
+
+
 OWNER, MARKET = "account/account-0", "exchange"
 READERS = "cluster exchange auditor"
 EVERYBODY = f"{OWNER} account/nobody {READERS} admin"
@@ -79,6 +90,7 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("checkpoint", lambda on: on.checkpoint(STREAM), EVERYBODY),
     ("inclusion", lambda on: on.inclusion_proof(STREAM, 1, 9), EVERYBODY),
     ("consistency", lambda on: on.consistency_proof(STREAM, 1, 9), EVERYBODY),
+    ("cosign", cosigned, "exchange auditor"),
     ("list", lambda on: on.list_instrument(terms("OTHER")), MARKET),
     ("correct", lambda on: on.correct("pos-3", 1, effective_ms=START_MS, request_id="c"), MARKET),
     (

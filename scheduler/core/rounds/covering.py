@@ -46,6 +46,7 @@ from scheduler.core.rounds.claims import (
     rank_of,
     short_now,
 )
+from scheduler.core.rounds.making_room import wanted
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.health import HEALTHY
@@ -196,7 +197,7 @@ def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
-    """Swaps of equal cells, so that accounts own the cells on which their work runs."""
+    """Swaps of equal cells, so that accounts own the cells on which their work runs; not of such as they want free."""
     accounts = np.full(len(state.gangs.ids) + 1, NOBODY, dtype=np.int32)
     fixed_numbers = np.zeros(len(state.gangs.ids) + 1, dtype=np.bool_)
     for number, gang in state.gangs.placed.items():
@@ -213,7 +214,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
-        usable=state.health.usable,
+        usable=state.health.usable & ~wanted(state, now_ms),
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
