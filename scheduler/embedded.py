@@ -42,6 +42,7 @@ from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconc
 from scheduler.rehearsing import Rehearsing
 from scheduler.service import Scheduler, ServiceSettings
 from scheduler.stop_signals import StopSignals
+from scheduler.warming import Warming
 
 Say = Callable[[str], None]
 EPOCH_CURSOR = "publisher_epoch"
@@ -67,6 +68,7 @@ class Embedded:
     own_exchange: OwnExchange | None
     probe: IdleProbe
     rehearsing: Rehearsing
+    warming: Warming
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -83,6 +85,8 @@ class Embedded:
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             _check_addresses(settings)
+            warming = Warming(say)
+            undo.callback(warming.close)
             signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
@@ -123,6 +127,7 @@ class Embedded:
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
                 rehearsing=rehearsing,
+                warming=warming,
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -136,6 +141,7 @@ class Embedded:
             self.publisher.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
             self.rehearsing.maybe(self.scheduler, wall_clock_ms())
+            self.warming.maybe()
             self._keep_notes()
             wait_ms = self.settings.round_every_ms
             if due_ms is not None:
@@ -156,6 +162,7 @@ class Embedded:
             last_first.callback(self.executor.close)
             last_first.callback(self.planner.close)
             last_first.callback(self.rehearsing.close)
+            last_first.callback(self.warming.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
