@@ -30,8 +30,9 @@ from scheduler.exchange.tls import refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
+from scheduler.key_changes import KeyChanges
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import Keyring
 from scheduler.own_exchange import OwnExchange
 from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
@@ -67,6 +68,7 @@ class Embedded:
     own_exchange: OwnExchange | None
     probe: IdleProbe
     rehearsing: Rehearsing
+    key_changes: KeyChanges
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -83,7 +85,8 @@ class Embedded:
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             _check_addresses(settings)
-            signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
+            origin = f"tenor.local/{settings.stream}"
+            signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
             if own is not None and own.is_new:
@@ -122,6 +125,7 @@ class Embedded:
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
                 rehearsing=_rehearsing(settings, ray),
+                key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -200,6 +204,9 @@ class Embedded:
         self._noted_s = time.monotonic()
         if self.own_exchange is not None:
             self.own_exchange.revive(self.say)
+        changed = self.key_changes.maybe(self.scheduler, wall_clock_ms())
+        if changed:
+            self.say(changed)
         try:
             self.scheduler.note_observed()
             seq, _ = self.journal.head
@@ -337,7 +344,7 @@ def _scheduler(
     settings: UpSettings,
     journal: Journal,
     executor: RayExecutor,
-    signer: SignerKey,
+    signer: Keyring,
     folded: Folded,
     planner: Planner,
 ) -> Scheduler:
