@@ -107,7 +107,8 @@ class Embedded:
             undo.callback(publisher.stop)
             watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor, tls=to_exchange).start()
             undo.callback(watcher.stop)
-            api = _api(settings, journal, scheduler, watcher, publisher)
+            rehearsing = _rehearsing(settings, ray)
+            api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
             undo.callback(api.stop)
             embedded = cls(
@@ -124,7 +125,7 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
-                rehearsing=_rehearsing(settings, ray),
+                rehearsing=rehearsing,
                 key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
@@ -362,7 +363,12 @@ def _scheduler(
 
 
 def _api(
-    settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher, publisher: Publisher
+    settings: UpSettings,
+    journal: Journal,
+    scheduler: Scheduler,
+    watcher: Watcher,
+    publisher: Publisher,
+    rehearsing: Rehearsing,
 ) -> ApiServer:
     def link() -> ExchangeLink:
         status = watcher.status()
@@ -385,6 +391,7 @@ def _api(
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
         alerts=alerts,
+        rehearsed=lambda: rehearsing.last,
     )
     return ApiServer(
         scheduler,
