@@ -30,8 +30,9 @@ from scheduler.exchange.tls import refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
+from scheduler.key_changes import KeyChanges
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import Keyring
 from scheduler.own_exchange import OwnExchange
 from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
@@ -69,6 +70,7 @@ class Embedded:
     probe: IdleProbe
     rehearsing: Rehearsing
     warming: Warming
+    key_changes: KeyChanges
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -87,7 +89,8 @@ class Embedded:
             _check_addresses(settings)
             warming = Warming(say)
             undo.callback(warming.close)
-            signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
+            origin = f"tenor.local/{settings.stream}"
+            signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
             if own is not None and own.is_new:
@@ -128,6 +131,7 @@ class Embedded:
                 probe=IdleProbe(executor, settings.probe_every_ms),
                 rehearsing=rehearsing,
                 warming=warming,
+                key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -208,6 +212,9 @@ class Embedded:
         self._noted_s = time.monotonic()
         if self.own_exchange is not None:
             self.own_exchange.revive(self.say)
+        changed = self.key_changes.maybe(self.scheduler, wall_clock_ms())
+        if changed:
+            self.say(changed)
         try:
             self.scheduler.note_observed()
             seq, _ = self.journal.head
@@ -345,7 +352,7 @@ def _scheduler(
     settings: UpSettings,
     journal: Journal,
     executor: RayExecutor,
-    signer: SignerKey,
+    signer: Keyring,
     folded: Folded,
     planner: Planner,
 ) -> Scheduler:
