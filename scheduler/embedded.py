@@ -106,7 +106,8 @@ class Embedded:
             undo.callback(publisher.stop)
             watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor, tls=to_exchange).start()
             undo.callback(watcher.stop)
-            api = _api(settings, journal, scheduler, watcher, publisher)
+            rehearsing = _rehearsing(settings, ray)
+            api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
             undo.callback(api.stop)
             embedded = cls(
@@ -123,7 +124,7 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
-                rehearsing=_rehearsing(settings, ray),
+                rehearsing=rehearsing,
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -366,7 +367,12 @@ def _note_joined(joined_ms: dict[str, int], event: Event) -> None:
 
 
 def _api(
-    settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher, publisher: Publisher
+    settings: UpSettings,
+    journal: Journal,
+    scheduler: Scheduler,
+    watcher: Watcher,
+    publisher: Publisher,
+    rehearsing: Rehearsing,
 ) -> ApiServer:
     def link() -> ExchangeLink:
         status = watcher.status()
@@ -389,6 +395,7 @@ def _api(
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
         alerts=alerts,
+        rehearsed=lambda: rehearsing.last,
     )
     return ApiServer(
         scheduler,

@@ -16,7 +16,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.intake import new_record, stage_of, take_in
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.repack import Tables
-from scheduler.core.placement.roll import ACCOUNT, PLAIN, REFUSED, SHAPE, Listed, fill
+from scheduler.core.placement.roll import ACCOUNT, FREELY, REFUSED, SERVED, SHAPE, Listed, fill
 from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.workloads import Shape
 
@@ -101,19 +101,24 @@ class InRuns:
     def ask(self, line: Line) -> None:
         """See `Asking`."""
         self.changed(line)
-        self._ask(stage_of(self._books, self._roll, self._record), self._listed.index[line.account, line.shape])
+        self._ask(stage_of(self._books, self._roll, self._record), self._at(line))
 
     def next(self) -> Line | None:
         """See `Asking`."""
-        code = runs.FULL
-        while code == runs.FULL:
-            code = self._serve(stage_of(self._books, self._roll, self._record), self._kinds, len(self._books.rows))
-            take_in(self._books, self._lines, self._listed, self._record, inside=True)
-        return None if code == runs.DONE else self._line(code)
+        books = self._books
+        while True:
+            code = self._serve(stage_of(books, self._roll, self._record), self._kinds, len(books.rows))
+            take_in(books, self._lines, self._listed, self._record, inside=True)
+            if code >= 0:
+                return self._line(code)
+            if code == runs.DONE:
+                return None
+            if code <= runs.NO_ORDER:
+                self._listed.order_firm(books, runs.NO_ORDER - code)
 
     def refuse(self, line: Line) -> None:
         """See `Asking`."""
-        self._roll.lines[self._listed.index[line.account, line.shape], REFUSED] = 1
+        self._roll.lines[self._at(line), REFUSED] = 1
 
     def forgive(self, account: str) -> list[Line]:
         """See `Asking`."""
@@ -136,8 +141,11 @@ class InRuns:
         return found
 
     def _line(self, at: int) -> Line:
-        account, shape = self._listed.keys[at]
+        account, shape = self._listed.key(at)
         return self._lines.of(account)[shape]
+
+    def _at(self, line: Line) -> int:
+        return self._listed.at(self._books.account_index[line.account], line.shape)
 
 
 def _has_room(books: Books, line: Line) -> bool:
@@ -170,7 +178,7 @@ def tables_of(books: Books, listed: Listed) -> Tables:
     asked = np.full(len(listed.shapes), -1)
     for at, shape in enumerate(listed.shapes):
         least = least_demand(shape)
-        if listed.shape_rows[at, PLAIN] and least is not None:
+        if listed.shape_rows[at, SERVED] == FREELY and least is not None:
             asked[at] = index.setdefault(least, len(index))
     of_line = asked[listed.lines[:, SHAPE]]
     parts, wanted = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
@@ -179,5 +187,4 @@ def tables_of(books: Books, listed: Listed) -> Tables:
         parts.append(listed.lines[chosen, ACCOUNT] * n_pools + pool)
         wanted.append(of_line[chosen])
     held = np.array(held_part, dtype=np.int64), np.array(held_want, dtype=np.int64)
-    firsts = np.array(books.units.first_unit, dtype=np.int64)
-    return Tables.of(list(index), held, (np.concatenate(parts), np.concatenate(wanted)), firsts)
+    return Tables.of(list(index), held, (np.concatenate(parts), np.concatenate(wanted)), books.units)

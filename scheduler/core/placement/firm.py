@@ -16,7 +16,7 @@ from collections import Counter
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.orders import Kind
-from scheduler.core.placement.room import room_from_others, take_room
+from scheduler.core.placement.room import room_at_home, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang
@@ -64,9 +64,11 @@ def _on_free(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> 
 
 
 def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
-    """End others' work on the account's own lasting cells; its own work stays where it is."""
-    room = room_from_others(books, wants(gang.shape)[-1], account, pool, end_ms)
-    if room is None or not books.repacks(account, pool, taken=room.gpus):
-        return False
-    take_room(books, gang, room)
-    return True
+    """End others' work on the account's own lasting cells; where that does not do, its own work there moves too."""
+    want = wants(gang.shape)[-1]
+    for found in (room_from_others, room_at_home):
+        room = found(books, want, account, pool, end_ms)
+        if room is not None and books.repacks(account, pool, taken=room.gpus):
+            take_room(books, gang, room)
+            return True
+    return False

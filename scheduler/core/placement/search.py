@@ -125,7 +125,7 @@ class Search:
             low, high = self._units.first_unit[at], self._units.first_unit[at + 1]
         lasting = OF_UNSOLD
         if end_ms:
-            end_ms, some, other = self._turn_ms(end_ms)
+            end_ms, some, other = self.turn_ms(end_ms)
             if kinds & FIRM:
                 lasting = self.order(LASTING_UNSOLD, end_ms)
             elif some and other:
@@ -152,7 +152,7 @@ class Search:
             whether,
         )
 
-    def _turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
+    def turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
         """The first instant from then on at which ownership changes (few of them, so that orders are shared), and
         whether some ownership lasts until then, and some other does not.
         """
