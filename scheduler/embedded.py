@@ -22,6 +22,7 @@ from scheduler.api.servicer import ApiSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
+from scheduler.core.events import Event, NodeJoined
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
@@ -38,6 +39,7 @@ from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from scheduler.planners.ray_workers import RayWorkers
 from scheduler.planners.rehearsals import Rehearsals
+from scheduler.pledging import pledge, read_inventory
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.rehearsing import Rehearsing
@@ -361,12 +363,21 @@ def _scheduler(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
     log = LogWriter(settings.stream, signer)
+    inventory = {} if settings.devices is None else read_inventory(settings.devices)
     scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state, planner)
+    joined_ms: dict[str, int] = {}
+    scheduler.listeners.append(lambda event: _note_joined(joined_ms, event))
     if journal.log_size(settings.stream):
         log.checkpoint(journal)
     reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)
     scheduler.round()
+    pledge(journal, log, inventory, scheduler.state.fleet, joined_ms, wall_clock_ms())
     return scheduler
+
+
+def _note_joined(joined_ms: dict[str, int], event: Event) -> None:
+    if isinstance(event, NodeJoined):
+        joined_ms[event.node.name] = event.at_ms
 
 
 def _api(
