@@ -20,6 +20,7 @@ from pydantic_settings import (
 
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import InvalidValue, Unauthorised
+from scheduler.exchange.tls import Tls, tls_of
 
 
 def default_home() -> Path:
@@ -33,15 +34,24 @@ class UpSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TENOR_", extra="forbid", frozen=True)
 
     home: Path = Field(default_factory=default_home, description="Folder of the journal, logs, keys and addresses.")
-    listen: str = Field(default="127.0.0.1:0", description="Address of the API; loopback only, port 0 for any.")
+    listen: str = Field(default="127.0.0.1:0", description="Address of the API; without an identity loopback only.")
     exchange: str | None = Field(default=None, description="Address of an exchange; none: an own reference exchange.")
     exchange_listen: str = Field(default="127.0.0.1:0", description="Where the own reference exchange listens.")
+    identity: Path | None = Field(default=None, description="This cluster's certificate and key; with it, mutual TLS.")
+    authority: Path | None = Field(default=None, description="Who signs the certificates of those that call the API.")
+    exchange_authority: Path | None = Field(default=None, description="Who signs the exchange's; none: `authority`.")
+    calls_per_s: int = Field(default=100, ge=1, description="Calls of the API of each peer with a certificate.")
+    streams_per_peer: int = Field(default=8, ge=1, description="Streams of the API that each such peer may have open.")
     stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
+    key_overlap_ms: int = Field(
+        default=604_800_000, ge=0, description="How long the log's old key signs beside the one that follows it."
+    )
     nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, with logical GPUs.")
     gpus_per_node: int = Field(default=8, ge=1, le=64, description="Logical GPUs of each local node.")
     grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")
     site: str = Field(default="local", description="Site of the local nodes.")
     nodes_per_domain: int = Field(default=2, ge=1, description="Local nodes in one NVLink domain.")
+    devices: Path | None = Field(default=None, description="JSON file of the nodes' device UUIDs: they are pledged.")
     spares: int = Field(default=0, ge=0, description="Local nodes, the last ones, that are never sold.")
     planners: Literal["auto", "local", "ray"] = Field(
         default="auto", description="Who plans: this process, an actor a pool on Ray, or auto: Ray once it pays."
@@ -76,6 +86,16 @@ class UpSettings(BaseSettings):
         given = {**env_settings(), **init_settings()}
         home = Path(given.get("home", default_home()))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, home / "config.toml")
+
+    def api_tls(self) -> Tls | None:
+        """How the API is served. Raises InvalidValue where only one of `identity` and `authority` is given."""
+        return tls_of(self.identity, self.authority)
+
+    def exchange_tls(self) -> Tls | None:
+        """How the exchange that was named is called; plaintext where it is the own one, on loopback."""
+        if self.exchange is None:
+            return None
+        return tls_of(self.identity, self.exchange_authority or self.authority)
 
     def node_specs(self) -> tuple[NodeSpec, ...]:
         """The local nodes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
 
@@ -48,16 +47,6 @@ def checked_address(address: str, of: str = "the API") -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > MOST_PORTS:
         raise InvalidValue("address", of, address, "host:port, as 127.0.0.1:7070")
     return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def write_address(path: Path, address: str) -> None:

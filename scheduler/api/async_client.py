@@ -22,6 +22,7 @@ from scheduler.api.calls import Asked, Call
 from scheduler.api.client import FIRST_POLL_S, LONGEST_POLL_S
 from scheduler.api.v1 import api_pb2_grpc
 from scheduler.core.errors import Unavailable
+from scheduler.exchange.tls import Tls, opened_aio, tls_from_environment
 
 Answer = TypeVar("Answer")
 
@@ -29,10 +30,13 @@ Answer = TypeVar("Answer")
 class AsyncClient:
     """As `client.Client`, made inside a running event loop. What each call gives and raises is said there."""
 
-    def __init__(self, address: str | None = None, *, timeout_s: float = calls.TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, timeout_s: float = calls.TIMEOUT_S, tls: Tls | None = None
+    ) -> None:
         self.address = find_address(address)
+        self._tls = tls if tls is not None else tls_from_environment()
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(self.address, options=calls.OPTIONS)
+        self._channel = opened_aio(self.address, self._tls, calls.OPTIONS, "the Tenor")
         self._stub: Any = api_pb2_grpc.SchedulerStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -165,17 +169,32 @@ class AsyncClient:
         return job
 
     async def _ask(self, call: Call[Answer]) -> Answer:
-        try:
-            return call.read(await getattr(self._stub, call.method)(call.request, timeout=self._timeout_s))
-        except grpc.RpcError as failed:
-            raise calls.raised_by(failed, self.address) from None
+        for attempt in range(calls.TRIES):
+            try:
+                return call.read(await getattr(self._stub, call.method)(call.request, timeout=self._timeout_s))
+            except grpc.RpcError as failed:
+                error = await asyncio.to_thread(calls.raised_by, failed, self.address, self._tls)
+                pause_s = calls.pause_s(attempt, error)
+                if pause_s is None:
+                    raise error from None
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last attempt returned or raised")
 
     async def _hear(self, call: Call[Answer]) -> AsyncIterator[Answer]:
-        answers = getattr(self._stub, call.method)(call.request)
-        try:
-            async for answer in answers:
-                yield call.read(answer)
-        except grpc.RpcError as failed:
-            raise calls.raised_by(failed, self.address) from None
-        finally:
-            answers.cancel()
+        for attempt in range(calls.TRIES):
+            answers = getattr(self._stub, call.method)(call.request, timeout=call.timeout_s)
+            heard = False
+            try:
+                async for answer in answers:
+                    heard = True
+                    yield call.read(answer)
+            except grpc.RpcError as failed:
+                error = await asyncio.to_thread(calls.raised_by, failed, self.address, self._tls)
+                pause_s = None if heard else calls.pause_s(attempt, error)
+                if pause_s is None:
+                    raise error from None
+            else:
+                return
+            finally:
+                answers.cancel()
+            await asyncio.sleep(pause_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,26 +13,33 @@ import grpc
 from scheduler.api import codec, messages
 from scheduler.api.v1 import api_pb2 as wire
 from scheduler.core.errors import Refused, TenorError, Unavailable
-from scheduler.exchange.errors import error_of
+from scheduler.exchange.channels import CHANNEL_OPTIONS, Options
+from scheduler.exchange.errors import Exhausted, error_of, never_arrived, retry_pause_s, told_itself
+from scheduler.exchange.handshakes import explained
+from scheduler.exchange.tls import Tls
 
 TIMEOUT_S = 30.0
-MOST_BYTES = 64 << 20
-OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", MOST_BYTES),
-    ("grpc.enable_http_proxy", 0),  # the scheduler is on this machine, whatever proxy the environment names
-)
-_DETAILS = "grpc-status-details-bin"
+STREAM_S = 600.0
+"""For a stream that ends by itself."""
+FOLLOW_S = 604_800.0
+"""For one that follows what comes: a week."""
+OPTIONS: Options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0))  # a proxy of the environment is not meant for it
+TRIES = 5
+_FIRST_PAUSE_S = 0.1
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """`method` of the service with `request`; `read` makes the answer of what comes back (of each, in a stream)."""
+    """`method` of the service with `request`; `read` makes the answer of what comes back (of each, in a stream).
+    `timeout_s`: of a stream; other calls have the client's.
+    """
 
     method: str
     request: Any
     read: Callable[[Any], Answer]
+    timeout_s: float = STREAM_S
 
 
 class Asked(TypedDict, total=False):
@@ -158,30 +166,46 @@ def logs(
 ) -> Call[messages.LogChunk]:
     """A job's output, as a stream."""
     request = wire.LogsRequest(job=job, worker=worker, attempt=attempt, follow=follow, tail_lines=tail_lines)
-    return Call("Logs", request, lambda got: codec.from_wire(got, messages.LogChunk))
+    return Call("Logs", request, lambda got: codec.from_wire(got, messages.LogChunk), _stream_s(follow=follow))
 
 
 def events(after_seq: int | None, kinds: Iterable[str], *, follow: bool) -> Call[messages.JournalEvent]:
     """The journal's events, as a stream."""
     request = wire.WatchEventsRequest(after_seq=after_seq, kinds=tuple(kinds), stop_at_head=not follow)
-    return Call("WatchEvents", request, lambda got: codec.from_wire(got.event, messages.JournalEvent))
+    timeout_s = _stream_s(follow=follow)
+    return Call("WatchEvents", request, lambda got: codec.from_wire(got.event, messages.JournalEvent), timeout_s)
 
 
-def raised_by(failed: grpc.RpcError, address: str) -> TenorError:
+def raised_by(failed: grpc.RpcError, address: str, tls: Tls | None = None) -> TenorError:
     """The error that the scheduler raised; where it said none, what became of the call."""
     call: Any = failed  # every failed call is a grpc.Call too, though the types do not say so
-    if any(key == _DETAILS for key, _ in call.trailing_metadata() or ()):
-        return error_of(failed)
     code, details = call.code(), call.details()
+    if never_arrived(failed):
+        nobody = Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
+        return explained(nobody, address, tls, "the Tenor")
+    error = error_of(failed)
+    if type(error) not in (TenorError, Unavailable) or told_itself(failed):
+        return error
     match code:
-        case grpc.StatusCode.UNAVAILABLE:
-            return Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
         case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Unavailable(f"the Tenor at {address} did not answer: {details}")
         case grpc.StatusCode.UNIMPLEMENTED:
             return Refused(f"what answers at {address} does not know this call: {details}")
         case _:
             return TenorError(f"the Tenor at {address} failed: {code.name}, {details}")
+
+
+def pause_s(attempt: int, error: TenorError) -> float | None:
+    """How long to wait before attempt `attempt` + 1 (from 0); None: do not make it. Only what the scheduler had no room
+    for is asked again by itself: it has done nothing of it.
+    """
+    if not isinstance(error, Exhausted) or attempt + 1 >= TRIES:
+        return None
+    return retry_pause_s(error, _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+
+
+def _stream_s(*, follow: bool) -> float:
+    return FOLLOW_S if follow else STREAM_S
 
 
 def _job(got: Any) -> messages.Job:

@@ -23,6 +23,7 @@ from scheduler.api.address import find_address
 from scheduler.api.calls import Asked, Call
 from scheduler.api.v1 import api_pb2_grpc
 from scheduler.core.errors import Unavailable
+from scheduler.exchange.tls import Tls, opened, tls_from_environment
 
 FIRST_POLL_S = 0.05
 LONGEST_POLL_S = 1.0
@@ -33,14 +34,19 @@ Answer = TypeVar("Answer")
 class Client:
     """A connection to the scheduler at `address`; None: where TENOR_ADDRESS or the scheduler's own file says.
 
-    Raises Unavailable where nothing says where it is, InvalidValue where what is said is no address. `timeout_s` bounds
-    each call, not streams.
+    `tls`: who calls, and whom to believe; None: as TENOR_IDENTITY and TENOR_AUTHORITY say, else plaintext. Raises
+    Unavailable where nothing says where it is, InvalidValue where what is said is no address, Unauthorised for
+    plaintext off loopback, and what `Tls.valid` raises. `timeout_s` bounds each call; a stream may last ten minutes,
+    one that follows a week.
     """
 
-    def __init__(self, address: str | None = None, *, timeout_s: float = calls.TIMEOUT_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, timeout_s: float = calls.TIMEOUT_S, tls: Tls | None = None
+    ) -> None:
         self.address = find_address(address)
+        self._tls = tls if tls is not None else tls_from_environment()
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(self.address, options=calls.OPTIONS)
+        self._channel = opened(self.address, self._tls, calls.OPTIONS, "the Tenor")
         self._stub = api_pb2_grpc.SchedulerStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -191,19 +197,35 @@ class Client:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _ask(self, call: Call[Answer]) -> Answer:
-        try:
-            return call.read(getattr(self._stub, call.method)(call.request, timeout=self._timeout_s))
-        except grpc.RpcError as failed:
-            raise calls.raised_by(failed, self.address) from None
+        for attempt in range(calls.TRIES):
+            try:
+                return call.read(getattr(self._stub, call.method)(call.request, timeout=self._timeout_s))
+            except grpc.RpcError as failed:
+                error = calls.raised_by(failed, self.address, self._tls)
+                pause_s = calls.pause_s(attempt, error)
+                if pause_s is None:
+                    raise error from None
+            time.sleep(pause_s)
+        raise AssertionError("the last attempt returned or raised")
 
     def _hear(self, call: Call[Answer]) -> Iterator[Answer]:
-        answers = getattr(self._stub, call.method)(call.request)
-        try:
-            yield from map(call.read, answers)
-        except grpc.RpcError as failed:
-            raise calls.raised_by(failed, self.address) from None
-        finally:
-            answers.cancel()
+        for attempt in range(calls.TRIES):
+            answers = getattr(self._stub, call.method)(call.request, timeout=call.timeout_s)
+            heard = False
+            try:
+                for answer in answers:
+                    heard = True
+                    yield call.read(answer)
+            except grpc.RpcError as failed:
+                error = calls.raised_by(failed, self.address, self._tls)
+                pause_s = None if heard else calls.pause_s(attempt, error)
+                if pause_s is None:
+                    raise error from None
+            else:
+                return
+            finally:
+                answers.cancel()
+            time.sleep(pause_s)
 
 
 class JobHandle:

@@ -1,7 +1,8 @@
 """The API's server: one port on this machine, a pool of threads, a health service beside it.
 
-It speaks plaintext and asks nobody who they are, so it listens on loopback only. Clients on this machine find it by the
-address that it leaves in a file.
+Without an identity it speaks plaintext and asks nobody who they are, so it listens on loopback only; with one it takes
+those whom its authority signed, and each may what `access` says. Clients on this machine find it by the address that it
+leaves in a file.
 """
 
 from __future__ import annotations
@@ -14,31 +15,27 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from scheduler.api.address import checked_address, is_loopback, write_address
+from scheduler.api.access import SERVICE, rules
+from scheduler.api.address import checked_address, write_address
 from scheduler.api.servicer import MOST_STREAMS, ApiSources, Servicer
 from scheduler.api.v1 import api_pb2_grpc
-from scheduler.core.errors import InvalidValue, Unavailable
+from scheduler.exchange.admission import Admission, Limits
+from scheduler.exchange.channels import MOST_ANSWERED_BYTES, server_options
+from scheduler.exchange.tls import Tls, bind, refuse_plaintext
 from scheduler.ledger.journal import Journal
 from scheduler.service import Scheduler
 
-__all__ = ["ApiServer", "ApiSources"]
+__all__ = ["SERVICE", "ApiServer", "ApiSources"]
 
-SERVICE = "tenor.api.v1.Scheduler"
-MOST_BYTES = 64 << 20
-"""Of one message: a fleet of 10,000 nodes fits with room to spare."""
 _THREADS = MOST_STREAMS + 16
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # else a second server would take half of the calls, unnoticed
-    ("grpc.max_send_message_length", MOST_BYTES),
-    ("grpc.max_receive_message_length", MOST_BYTES),
-)
 
 
 class ApiServer:
     """Serves a scheduler at `address` (`host:port`, port 0: any that is free). `start` it, then `stop` it.
 
     `address_file`: where the address is left for clients while it runs. `on_stop` is called once it has stopped.
-    Raises InvalidValue for an address that others could reach.
+    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. Raises InvalidValue
+    for what is no address, Unauthorised for one that others could reach in plaintext.
     """
 
     def __init__(
@@ -50,10 +47,14 @@ class ApiServer:
         *,
         address_file: Path | None = None,
         on_stop: Callable[[], None] | None = None,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
     ) -> None:
         host, _ = checked_address(address)
-        if not is_loopback(host):
-            raise InvalidValue("address", "the API", address, "a loopback address: it speaks plaintext")
+        if tls is None:
+            refuse_plaintext(address, "the API was to listen on")
+        self._tls = tls
+        self._door = Admission(rules(scheduler), limits)
         self._wanted = address
         self._host = host
         self._file = address_file
@@ -65,14 +66,15 @@ class ApiServer:
         """Where it listens, once it was started."""
 
     def start(self) -> str:
-        """Listen and serve; the address with its real port. Raises Unavailable where the port is taken."""
-        server = grpc.server(futures.ThreadPoolExecutor(_THREADS, "tenor-api"), options=_OPTIONS)
+        """Listen and serve; the address with its real port. Raises Unavailable where the port is taken, and what
+        `Tls.valid` raises.
+        """
+        options = server_options(most_received_bytes=MOST_ANSWERED_BYTES)
+        threads = futures.ThreadPoolExecutor(_THREADS, "tenor-api")
+        server = grpc.server(threads, interceptors=[self._door], options=options)
         api_pb2_grpc.add_SchedulerServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        try:
-            port = server.add_insecure_port(self._wanted)
-        except RuntimeError as error:
-            raise Unavailable(f"the API cannot listen on {self._wanted}: the port is taken, or not ours") from error
+        port = bind(server, self._wanted, self._tls, "the API")
         server.start()
         self._server = server
         shown = f"[{self._host}]" if ":" in self._host else self._host

@@ -14,8 +14,8 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli import delivery, demo, exchange, fleet, jobs, overview, replay, selling, up
-from scheduler.cli.screen import Output, OutputOption, write_json, write_lines
+from scheduler.cli import certs, delivery, demo, disclosure, exchange, fleet, jobs, keys, overview, replay, selling, up
+from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
 INTERRUPTED_EXIT_CODE = 130
 CLOSED_PIPE_EXIT_CODE = 141
@@ -26,7 +26,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
-    ("Exchanges and auditors", (delivery.statement, delivery.audit)),
+    ("Exchanges and auditors", (delivery.statement, delivery.audit, disclosure.disclosure)),
 )
 
 
@@ -55,12 +55,14 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    app.callback()(_debug)
+    app.callback()(_of_all_verbs)
     for panel, verbs in VERBS:
         for verb in verbs:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(certs.app, name="certs")
+    app.add_typer(keys.app, name="keys")
     return app
 
 
@@ -102,10 +104,15 @@ def _told(error: Exception) -> int:
     return INTERNAL_EXIT_CODE
 
 
-def _debug(
+def _of_all_verbs(
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the whole story of an error.")] = False,
+    identity: IdentityOption = None,
+    authority: AuthorityOption = None,
 ) -> None:
     del debug  # taken out by `main`, so that it may stand anywhere before `--`
+    for variable, given in (("TENOR_IDENTITY", identity), ("TENOR_AUTHORITY", authority)):
+        if given is not None:  # where clients look
+            os.environ[variable] = str(given)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scheduler.cli.screen import AddressOption, Output, OutputOption, say, write_fields, write_json, write_table
+
+if TYPE_CHECKING:
+    from scheduler.exchange.audit import AuditReport, Check
 
 FAILED_AUDIT_EXIT_CODE = 4
 
@@ -30,8 +34,10 @@ def statement(
             found = tenor.statement(position)
     else:
         from scheduler.exchange.client import ExchangeClient
+        from scheduler.exchange.tls import EXCHANGE_AUTHORITY_VARIABLE, tls_from_environment
 
-        with ExchangeClient(exchange) as venue:
+        tls = tls_from_environment(EXCHANGE_AUTHORITY_VARIABLE)
+        with ExchangeClient(exchange, tls=tls) as venue:
             found = json.loads(venue.statement(position)[0])
     if output is Output.JSON:
         write_json(found)
@@ -40,32 +46,59 @@ def statement(
 
 
 def audit(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder with a log, its checkpoint and terms.")],
-    vkey: Annotated[list[str] | None, typer.Option("--vkey", help="A verifier key to trust; repeatable.")] = None,
+    bundle: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders with a log, its checkpoint and terms.")
+    ],
+    vkey: Annotated[
+        list[str] | None,
+        typer.Option("--vkey", help="A verifier key to trust, of a log or a witness; repeatable."),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check a bundle of evidence offline.
+    """Check bundles of evidence offline.
 
-    Signatures, proofs, conservation, statements. Exits with 4 where anything is wrong.
+    Signatures, proofs, conservation, statements; of several, that logs are not forked and no device is pledged twice.
+    Exits with 4 where anything is wrong.
     """
-    from scheduler.exchange.audit import audit as audited
+    from scheduler.exchange.audit import audit_all
     from scheduler.ledger.keys import VerifierKey
 
-    report = audited(bundle, [VerifierKey.parse(each) for each in vkey or ()])
+    found = audit_all(bundle, [VerifierKey.parse(each) for each in vkey or ()])
     if output is Output.JSON:
-        checks = [
-            {"name": each.name, "verdict": str(each.verdict), "examined": each.examined, "detail": each.detail}
-            for each in report.checks
-        ]
-        figures = {name: getattr(report, name) for name in ("origin", "size", "root", "positions", "records")}
-        write_json({"bundle": str(report.folder), "ok": report.ok, **figures, "checks": checks})
+        reports = [_report_document(report) for report in found.reports]
+        across = [_check_document(check) for check in found.across]
+        write_json(reports[0] if len(reports) == 1 else {"ok": found.ok, "bundles": reports, "across": across})
     else:
-        rows = [(each.name, str(each.verdict).replace("_", " "), each.examined, each.detail) for each in report.checks]
-        write_table(("check", "verdict", "examined>", "detail"), rows)
-        held = f"{report.size} leaves, {report.records} records of {report.positions} positions"
-        say(f"{'the audit passes' if report.ok else 'THE AUDIT FAILS'}: {report.origin or report.folder}, {held}")
-    if not report.ok:
+        for report in found.reports:
+            _write_checks(report.checks)
+            held = f"{report.size} leaves, {report.records} records of {report.positions} positions"
+            _say_verdict(report.ok, report.first_wrong, f"{report.origin or report.folder}, {held}")
+        if found.across:
+            _write_checks(found.across)
+            _say_verdict(found.ok, found.first_wrong, f"{len(found.reports)} bundles together")
+    if not found.ok:
         raise typer.Exit(FAILED_AUDIT_EXIT_CODE)
+
+
+def _report_document(report: AuditReport) -> dict[str, Any]:
+    figures = {name: getattr(report, name) for name in ("origin", "size", "root", "positions", "records")}
+    checks = [_check_document(check) for check in report.checks]
+    return {"bundle": str(report.folder), "ok": report.ok, **figures, "checks": checks}
+
+
+def _check_document(check: Check) -> dict[str, Any]:
+    return {"name": check.name, "verdict": str(check.verdict), "examined": check.examined, "detail": check.detail}
+
+
+def _write_checks(checks: Sequence[Check]) -> None:
+    rows = [(each.name, str(each.verdict).replace("_", " "), each.examined, each.detail) for each in checks]
+    write_table(("check", "verdict", "examined>", "detail"), rows)
+
+
+def _say_verdict(ok: bool, wrong: Check | None, held: str) -> None:
+    say(f"{'the audit passes' if ok else 'THE AUDIT FAILS'}: {held}")
+    if wrong is not None:
+        say(f"the first thing that is wrong: {wrong.name}: {wrong.detail}")
 
 
 def _write_statement(found: dict[str, Any]) -> None:
@@ -79,21 +112,21 @@ def _write_statement(found: dict[str, Any]) -> None:
             ("instrument", found["instrument"]),
             ("period", f"{instant(found['start_ms'])} to {instant(found['end_ms'])}, {state}"),
             ("records", f"{found['records']}, {found['records_unsettled']} not yet settled"),
-            ("contracted", _gpu_hours(found["contracted_gpu_ms"])),
+            ("contracted", gpu_hours(found["contracted_gpu_ms"])),
             (
                 "availability",
-                f"{_percent(found['availability_ppm'])}, target {_percent(found['availability_target_ppm'])} {met}",
+                f"{percent(found['availability_ppm'])}, target {percent(found['availability_target_ppm'])} {met}",
             ),
         ]
     )
-    states = [(name.replace("_", " "), _gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
+    states = [(name.replace("_", " "), gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
     write_table(("state", "quantity>"), states)
     if found["losses"]:
-        lost = [(_cause(number), _gpu_hours(gpu_ms)) for number, gpu_ms in found["losses"]]
+        lost = [(_cause(number), gpu_hours(gpu_ms)) for number, gpu_ms in found["losses"]]
         write_table(("cause of loss", "quantity>"), lost)
     currency = found["currency"]
     lines = [
-        (line["kind"].replace("_", " "), _gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
+        (line["kind"].replace("_", " "), gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
         for line in found["lines"]
     ]
     write_table(("line", "quantity>", "amount>"), [*lines, ("total", "", _money(found["amount_micro"], currency))])
@@ -106,13 +139,14 @@ def _cause(number: int) -> str:
     return f"{cause.name.lower().replace('_', ' ')} (borne by {cause.bearer})"
 
 
-def _gpu_hours(gpu_ms: int) -> str:
+def gpu_hours(gpu_ms: int) -> str:
     """GPU-ms as GPU-hours with three digits, rounded down."""
     whole, rest = divmod(gpu_ms, 3_600_000)
     return f"{whole:,}.{rest * 1_000 // 3_600_000:03d} GPU-h"
 
 
-def _percent(ppm: int) -> str:
+def percent(ppm: int) -> str:
+    """With four digits, which are all there are."""
     whole, rest = divmod(ppm, 10_000)
     return f"{whole}.{rest:04d} %"
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scheduler.cli import parsing
-from scheduler.cli.screen import Output, OutputOption, say, write_json, write_lines, write_table
+from scheduler.cli.screen import (
+    AuthorityOption,
+    IdentityOption,
+    Output,
+    OutputOption,
+    say,
+    write_json,
+    write_lines,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from scheduler.core.instruments import InstrumentTerms
@@ -34,14 +43,21 @@ RequestOption = Annotated[str, typer.Option("--request-id", help="The same id gi
 def serve(
     db: Annotated[Path, typer.Option("--db", help="Its SQLite file, made where it is missing.")],
     listen: Annotated[
-        str, typer.Option("--listen", metavar="HOST:PORT", help="Loopback; port 0: any.")
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Without an identity loopback; port 0: any.")
     ] = "127.0.0.1:0",
+    identity: IdentityOption = None,
+    authority: AuthorityOption = None,
+    calls_per_s: Annotated[int, typer.Option("--calls-per-s", min=1, help="Of each peer with a certificate.")] = 100,
+    streams: Annotated[int, typer.Option("--streams-per-peer", min=1, help="Open at once, of each such peer.")] = 8,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Where its address is left.")] = None,
 ) -> None:
     """Run a reference exchange until Ctrl-C. Its address is the one line on stdout."""
+    from scheduler.exchange.admission import Limits
     from scheduler.exchange.reference.server import ServerSettings, run
+    from scheduler.exchange.tls import tls_of
 
-    raise typer.Exit(run(ServerSettings(db=db, listen=listen, address_file=address_file)))
+    limits, tls = Limits(calls_per_s, 4 * calls_per_s, streams), tls_of(identity, authority)
+    raise typer.Exit(run(ServerSettings(db, listen, address_file, tls=tls, limits=limits)))
 
 
 @trade.command("list")
@@ -170,8 +186,11 @@ def _venue(address: str | None) -> ExchangeClient:
     from scheduler.api.address import checked_address, state_dir
     from scheduler.core.errors import Unavailable
     from scheduler.exchange.client import ExchangeClient
+    from scheduler.exchange.tls import EXCHANGE_AUTHORITY_VARIABLE, tls_from_environment
 
+    tls = tls_from_environment(EXCHANGE_AUTHORITY_VARIABLE)
     if address is None:
+        tls = None  # the one that `tenor up` started here speaks plaintext, on loopback
         path = state_dir() / "exchange.address"
         try:
             address = path.read_text(encoding="utf-8").strip()
@@ -180,7 +199,7 @@ def _venue(address: str | None) -> ExchangeClient:
                 f"no exchange is running here: {path} is missing. Say where it is with --exchange or TENOR_EXCHANGE"
             ) from None
     checked_address(address, "the exchange")
-    return ExchangeClient(address)
+    return ExchangeClient(address, tls=tls)
 
 
 def _account_of(venue: ExchangeClient, position: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,14 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How the an
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="HOST:PORT", envvar="TENOR_ADDRESS", help="The scheduler's API."),
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="FILE", envvar="TENOR_IDENTITY", help="Certificate and key: mutual TLS."),
+]
+AuthorityOption = Annotated[
+    Path | None,
+    typer.Option("--authority", metavar="FILE", envvar="TENOR_AUTHORITY", help="Who signs those of the other side."),
 ]
 
 _STYLES = {

@@ -12,9 +12,18 @@ from scheduler.cli.screen import say
 
 def up(
     home: Annotated[Path | None, typer.Option("--home", help="Its folder; default: ~/.local/state/tenor.")] = None,
-    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="The API; loopback only.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="The API's address.")] = None,
     exchange: Annotated[
         str | None, typer.Option("--exchange", metavar="HOST:PORT", help="Default: a reference exchange of its own.")
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option("--identity", metavar="FILE", help="Certificate and key; with it, mutual TLS.")
+    ] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--authority", metavar="FILE", help="Who signs certificates of callers.")
+    ] = None,
+    exchange_authority: Annotated[
+        Path | None, typer.Option("--exchange-authority", metavar="FILE", help="Who signs the exchange's.")
     ] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="Name of the delivery log.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Local nodes.")] = None,
@@ -36,6 +45,9 @@ def up(
         home=home,
         listen=listen,
         exchange=exchange,
+        identity=identity,
+        authority=authority,
+        exchange_authority=exchange_authority,
         stream=stream,
         nodes=nodes,
         gpus_per_node=gpus_per_node,

@@ -116,6 +116,11 @@ class StepFunction:
         i = bisect_right(self.steps, at_ms, key=lambda step: step[0])
         return self.steps[i - 1][1] if i else 0
 
+    def since(self, from_ms: int) -> StepFunction:
+        """The same function from an instant on, without the steps that no longer matter then."""
+        kept = self.steps[max(0, bisect_right(self.steps, from_ms, key=lambda step: step[0]) - 1) :]
+        return StepFunction(kept[1:] if kept and kept[0][1] == 0 else kept)
+
     def pieces(self, within: Interval) -> Iterator[tuple[Interval, int]]:
         """The constant pieces that tile `within`, in order, zeros included."""
         cuts = [within.start_ms]

@@ -37,7 +37,16 @@ def write(
         raise InvalidValue("checkpoint", f"stream {stream!r}", "missing", "a log that was signed once at least")
     size, note = kept
     leaves = (leaf for _, leaf in journal.leaves(stream, 0, size))
-    write_bundle(folder, leaves, note, vkeys, {each.id: canonical_bytes(each) for each in terms})
+    cosigned_size, cosigned, witness = journal.cosigned(stream) or (0, b"", "")
+    write_bundle(
+        folder,
+        leaves,
+        note,
+        vkeys,
+        {each.id: canonical_bytes(each) for each in terms},
+        witnesses=(witness,) if witness else (),
+        cosigned_note=cosigned if cosigned_size < size else b"",
+    )
     try:
         (folder / STATEMENTS).mkdir(exist_ok=True)
         for position, content in sorted(statements.items()):

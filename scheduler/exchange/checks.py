@@ -15,7 +15,16 @@ from scheduler.core.errors import Refused
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.positions import Position
-from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, ShortageLeaf, decode
+from scheduler.exchange.leaves import (
+    KeyChangeLeaf,
+    Leaf,
+    PledgeLeaf,
+    PoolLeaf,
+    RecordLeaf,
+    ShortageLeaf,
+    WithdrawalLeaf,
+    decode,
+)
 
 
 class Reason(StrEnum):
@@ -29,6 +38,9 @@ class Reason(StrEnum):
     WRONG_VERSION = "WRONG_VERSION"
     OTHER_STREAM = "OTHER_STREAM"
     WRONG_CERTIFICATE = "WRONG_CERTIFICATE"
+    PLEDGED_TWICE = "PLEDGED_TWICE"
+    NOT_PLEDGED = "NOT_PLEDGED"
+    WRONG_KEY_CHANGE = "WRONG_KEY_CHANGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +53,8 @@ class Rejected:
 
 def checked_leaf(
     leaf: bytes, known: Callable[[str], tuple[Position, InstrumentTerms] | None]
-) -> tuple[MeterRecord | None, Rejected | None]:
-    """The record in a leaf where it holds one, and why the leaf is not settled; None: it is, as far as the leaf alone
+) -> tuple[Leaf | None, Rejected | None]:
+    """What a leaf says where it can be read, and why the leaf is not settled; None: it is, as far as the leaf alone
     tells. `known` gives a position and the terms of its instrument.
     """
     try:
@@ -51,15 +63,23 @@ def checked_leaf(
         return None, Rejected(Reason.MALFORMED, str(error))
     match decoded:
         case RecordLeaf():
-            return decoded.record, _of_record(decoded.record, known(decoded.record.position))
+            return decoded, _of_record(decoded.record, known(decoded.record.position))
         case PoolLeaf():
-            return None, _of_pool(decoded.pool)
+            return decoded, _of_pool(decoded.pool)
         case ShortageLeaf():
             try:
                 verify(decoded.certificate)
             except Refused as error:
-                return None, Rejected(Reason.WRONG_CERTIFICATE, str(error))
-            return None, None
+                return decoded, Rejected(Reason.WRONG_CERTIFICATE, str(error))
+            return decoded, None
+        case KeyChangeLeaf():
+            try:
+                decoded.change.verify()
+            except Refused as error:
+                return decoded, Rejected(Reason.WRONG_KEY_CHANGE, str(error))
+            return decoded, None
+        case PledgeLeaf() | WithdrawalLeaf():
+            return decoded, None
 
 
 def broken_pool(pool: PoolRecord) -> str:

@@ -21,18 +21,14 @@ from scheduler.core.errors import InvalidValue, TenorError, Unavailable
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.exchange import convert
-from scheduler.exchange.errors import error_of, is_retried
+from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
+from scheduler.exchange.errors import error_of, is_retried, retry_pause_s
+from scheduler.exchange.handshakes import explained, failure
+from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
 
 Message = TypeVar("Message")
 
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.max_receive_message_length", 64 * 2**20),  # a snapshot of many positions is one message
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 _TRIES = 5
 _FIRST_PAUSE_S = 0.1
 
@@ -59,12 +55,15 @@ Told = PositionEvent | InstrumentTerms | Alive
 
 
 class ExchangeClient:
-    """Calls to one exchange at `HOST:PORT`. Safe for threads. A context manager that closes its channel."""
+    """Calls to one exchange at `HOST:PORT`, with TLS where `tls` is given. Safe for threads. A context manager that
+    closes its channel. Raises Unauthorised for plaintext off loopback, and what `Tls.valid` raises.
+    """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 10.0, tls: Tls | None = None) -> None:
         self.address = address
+        self._tls = tls
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = opened(address, tls, CHANNEL_OPTIONS)
         self._positions = positions_pb2_grpc.PositionServiceStub(self._channel)
         self._trading = positions_pb2_grpc.TradingServiceStub(self._channel)
         self._delivery = delivery_pb2_grpc.DeliveryServiceStub(self._channel)
@@ -123,9 +122,11 @@ class ExchangeClient:
         answer = self._asked(lambda: self._trading.Correct(request, timeout=self._timeout_s))
         return convert.event_from_wire(answer.event)
 
-    def snapshot(self, stream: str = "") -> Snapshot:
-        """All positions and instruments as they are now; `stream` empty: the exchange's own."""
-        request = positions_pb2.GetSnapshotRequest(stream=stream)
+    def snapshot(self, stream: str = "", account: str = "") -> Snapshot:
+        """All positions and instruments as they are now; `stream` empty: the exchange's own; `account` empty: of all
+        whose positions the caller may see.
+        """
+        request = positions_pb2.GetSnapshotRequest(stream=stream, account=account)
         answer = self._asked(lambda: self._positions.GetSnapshot(request, timeout=self._timeout_s))
         return Snapshot(
             convert.cursor_from_wire(answer.cursor),
@@ -134,8 +135,9 @@ class ExchangeClient:
         )
 
     def watch(self, cursor: Cursor) -> Watch:
-        """What happens after a cursor, for as long as somebody listens."""
-        return Watch(self._positions.Watch(positions_pb2.WatchRequest(cursor=convert.cursor_to_wire(cursor))))
+        """What happens after a cursor, for as long as somebody listens, an hour at most: then ask again from there."""
+        request = positions_pb2.WatchRequest(cursor=convert.cursor_to_wire(cursor))
+        return Watch(self._positions.Watch(request, timeout=STREAM_S), self._failure)
 
     def statement(self, position: str, until_ms: int = 0) -> tuple[bytes, bytes]:
         """The canonical bytes of the statement, and the log's checkpoint it was made under. Raises UnknownName,
@@ -150,6 +152,18 @@ class ExchangeClient:
         request = delivery_pb2.GetCheckpointRequest(stream=stream)
         answer = self._asked(lambda: self._evidence.GetCheckpoint(request, timeout=self._timeout_s))
         return answer.size, answer.checkpoint
+
+    def witnesses(self, stream: str) -> tuple[str, ...]:
+        """The verifier keys of all who cosigned a log, the exchange's own first. Raises UnknownName."""
+        request = delivery_pb2.GetCheckpointRequest(stream=stream)
+        return tuple(self._asked(lambda: self._evidence.GetCheckpoint(request, timeout=self._timeout_s)).witnesses)
+
+    def add_cosignature(self, stream: str, checkpoint: bytes, vkey: str) -> bytes:
+        """Adds a witness's cosignature to a log's latest checkpoint, and gives it with all of them. Raises UnknownName,
+        InvalidValue, Unauthorised, Conflict where it is not the latest.
+        """
+        request = delivery_pb2.AddCosignatureRequest(stream=stream, checkpoint=checkpoint, vkey=vkey)
+        return self._asked(lambda: self._evidence.AddCosignature(request, timeout=self._timeout_s)).checkpoint
 
     def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """That leaf `index` is among the first `size`, for `core.merkle.verify_inclusion`. Raises InvalidValue."""
@@ -168,7 +182,8 @@ class ExchangeClient:
         try:
             grpc.channel_ready_future(self._channel).result(timeout=timeout_s)
         except grpc.FutureTimeoutError as error:
-            raise Unavailable(f"the exchange at {self.address} did not answer within {timeout_s:g} s") from error
+            late = Unavailable(f"the exchange at {self.address} did not answer within {timeout_s:g} s")
+            raise explained(late, self.address, self._tls) from error
 
     def close(self) -> None:
         """Ends every call and closes the channel."""
@@ -186,18 +201,22 @@ class ExchangeClient:
             try:
                 return call()
             except grpc.RpcError as failed:
-                error = error_of(failed)
+                error = self._failure(failed)
                 if attempt + 1 == _TRIES or not is_retried(error):
                     raise error from failed
-            time.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0))
+            time.sleep(retry_pause_s(error, _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)))
         raise AssertionError("the last attempt returned or raised")
+
+    def _failure(self, failed: grpc.RpcError) -> TenorError:
+        return failure(failed, self.address, self._tls)
 
 
 class Watch:
     """An open watch: iterate over it; `cancel` from any thread ends it."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, failure: Callable[[grpc.RpcError], TenorError] = error_of) -> None:
         self._call = call
+        self._failure = failure
 
     def __iter__(self) -> Iterator[Told]:
         """What is told, in order. Raises what the exchange raised, Unavailable where it is lost or cancelled."""
@@ -205,7 +224,7 @@ class Watch:
             for response in self._call:
                 yield _told(response)
         except grpc.RpcError as failed:
-            raise error_of(failed) from failed
+            raise self._failure(failed) from failed
 
     def cancel(self) -> None:
         """Ends the watch."""

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 import grpc.aio
+from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -37,6 +38,9 @@ DOMAIN = "tenor.dev"
 
 _LONGEST_DETAIL = 1_000
 _MOST_VIOLATIONS = 30
+_LONGEST_RETRY_MS = 60_000
+_DETAILS = "grpc-status-details-bin"
+_TOO_LARGE = "message larger than max"  # what gRPC itself says of a message beyond either end's limit
 
 Result = TypeVar("Result")
 
@@ -48,9 +52,23 @@ class CursorCompacted(SequenceGap):
 
 
 class Exhausted(Unavailable):
-    """The receiver takes no more for now. The same call may succeed later."""
+    """The receiver takes no more for now. The same call may succeed after `retry_ms`, where the receiver knows it."""
 
     code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, *, subject: str = "", retry_ms: int = 0) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.retry_ms = retry_ms
+
+
+class Untrusted(Unavailable):
+    """No connection was made, since one end does not know the other: a certificate expired, is another authority's or
+    another name's, or one end speaks plaintext. The same call may succeed once a person has looked; until then nothing
+    is sent, and what was known stays.
+    """
+
+    code = "UNTRUSTED"
 
 
 _CODES: dict[type[TenorError], int] = {
@@ -85,6 +103,12 @@ def status_of(error: TenorError) -> status_pb2.Status:
     violations = _violations(error)
     if violations:
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, Exhausted) and error.retry_ms:
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=str(error))
+        status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[quota]))
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(error.retry_ms)
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
 
 
@@ -99,14 +123,34 @@ def error_of(failed: grpc.RpcError) -> TenorError:
         if detail.Unpack(info) and info.domain == DOMAIN and info.reason in _CLASSES and status is not None:
             return _raised(_CLASSES[info.reason], status.message, dict(info.metadata))
     code = call.code()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (call.details() or ""):
+        return Refused(f"the message is larger than one end takes: {call.details()}")
     if code in _RETRIED or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return Unavailable(f"the exchange did not answer: {code.name}, {call.details()}")
     return TenorError(f"the exchange failed: {code.name}, {call.details()}")
 
 
 def is_retried(error: TenorError) -> bool:
-    """Whether the same call may succeed later."""
-    return isinstance(error, Unavailable)
+    """Whether the same call may succeed a moment later, without anybody's doing."""
+    return isinstance(error, Unavailable) and not isinstance(error, Untrusted)
+
+
+def retry_pause_s(error: TenorError, pause_s: float) -> float:
+    """How long to wait before the same call is made again: `pause_s`, or longer where the other end says so."""
+    told_ms = getattr(error, "retry_ms", 0) if isinstance(error, Exhausted) else 0
+    return max(pause_s, min(int(told_ms), _LONGEST_RETRY_MS) / 1_000)
+
+
+def never_arrived(failed: grpc.RpcError) -> bool:
+    """Whether a call failed without any server having said so itself."""
+    call = _call(failed)
+    return call is not None and call.code() is grpc.StatusCode.UNAVAILABLE and not told_itself(failed)
+
+
+def told_itself(failed: grpc.RpcError) -> bool:
+    """Whether the server said more of a failure than its code."""
+    call = _call(failed)
+    return call is not None and any(key == _DETAILS for key, _ in call.trailing_metadata() or ())
 
 
 def refuse(context: grpc.ServicerContext, error: TenorError) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The leaves of the delivery log: meter records, coverage and shortage certificates as bytes, and back.
+"""The leaves of the delivery log: meter records, certificates and pledges of devices as bytes, and back.
 
 A leaf is one protobuf `LogEntry`. Its bytes as they were first made are what is hashed, sent, kept and proved: nobody
 encodes a leaf a second time, so no two implementations need to agree on an encoding. Laws: `decode` of what an encoder
@@ -15,9 +15,12 @@ from pydantic import ValidationError
 
 from scheduler.core.causes import Cause
 from scheduler.core.coverage.shortage import Certificate, certificate_of
+from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.errors import Damaged, InvalidValue, Refused
 from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
 from scheduler.exchange.v1 import delivery_pb2 as wire
+from scheduler.ledger.keyring import KeyChange
+from scheduler.ledger.keys import VerifierKey
 
 MAX_INSTANT_MS = 7_258_118_400_000
 """2200-01-01T00:00:00Z: nothing is written later."""
@@ -63,7 +66,31 @@ class ShortageLeaf:
     certificate: Certificate
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf
+@dataclass(frozen=True, slots=True)
+class PledgeLeaf:
+    """A device that backs what is sold, from an instant on."""
+
+    written_ms: int
+    pledge: DevicePledge
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawalLeaf:
+    """A device that backs nothing any more."""
+
+    written_ms: int
+    withdrawal: DeviceWithdrawal
+
+
+@dataclass(frozen=True, slots=True)
+class KeyChangeLeaf:
+    """Another key signs the log from here on. Who signed the change is not looked at here (`KeyChange.verify`)."""
+
+    written_ms: int
+    change: KeyChange
+
+
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -130,6 +157,36 @@ def encode_shortage(certificate_json: str, written_ms: int) -> bytes:
     return wire.LogEntry(written_ms=written_ms, shortage=shortage).SerializeToString()
 
 
+def encode_pledge(pledge: DevicePledge, written_ms: int) -> bytes:
+    """The leaf of a device's pledge."""
+    sent = wire.DevicePledge(
+        device=bytes.fromhex(pledge.device),
+        grade=pledge.grade,
+        site=pledge.site,
+        cell=pledge.cell,
+        from_ms=pledge.from_ms,
+    )
+    return wire.LogEntry(written_ms=written_ms, pledge=sent).SerializeToString()
+
+
+def encode_withdrawal(withdrawal: DeviceWithdrawal, written_ms: int) -> bytes:
+    """The leaf of a device's withdrawal."""
+    sent = wire.DeviceWithdrawal(device=bytes.fromhex(withdrawal.device), from_ms=withdrawal.from_ms)
+    return wire.LogEntry(written_ms=written_ms, withdrawal=sent).SerializeToString()
+
+
+def encode_key_change(change: KeyChange, written_ms: int) -> bytes:
+    """The leaf of a change of the log's key."""
+    sent = wire.KeyChange(
+        old=change.old.encode(),
+        new=change.new.encode(),
+        until_ms=change.until_ms,
+        old_signature=change.old_signature,
+        new_signature=change.new_signature,
+    )
+    return wire.LogEntry(written_ms=written_ms, key_change=sent).SerializeToString()
+
+
 def decode(leaf: bytes) -> Leaf:
     """What a leaf says. Raises Refused for bytes that are no leaf, a kind or an enum value that is not known, and
     values outside what they may be.
@@ -147,8 +204,15 @@ def decode(leaf: bytes) -> Leaf:
             return PoolLeaf(entry.written_ms, _pool(entry.coverage))
         case "shortage":
             return ShortageLeaf(entry.written_ms, _certificate(entry.shortage.body))
+        case "pledge":
+            return PledgeLeaf(entry.written_ms, _pledge(entry.pledge))
+        case "withdrawal":
+            return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
+        case "key_change":
+            return KeyChangeLeaf(entry.written_ms, _key_change(entry.key_change))
         case _:
-            raise InvalidValue("kind", "a leaf", "not known", "record, coverage or shortage")
+            expected = "record, coverage, shortage, pledge, withdrawal or key_change"
+            raise InvalidValue("kind", "a leaf", "not known", expected)
 
 
 def _record(sent: wire.MeterRecord) -> MeterRecord:
@@ -215,6 +279,29 @@ def _certificate(body: bytes) -> Certificate:
         return certificate_of(body)
     except Damaged as error:
         raise Refused(str(error)) from error
+
+
+def _pledge(sent: wire.DevicePledge) -> DevicePledge:
+    try:
+        return DevicePledge(
+            device=sent.device.hex(), grade=sent.grade, site=sent.site, cell=sent.cell, from_ms=sent.from_ms
+        )
+    except ValidationError as error:
+        raise _refused(f"the pledge of device {sent.device.hex()[:16]}", error) from error
+
+
+def _withdrawal(sent: wire.DeviceWithdrawal) -> DeviceWithdrawal:
+    try:
+        return DeviceWithdrawal(device=sent.device.hex(), from_ms=sent.from_ms)
+    except ValidationError as error:
+        raise _refused(f"the withdrawal of device {sent.device.hex()[:16]}", error) from error
+
+
+def _key_change(sent: wire.KeyChange) -> KeyChange:
+    if not 0 <= sent.until_ms <= MAX_INSTANT_MS:
+        raise InvalidValue("until_ms", "a change of keys", sent.until_ms, f"0..{MAX_INSTANT_MS}")
+    old, new = VerifierKey.parse(sent.old), VerifierKey.parse(sent.new)
+    return KeyChange(old, new, sent.until_ms, sent.old_signature, sent.new_signature)
 
 
 def _cause(number: int, where: str) -> Cause:

@@ -20,11 +20,13 @@ from typing import Any, Self
 import grpc
 
 from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError
-from scheduler.exchange.client import CHANNEL_OPTIONS
-from scheduler.exchange.errors import error_of
+from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
+from scheduler.exchange.handshakes import failure
+from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
+from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import LogSigner
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 
 BATCH_LEAVES = 512
@@ -75,13 +77,15 @@ class Publisher:
         address: str,
         journal: Journal,
         stream: str,
-        signer: SignerKey,
+        signer: LogSigner,
         epoch: int,
         *,
         chance: random.Random | None = None,
         batch_leaves: int = BATCH_LEAVES,
+        tls: Tls | None = None,
     ) -> None:
         self._address = address
+        self._tls = tls
         self._journal = journal
         self._stream = stream
         self._signer = signer
@@ -192,8 +196,10 @@ class Publisher:
             self._turn += 1
             self._credits, self._failure = 0, None
             turn = self._turn
-        with grpc.insecure_channel(self._address, options=CHANNEL_OPTIONS) as channel:
-            call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn))
+        if self._tls is not None:
+            self._tls.check()
+        with opened(self._address, self._tls, CHANNEL_OPTIONS) as channel:
+            call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn), timeout=STREAM_S)
             with self._guard:
                 self._call = call
                 if self._stopping:
@@ -202,7 +208,7 @@ class Publisher:
                 for response in call:
                     self._receive(response)
             except grpc.RpcError as failed:
-                raise error_of(failed) from failed
+                raise failure(failed, self._address, self._tls) from failed
             finally:
                 with self._guard:
                     self._call = None
@@ -215,6 +221,8 @@ class Publisher:
         """Notes what the exchange has, durably, and lets more be sent."""
         held = response.acknowledged
         self._journal.acknowledge(self._stream, held)
+        if response.cosigned:
+            keep_cosigned(self._journal, self._stream, self._signer.verifiers, response.cosigned, response.witness)
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again
@@ -227,7 +235,8 @@ class Publisher:
 
     def _requests(self, turn: int) -> Iterator[delivery_pb2.PublishRequest]:
         """The opening, then batches as long as the connection lasts; gRPC takes them in a thread of its own."""
-        opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=self._signer.verifier.encode())
+        key = self._signer.opening(self._journal.acknowledged(self._stream))
+        opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=key.encode())
         yield delivery_pb2.PublishRequest(open=opening)
         while self._may_send(turn):
             try:
@@ -285,7 +294,8 @@ class Publisher:
             return kept
         size = self._journal.log_size(self._stream)
         root = self._journal.root(self._stream, size)
-        note = sign_checkpoint(Checkpoint(self._signer.name, size, root), self._signer)
+        signers = self._signer.signers(self._journal.acknowledged(self._stream))
+        note = sign_checkpoint(Checkpoint(self._signer.name, size, root), *signers)
         try:
             self._journal.save_checkpoint(self._stream, size, note)
         except Conflict:  # whoever writes the log has signed a longer one meanwhile

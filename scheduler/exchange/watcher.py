@@ -21,6 +21,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.exchange.client import Alive, ExchangeClient, Told, Watch
 from scheduler.exchange.errors import CursorCompacted
+from scheduler.exchange.tls import Tls
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -70,8 +71,10 @@ class Watcher:
         *,
         cursor: Cursor | None = None,
         chance: random.Random | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._address = address
+        self._tls = tls
         self._learner = learner
         self._stream = stream
         self._chance = chance or random.Random()
@@ -112,20 +115,22 @@ class Watcher:
 
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
-        with ExchangeClient(self._address) as client:
-            while not self._stop.is_set():
-                heard_ms = self.status().heard_ms
-                if not self._followed(client):
-                    return
-                if self.status().heard_ms != heard_ms:
-                    pause_s = FIRST_PAUSE_S
-                self._stop.wait(pause_s * self._chance.uniform(0.5, 1.0))
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        while not self._stop.is_set():
+            heard_ms = self.status().heard_ms
+            if not self._followed():
+                return
+            if self.status().heard_ms != heard_ms:
+                pause_s = FIRST_PAUSE_S
+            self._stop.wait(pause_s * self._chance.uniform(0.5, 1.0))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _followed(self, client: ExchangeClient) -> bool:
+    def _followed(self) -> bool:
         """One connection, from its beginning to its end; False where there must not be another."""
         try:
-            self._follow(client)
+            if self._tls is not None:
+                self._tls.check()
+            with ExchangeClient(self._address, tls=self._tls) as client:
+                self._follow(client)
         except CursorCompacted as error:
             self._note(state=WatchState.CONNECTING, cursor=None, detail=str(error))
         except SequenceGap as error:

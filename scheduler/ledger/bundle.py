@@ -2,6 +2,8 @@
 
     checkpoint               the signed note: origin, size, root
     vkey                     the verifier keys of the log, one a line
+    witness                  the verifier keys of its witnesses, one a line
+    cosigned                 the latest checkpoint that a witness cosigned, where `checkpoint` is a later one
     tile/<level>/<number>    hashes, and tile/entries/<number> the leaves, in the C2SP tlog-tiles layout
     terms/<symbol>@<version>.json   the terms of every instrument that the leaves speak of, as they were hashed
 
@@ -38,22 +40,31 @@ from scheduler.ledger.tiles import (
 from scheduler.ledger.treestore import MAX_LEAF_BYTES, TILE_WIDTH
 
 _CHECKPOINT, _VKEY, _TILES, _TERMS = "checkpoint", "vkey", "tile", "terms"
+_WITNESS, _COSIGNED = "witness", "cosigned"
 _TERMS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*@[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle as it was read. `checkpoint` is the note's bytes; `stated` what it says, believed by nobody yet."""
+    """A bundle as it was read. `checkpoint` is the note's bytes; `stated` what it says, believed by nobody yet.
+    `cosigned`: the note of an earlier checkpoint that a witness cosigned; empty where there is none.
+    """
 
     folder: Path
     checkpoint: bytes
     stated: Checkpoint
     vkeys: tuple[str, ...]
     terms: Mapping[str, bytes] = field(repr=False)
+    cosigned: bytes = b""
+    witnesses: tuple[str, ...] = ()
 
     def keys(self) -> tuple[VerifierKey, ...]:
         """The keys of the `vkey` file. Raises InvalidValue for a malformed one."""
         return tuple(VerifierKey.parse(vkey) for vkey in self.vkeys)
+
+    def witness_keys(self) -> tuple[VerifierKey, ...]:
+        """The keys of the `witness` file. Raises InvalidValue for a malformed one."""
+        return tuple(VerifierKey.parse(vkey) for vkey in self.witnesses)
 
     def leaves(self) -> Iterator[bytes]:
         """The leaves in order, each checked against its tile before it is given; at the end all tiles and the root.
@@ -91,8 +102,12 @@ def write_bundle(
     checkpoint_note: bytes,
     vkeys: Sequence[str],
     terms: Mapping[str, bytes],
+    *,
+    witnesses: Sequence[str] = (),
+    cosigned_note: bytes = b"",
 ) -> None:
-    """Writes a bundle at `folder`, in place of one that is there. `terms` is keyed by `<symbol>@<version>`.
+    """Writes a bundle at `folder`, in place of one that is there. `terms` is keyed by `<symbol>@<version>`;
+    `cosigned_note` is an earlier checkpoint with a witness's cosignature, where the latest has none.
 
     It is built beside the folder and renamed, so a crash leaves the old one, or for an instant none, never a half.
     Raises InvalidValue for what has no place in a bundle, Conflict where the leaves do not have the checkpoint's size
@@ -100,14 +115,18 @@ def write_bundle(
     """
     folder = folder.absolute()  # so that "." has a name
     stated = Checkpoint.parse(parse_note(checkpoint_note).text)
-    _check_names(vkeys, terms)
+    _check_names((*vkeys, *witnesses), terms)
     _check_place(folder)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     with _reported(folder):
         shutil.rmtree(building, ignore_errors=True)
         try:
             _write(building / _CHECKPOINT, checkpoint_note)
-            _write(building / _VKEY, "".join(f"{vkey.strip()}\n" for vkey in vkeys).encode())
+            _write(building / _VKEY, _lines(vkeys))
+            if witnesses:
+                _write(building / _WITNESS, _lines(witnesses))
+            if cosigned_note:
+                _write(building / _COSIGNED, cosigned_note)
             for name, content in sorted(terms.items()):
                 _write(building / _TERMS / f"{name}.json", content)
             tower = _write_tiles(building, leaves)
@@ -132,10 +151,12 @@ def read_bundle(folder: Path) -> Bundle:
         try:
             stated = Checkpoint.parse(parse_note(checkpoint).text)
             vkeys = tuple(_read(folder / _VKEY).decode().splitlines())
+            witnesses = tuple(_read_if_there(folder / _WITNESS).decode().splitlines())
         except (InvalidValue, UnicodeDecodeError) as error:
             raise Damaged(f"{folder} is not a bundle: {error}") from error
         _check_tiles(folder, stated.size)
-        return Bundle(folder, checkpoint, stated, vkeys, _read_terms(folder / _TERMS))
+        cosigned = _read_if_there(folder / _COSIGNED)
+        return Bundle(folder, checkpoint, stated, vkeys, _read_terms(folder / _TERMS), cosigned, witnesses)
 
 
 def _write_tiles(building: Path, leaves: Iterable[bytes]) -> Tower:
@@ -208,9 +229,17 @@ def _read_terms(folder: Path) -> dict[str, bytes]:
     return terms
 
 
+def _lines(vkeys: Sequence[str]) -> bytes:
+    return "".join(f"{vkey.strip()}\n" for vkey in vkeys).encode()
+
+
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def _read_if_there(path: Path) -> bytes:
+    return _read(path) if path.exists() else b""
 
 
 def _read(path: Path) -> bytes:

@@ -245,6 +245,32 @@ class Journal:
         row = self._one("SELECT size, note FROM checkpoint WHERE stream = ?", (int, bytes), stream)
         return (row[0], row[1]) if row else None
 
+    def save_cosigned(self, stream: str, size: int, note: bytes, witness: str) -> None:
+        """Keeps the latest checkpoint that a witness cosigned, and its vkey; where it is the latest of all, the
+        cosignature stands in that one too. `note` is one that this log signed. An older one changes nothing.
+
+        Raises Conflict where `size` is beyond the latest checkpoint.
+        """
+        with self._guard:
+            kept, known = self.checkpoint(stream), self.cosigned(stream)
+            most = kept[0] if kept else 0
+            if size > most:
+                raise Conflict(
+                    f"a cosigned checkpoint of stream {stream!r} was of size {size}, expected at most {most}"
+                )
+            if known is not None and size < known[0]:
+                return
+            with self._transaction():
+                row = (stream, size, note, witness)
+                self._connection.execute("INSERT OR REPLACE INTO cosigned VALUES (?, ?, ?, ?)", row)
+                again = (note, stream, size)
+                self._connection.execute("UPDATE checkpoint SET note = ? WHERE stream = ? AND size = ?", again)
+
+    def cosigned(self, stream: str) -> tuple[int, bytes, str] | None:
+        """The size, the note and the witness's vkey of the latest cosigned checkpoint; None before the first."""
+        row = self._one("SELECT size, note, witness FROM cosigned WHERE stream = ?", (int, bytes, str), stream)
+        return (row[0], row[1], row[2]) if row else None
+
     def save_snapshot(self, seq: int, chain: bytes, body: bytes) -> None:
         """Keeps what the entries up to `seq` fold to, and the one before it; older ones go.
 

@@ -169,6 +169,27 @@ def cosign(message: bytes, witness: SignerKey, at_s: int) -> bytes:
     return Note(note.text, (*others, made)).encode()
 
 
+def with_cosignature(message: bytes, offered: bytes, witness: VerifierKey) -> bytes:
+    """The note `message` with the cosignature that `offered`, a copy of the same checkpoint, has of the witness; one of
+    its that was there is replaced.
+
+    Raises InvalidValue for what is no checkpoint or no witness's key, Conflict where the two are not the same, or where
+    there is no room for more, Unauthorised where the witness did not sign or its signature is wrong.
+    """
+    if witness.kind is not Kind.COSIGNATURE:
+        raise InvalidValue("kind", f"the vkey of {witness.name}", witness.kind, f"{Kind.COSIGNATURE:d}, a witness's")
+    held, given = parse_note(message), open_note(offered, [witness])
+    if held.text != given.text:
+        ours, theirs = Checkpoint.parse(held.text), Checkpoint.parse(given.text)
+        was = f"of {theirs.size} leaves of {theirs.origin} with root {theirs.root.hex()}"
+        expected = f"of {ours.size} leaves of {ours.origin} with root {ours.root.hex()}"
+        raise Conflict(f"the cosigned checkpoint was {was}, expected {expected}")
+    others = [it for it in held.signatures if (it.name, it.key_hash) != (witness.name, witness.key_hash)]
+    if len(others) >= _MOST_SIGNATURES:
+        raise Conflict(f"the checkpoint has {len(others)} signatures, expected fewer than {_MOST_SIGNATURES}")
+    return Note(held.text, (*others, given.verified[0])).encode()
+
+
 def cosigned_at_s(note: OpenedNote, witness: VerifierKey) -> int | None:
     """When the witness cosigned, in seconds UTC; None where it did not, or not verified."""
     for signature in note.verified:

@@ -34,6 +34,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE snapshot (seq INTEGER PRIMARY KEY, chain BLOB NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL)",
         *treestore.SCHEMA,
     ),
+    (
+        # The latest checkpoint that a witness cosigned, and the witness's verifier key.
+        """CREATE TABLE cosigned (
+            stream TEXT PRIMARY KEY,
+            size INTEGER NOT NULL,
+            note BLOB NOT NULL,
+            witness TEXT NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 """`MIGRATIONS[n]` brings a file of version n to version n + 1. Version 0 is an empty file."""
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from scheduler.core.placement.afterwards import ReasonsAfter
+from scheduler.core.placement.afterwards import ReasonsAfter, kept
 from scheduler.core.placement.lines import Key
 from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
 from scheduler.core.placement.pools import Division, merged
-from scheduler.core.placement.snapshot import Place, Plan, Policy, Snapshot, Stop
+from scheduler.core.placement.snapshot import Backfill, Place, Plan, Policy, Snapshot, Stop
 from scheduler.core.workloads import ENDED, Gang, GangStatus
-from scheduler.planners.deltas import Placed
 from scheduler.planners.planner import HERE, Planned
-from scheduler.planners.posts import Post, StandIn, Verdicts, Workers
+from scheduler.planners.posts import Post, StandIn, Workers
 from scheduler.planners.tracks import Track, shares_by_pool
+from scheduler.planners.verdicts import Verdicts
 
 
 class Coordinator:
@@ -42,6 +42,10 @@ class Coordinator:
         self._tried = Tried()
         self._planned_at: dict[int, int] = {}
         """The version at which each pool was planned in this round."""
+        self._protected: dict[int, Mapping[Key, int]] = {}
+        """By pool: when gangs of this line, which must not be delayed, should start (`Backfill`)."""
+        self._held: dict[int, dict[Key, tuple[int, int, int]]] = {}
+        """By pool: whom each line stands back for: a gang of the line, GPUs, and when it should start."""
 
     def plan(
         self, snapshot: Snapshot, policy: Policy, touched: Mapping[int, Gang] | None = None, *, first: bool = True
@@ -52,7 +56,8 @@ class Coordinator:
         division = self._look(snapshot, touched)
         if first:
             self._tried = Tried()
-            self._planned_at.clear()
+            for last in (self._planned_at, self._protected, self._held):
+                last.clear()
         lines = wandering_lines(snapshot.queue, division)
         dealt = self._deal(lines, snapshot, division)
         pools = [
@@ -60,15 +65,17 @@ class Coordinator:
             for pool, track in enumerate(self._tracks)
             if pool in dealt or self._planned_at.get(pool) != track.version
         ]
-        verdicts, by = self._verdicts(pools, snapshot.now_ms, policy, division)
-        by_pool = [self._actions(pool, verdicts[pool], division) for pool in pools]
-        for pool, decided in zip(pools, by_pool, strict=True):
-            self._tracks[pool].planned(decided)
+        asked = self._ask(pools, snapshot.now_ms, policy, division)
+        before = kept(snapshot)  # while they plan
+        decided = self._decided(pools, asked, snapshot.now_ms, policy, division)
+        for pool in pools:
+            self._tracks[pool].planned(decided[pool])
             self._planned_at[pool] = self._tracks[pool].version
-        actions = merged(by_pool)
+        actions = merged([decided[pool] for pool in pools])
         left = self._note_refused(lines, dealt, {a.gang.number for a in actions if isinstance(a, Place)})
-        plan = Plan(actions, ReasonsAfter(snapshot, policy, actions))
-        return Planned(plan, by, unfinished=left and bool(dealt or actions))
+        backfill = self._backfill()
+        plan = Plan(actions, ReasonsAfter(before, policy, actions, backfill), backfill)
+        return Planned(plan, self._said(), unfinished=left and bool(dealt or actions))
 
     # -- 1. look -------------------------------------------------------------------------------------------------------
 
@@ -159,26 +166,37 @@ class Coordinator:
 
     # -- 3. ask --------------------------------------------------------------------------------------------------------
 
-    def _verdicts(
-        self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division
-    ) -> tuple[dict[int, Verdicts], str]:
+    def _ask(self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division) -> dict[int, int]:
+        """The pools whose actors are asked, by ticket."""
         numbers = division.number_in_part
-        tickets = {
-            pool: ticket
+        return {
+            ticket: pool
             for pool in pools
             if (post := self._posts.get(pool)) is not None and (ticket := post.ask(now_ms, policy, numbers)) is not None
         }
-        found = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in tickets}
-        if self._workers is not None:
-            self._workers.wait(list(tickets.values()))
-        for pool, ticket in tickets.items():
-            verdicts = self._posts[pool].answer(ticket, now_ms)
-            if verdicts is None:
-                found[pool] = self._plan_here(pool, now_ms, policy, division)
-            else:
-                self._stand_ins.pop(pool, None)
-                found[pool] = verdicts
-        return found, self._said()
+
+    def _decided(
+        self, pools: Iterable[int], asked: dict[int, int], now_ms: int, policy: Policy, division: Division
+    ) -> dict[int, list[Place | Stop]]:
+        """What each pool's plan decided. Answers are taken in as they come, while other pools are still planned."""
+        away = set(asked.values())
+        here = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in away}
+        decided = {pool: self._noted(pool, verdicts, division) for pool, verdicts in here.items()}
+        while asked and self._workers is not None:
+            for ticket in self._workers.wait(list(asked)):
+                pool = asked.pop(ticket)
+                verdicts = self._posts[pool].answer(ticket, now_ms)
+                if verdicts is None:
+                    verdicts = self._plan_here(pool, now_ms, policy, division)
+                else:
+                    self._stand_ins.pop(pool, None)
+                decided[pool] = self._noted(pool, verdicts, division)
+        return decided
+
+    def _noted(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+        """The actions, once it is noted who waits for whom."""
+        self._note_backfill(pool, verdicts)
+        return verdicts.actions(pool, self._tracks[pool].gangs, division)
 
     def _plan_here(self, pool: int, now_ms: int, policy: Policy, division: Division) -> Verdicts:
         if pool not in self._stand_ins:
@@ -198,18 +216,31 @@ class Coordinator:
 
     # -- 4. merge ------------------------------------------------------------------------------------------------------
 
-    def _actions(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+    def _note_backfill(self, pool: int, verdicts: Verdicts) -> None:
+        """Who waits for whom in the pool now. A line that it was offered earlier in this round, and is not any more,
+        still waits for what it was told then.
+        """
         gangs = self._tracks[pool].gangs
-        actions: list[Place | Stop] = []
-        for verdict in verdicts:
-            gang = gangs[verdict.gang]
-            if isinstance(verdict, Placed):
-                waits_for = [gangs[number].id for number in verdict.waits_for]
-                actions.append(division.place(pool, gang, verdict.gpus, inside=verdict.inside, waits_for=waits_for))
-            else:
-                for_gang = None if verdict.for_gang is None else gangs[verdict.for_gang].id
-                actions.append(Stop(gang, verdict.cause, for_gang))
-        return actions
+        self._protected[pool] = {_line(gangs[number]): start_ms for number, start_ms in verdicts.protected.tolist()}
+        gone = {line: told for line, told in self._held.get(pool, {}).items() if told[0] not in gangs}
+        held = {_line(gangs[number]): (number, gpus, start_ms) for number, gpus, start_ms in verdicts.held.tolist()}
+        self._held[pool] = gone | held
+
+    def _backfill(self) -> Backfill:
+        """Over all pools: of several instants the earliest, of several gangs that of the first pool."""
+        starts_ms: dict[Key, int] = {}
+        held: dict[Key, tuple[int, int]] = {}
+        for _, protected in sorted(self._protected.items()):
+            for line, start_ms in protected.items():
+                starts_ms[line] = min(start_ms, starts_ms.get(line, start_ms))
+        for _, lines in sorted(self._held.items()):
+            for line, (_, gpus, start_ms) in lines.items():
+                held.setdefault(line, (gpus, start_ms))
+        return Backfill(starts_ms, held)
+
+
+def _line(gang: Gang) -> Key:
+    return gang.account, gang.shape
 
 
 def _all(snapshot: Snapshot) -> Iterable[Gang]:

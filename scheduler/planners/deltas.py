@@ -1,29 +1,25 @@
 """What changed of a pool since its replica was last told, and the bytes of it.
 
-A message is one line of JSON and then arrays, little-endian, one after the other as the line says. Replica and
-coordinator are one installation, so there are no versions. Both ends keep a *mark*: how many deltas were applied, and a
-digest over all their bytes in order; a replica whose mark is another than the asker's refuses, and is loaded anew.
+A message is one line of JSON and then arrays (`arrays`): what there is one of for each gang or GPU is in columns.
+Replica and coordinator are one installation, so there are no versions. Both ends keep a *mark*: how many deltas were
+applied, and a digest over all their bytes in order; a replica whose mark is another than the asker's refuses, and is
+loaded anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from scheduler.core.cluster import NodeSpec
+from scheduler.core.cluster import IntArray, NodeSpec
 from scheduler.core.errors import Damaged
 from scheduler.core.placement.snapshot import Policy
-from scheduler.core.workloads import StopCause
-from scheduler.planners.rows import GangRow
-
-Array = npt.NDArray[Any]
+from scheduler.planners.arrays import Array, pack, unpack
+from scheduler.planners.rows import N_ARRAYS, GangTable, SpecRow
+from scheduler.planners.verdicts import NOTHING, Verdicts
 
 
 class Mark(NamedTuple):
@@ -74,20 +70,21 @@ class Delta:
     """Accounts that are new, in order."""
     balances: tuple[tuple[str, int], ...] | None
     """All balances that are not 0, where they changed."""
-    gangs: tuple[GangRow, ...]
+    gangs: GangTable
     """Gangs that are new or changed."""
     gone: tuple[int, ...]
     """Numbers of gangs that are not the pool's any more."""
     shares: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
     """(GPU of the part, the milli-GPUs of each gang on it, in order of arrival) where they changed; none: unshared."""
-    changes: tuple[tuple[npt.NDArray[np.int64], Array], ...]
+    changes: tuple[tuple[IntArray, Array], ...]
     """For each of `COLUMNS`: at which entries, and what is there now."""
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing changed."""
-        told = (self.pool, self.accounts, self.gangs, self.gone, self.shares)
-        return self.balances is None and not any(told) and not any(len(where) for where, _ in self.changes)
+        told = (self.pool, self.accounts, self.gone, self.shares)
+        arrays = (self.gangs.number, *(where for where, _ in self.changes))
+        return self.balances is None and not any(told) and not any(map(len, arrays))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,43 +96,29 @@ class Ask:
     policy: Policy | None
 
 
-class Placed(NamedTuple):
-    """A placement, by numbers: gangs of the fleet, GPUs of the part."""
-
-    gang: int
-    gpus: tuple[int, ...]
-    inside: bool
-    waits_for: tuple[int, ...]
-
-
-class Stopped(NamedTuple):
-    """A stop, by numbers."""
-
-    gang: int
-    cause: StopCause
-    for_gang: int | None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """Where the replica stands now, and the plan's actions in order. None: it stands elsewhere and did nothing."""
+    """Where the replica stands now, and what its plan decided. None: it stands elsewhere and did nothing."""
 
     mark: Mark
-    actions: tuple[Placed | Stopped, ...] | None
+    verdicts: Verdicts | None
 
 
 _ASK = TypeAdapter(Ask)
-_ANSWER = TypeAdapter(Answer)
+_ANSWER = TypeAdapter(tuple[Mark, bool])
 _HEAD = TypeAdapter(
     tuple[
         PoolNodes | None,
         tuple[str, ...],
         tuple[tuple[str, int], ...] | None,
-        tuple[GangRow, ...],
         tuple[int, ...],
         tuple[tuple[int, tuple[tuple[int, int], ...]], ...],
+        tuple[SpecRow, ...],
+        tuple[str, ...],
     ]
 )
+_NUMBERS = "<i8"
+_OF_COLUMNS = tuple(kind for column in COLUMNS for kind in (_NUMBERS, column.kind))
 
 
 def next_mark(mark: Mark, delta: bytes) -> Mark:
@@ -160,47 +143,42 @@ def decode_ask(body: bytes) -> tuple[Ask, bytes]:
 
 def encode_answer(answer: Answer) -> bytes:
     """The answer's bytes; equal answers give equal bytes."""
-    return _ANSWER.dump_json(answer)
+    line = _ANSWER.dump_json((answer.mark, answer.verdicts is not None))
+    arrays = () if answer.verdicts is None else answer.verdicts.arrays
+    return line + b"\n" + pack(arrays, [_NUMBERS] * len(arrays))
 
 
 def decode_answer(body: bytes) -> Answer:
     """The answer. Raises Damaged."""
     try:
-        return _ANSWER.validate_json(body)
+        line, _, arrays = body.partition(b"\n")
+        mark, planned = _ANSWER.validate_json(line)
+        verdicts = Verdicts.of_arrays(unpack(arrays, [_NUMBERS] * len(NOTHING.arrays))) if planned else None
+        return Answer(mark, verdicts)
     except ValueError as error:
         raise Damaged(f"an answer cannot be read: {error}") from error
 
 
 def encode_delta(delta: Delta) -> bytes:
     """The delta's bytes: its line, then its arrays."""
-    line = _HEAD.dump_json((delta.pool, delta.accounts, delta.balances, delta.gangs, delta.gone, delta.shares))
-    lengths = json.dumps([len(where) for where, _ in delta.changes]).encode()
-    arrays = [
-        part
-        for (where, values), column in zip(delta.changes, COLUMNS, strict=True)
-        for part in (where.astype("<i8").tobytes(), values.astype(column.kind).tobytes())
-    ]
-    return b"\n".join([line, lengths, b"".join(arrays)])
+    gangs = delta.gangs
+    head = (delta.pool, delta.accounts, delta.balances, delta.gone, delta.shares, gangs.specs, gangs.ids)
+    columns = [array for change in delta.changes for array in change]
+    kinds = [*_OF_COLUMNS, *[_NUMBERS] * len(gangs.arrays)]
+    return _HEAD.dump_json(head) + b"\n" + pack([*columns, *gangs.arrays], kinds)
 
 
 def decode_delta(body: bytes) -> Delta:
     """The delta. Raises Damaged on bytes that `encode_delta` did not write."""
     try:
-        line, lengths, arrays = body.split(b"\n", 2)
-        return Delta(*_HEAD.validate_json(line), _changes(json.loads(lengths), arrays))
+        line, _, rest = body.partition(b"\n")
+        pool, accounts, balances, gone, shares, specs, ids = _HEAD.validate_json(line)
+        arrays = unpack(rest, [*_OF_COLUMNS, *[_NUMBERS] * N_ARRAYS])
+        columns, of_gangs = arrays[: len(_OF_COLUMNS)], arrays[len(_OF_COLUMNS) :]
+        changes = tuple(zip(columns[::2], columns[1::2], strict=True))
+        table = GangTable.of_arrays(specs, ids, of_gangs)
     except ValueError as error:
         raise Damaged(f"a delta cannot be read: {error}") from error
-
-
-def _changes(lengths: Sequence[int], arrays: bytes) -> tuple[tuple[npt.NDArray[np.int64], Array], ...]:
-    changes: list[tuple[npt.NDArray[np.int64], Array]] = []
-    at = 0
-    for length, column in zip(lengths, COLUMNS, strict=True):
-        where = np.frombuffer(arrays, dtype="<i8", count=length, offset=at)
-        at += where.nbytes
-        values = np.frombuffer(arrays, dtype=column.kind, count=length, offset=at)
-        at += values.nbytes
-        changes.append((where, values))
-    if at != len(arrays):
-        raise ValueError(f"it has {len(arrays)} bytes of arrays, expected {at}")
-    return tuple(changes)
+    if any(len(where) != len(values) for where, values in changes):
+        raise Damaged("a delta cannot be read: it changes other entries than it has values for")
+    return Delta(pool, accounts, balances, table, gone, shares, changes)

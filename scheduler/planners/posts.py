@@ -7,6 +7,7 @@ the mark that is expected counts. A load that fails is tried again later and lat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,8 +18,6 @@ from scheduler.planners.deltas import (
     NOWHERE,
     Ask,
     Mark,
-    Placed,
-    Stopped,
     decode_answer,
     encode_ask,
     encode_delta,
@@ -26,11 +25,10 @@ from scheduler.planners.deltas import (
 )
 from scheduler.planners.replica import PoolReplica
 from scheduler.planners.tracks import Mirror, Track
+from scheduler.planners.verdicts import Verdicts
 
 RETRY_MS = 1_000
 LONGEST_RETRY_MS = 60_000
-
-Verdicts = tuple[Placed | Stopped, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,8 @@ class Workers(Protocol):
     def send(self, pool: str, body: bytes) -> int:
         """Ask a pool's actor, which is made where there is none. Returns at once: a ticket for the answer."""
 
-    def wait(self, tickets: list[int]) -> None:
-        """Return once all of these are answered, or after as long as an answer may take."""
+    def wait(self, tickets: Sequence[int]) -> Sequence[int]:
+        """Those of these that are answered, once any is; all of them after as long as an answer may take."""
 
     def take(self, ticket: int) -> bytes | Failed | None:
         """The answer, once; None: there is none yet."""
@@ -137,8 +135,8 @@ class Post:
             answer = None if isinstance(reply, Failed) else decode_answer(reply)
         except Damaged as error:
             answer, why = None, str(error)
-        if answer is not None and answer.mark == self._mark and answer.actions is not None:
-            return answer.actions
+        if answer is not None and answer.mark == self._mark and answer.verdicts is not None:
+            return answer.verdicts
         if answer is not None:
             why = f"its actor was at delta {answer.mark.deltas}, expected {self._mark.deltas}"
         self._lost(now_ms, reply.detail if isinstance(reply, Failed) else why)

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -81,11 +81,11 @@ class RayWorkers:
                 self._outgoing.put(encode(Frame(kind="ask", ticket=ticket, pool=pool), body))
         return ticket
 
-    def wait(self, tickets: Iterable[int]) -> None:
+    def wait(self, tickets: Sequence[int]) -> Sequence[int]:
         """See Workers."""
-        wanted = set(tickets)
         with self._changed:
-            self._changed.wait_for(lambda: not wanted & self._open, self._answer_within_s)
+            self._changed.wait_for(lambda: any(ticket not in self._open for ticket in tickets), self._answer_within_s)
+            return [ticket for ticket in tickets if ticket not in self._open] or tickets
 
     def take(self, ticket: int) -> bytes | Failed | None:
         """See Workers."""

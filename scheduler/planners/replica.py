@@ -13,25 +13,24 @@ import numpy as np
 
 from scheduler.core.errors import Damaged
 from scheduler.core.placement.pools import PoolFleet
-from scheduler.core.placement.snapshot import Place, Policy, Snapshot, Stop, Touched
+from scheduler.core.placement.snapshot import Policy, Snapshot, Touched
 from scheduler.core.placement.standing import Standing
 from scheduler.core.workloads import Gang, GangStatus, Shape
+from scheduler.planners.arrays import Array
 from scheduler.planners.deltas import (
     BY_GPU,
     COLUMNS,
     NOWHERE,
     Answer,
-    Array,
     Delta,
     Mark,
-    Placed,
     PoolNodes,
-    Stopped,
     decode_ask,
     decode_delta,
     encode_answer,
     next_mark,
 )
+from scheduler.planners.verdicts import NOTHING, Verdicts
 
 
 @dataclass(slots=True, eq=False)
@@ -66,8 +65,8 @@ class PoolReplica:
             self.balances = dict(delta.balances)
         for number in delta.gone:
             self._drop(number)
-        for row in delta.gangs:
-            self._keep(row.gang)
+        for gang in delta.gangs.gangs(self.gangs):
+            self._keep(gang)
         for gpu, there in delta.shares:
             self.shares[gpu] = dict(there)
             if not there:
@@ -100,22 +99,15 @@ class PoolReplica:
         gangs = (self.placed[number] for number in sorted(self.elastic))
         return [gang.number for gang in gangs if gang.shape.workers < gang.spec.workers]
 
-    def plan(self, now_ms: int, policy: Policy) -> tuple[Placed | Stopped, ...]:
-        """The pool's plan for this instant, by numbers."""
+    def plan(self, now_ms: int, policy: Policy) -> Verdicts:
+        """The pool's plan for this instant."""
         if not self.fleet.nodes:
-            return ()
+            return NOTHING
         if self._standing is None or policy != self._policy:
             self._standing, self._policy, self._touched = Standing(policy), policy, None
         touched, self._touched = self._touched, Touched()
         made = self._standing.plan(self.snapshot(now_ms), touched)
-        return tuple(self._by_numbers(action) for action in made.actions if isinstance(action, Place | Stop))
-
-    def _by_numbers(self, action: Place | Stop) -> Placed | Stopped:
-        if isinstance(action, Stop):
-            for_gang = None if action.for_gang is None else self.numbers[action.for_gang]
-            return Stopped(action.gang.number, action.cause, for_gang)
-        waits_for = tuple(self.numbers[name] for name in action.waits_for)
-        return Placed(action.gang.number, action.gpu_numbers, action.inside, waits_for)
+        return Verdicts.of(made, self.numbers, self.queue)
 
     def _start(self, pool: PoolNodes) -> None:
         self.fleet = PoolFleet(pool.nodes, pool.domains, pool.blocks)
@@ -152,7 +144,10 @@ class PoolReplica:
         self._touch(gang)
         if gang.status is GangStatus.WAITING:
             line = self.queue.setdefault(gang.account, {}).setdefault(gang.shape, [])
-            insort(line, gang, key=lambda waiting: waiting.order)
+            if line and gang.order < line[-1].order:
+                insort(line, gang, key=lambda waiting: waiting.order)
+            else:  # most come last
+                line.append(gang)
         else:
             self.placed[gang.number] = gang
             if gang.spec.is_elastic:
@@ -170,7 +165,8 @@ class PoolReplica:
             return
         shapes = self.queue[gang.account]
         line = shapes[gang.shape]
-        line.pop(bisect_left(line, gang.order, key=lambda waiting: waiting.order))
+        # A line is served from its head.
+        line.pop(0 if line[0] is gang else bisect_left(line, gang.order, key=lambda waiting: waiting.order))
         if not line:
             del shapes[gang.shape]
         if not shapes:
@@ -197,5 +193,5 @@ class ReplicaServer:
             self.mark = NOWHERE  # where applying fails midway, the next ask is refused
             self.replica.apply(delta)
             self.mark = next_mark(ask.mark, encoded)
-        actions = () if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
-        return encode_answer(Answer(self.mark, actions))
+        verdicts = NOTHING if ask.policy is None else self.replica.plan(ask.now_ms, ask.policy)
+        return encode_answer(Answer(self.mark, verdicts))

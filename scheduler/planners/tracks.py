@@ -18,9 +18,10 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.offers import PoolRoom
 from scheduler.core.placement.pools import Division, Part, counts
 from scheduler.core.placement.snapshot import Place, Snapshot, Stop
-from scheduler.core.workloads import Gang, GangStatus
-from scheduler.planners.deltas import BY_GPU, COLUMNS, Array, Delta, PoolNodes
-from scheduler.planners.rows import row_of
+from scheduler.core.workloads import Gang, GangSpec, GangStatus
+from scheduler.planners.arrays import Array
+from scheduler.planners.deltas import BY_GPU, COLUMNS, Delta, PoolNodes
+from scheduler.planners.rows import table_of
 
 Shares = Mapping[int, tuple[tuple[int, int], ...]]
 """By GPU of the part: (gang, milli-GPUs) of each that shares it, in order of arrival."""
@@ -41,6 +42,8 @@ class Track:
         self.gangs: dict[int, Gang] = {}
         """Every gang that stands in the pool, waits for it alone, or is offered to it, by number."""
         self._mirrors: WeakSet[Mirror] = WeakSet()
+        self._marked: set[int] = set()
+        """Gangs that changed since any mirror looked."""
         self._used: Counter[str] = Counter()
         self._sharers: Counter[int] = Counter()
         """How many gangs that count are on each shared device, which counts as one GPU."""
@@ -67,14 +70,14 @@ class Track:
         self._count(before, -1)
         self._count(gang, 1)
         self.gangs[gang.number] = gang
-        self._mark(gang.number)
+        self._marked.add(gang.number)
 
     def drop(self, number: int, *, offered: bool = False) -> None:
         """The gang is not the pool's any more."""
         before = self.gangs.pop(number, None)
         if before is not None:
             self._count(before, -1)
-            self._mark(number)
+            self._marked.add(number)
             self.version += not offered
 
     def planned(self, actions: Iterable[Place | Stop]) -> None:
@@ -100,6 +103,12 @@ class Track:
         self._mirrors.add(mirror)
         return mirror
 
+    def tell_marked(self) -> None:
+        """Every mirror is told which gangs changed since this was called last."""
+        for mirror in self._mirrors:
+            mirror.touched |= self._marked
+        self._marked = set()
+
     def _count(self, gang: Gang | None, sign: int) -> None:
         if gang is None or gang.status is GangStatus.WAITING or not counts(gang):
             return
@@ -111,10 +120,6 @@ class Track:
                 return
         self._used[gang.account] += sign * gang.shape.gpus
 
-    def _mark(self, number: int) -> None:
-        for mirror in self._mirrors:
-            mirror.touched.add(number)
-
 
 class Mirror:
     """What one replica of a pool was told (see the module)."""
@@ -122,7 +127,8 @@ class Mirror:
     def __init__(self, track: Track) -> None:
         self.touched: set[int] = set(track.gangs)
         self._track = track
-        self._known: set[int] = set()
+        self._known: dict[int, GangSpec] = {}
+        """What is asked for by the gangs that the replica has, by number."""
         self._columns: dict[str, Array] = {}
         self._shares: Shares = {}
         self._accounts = 0
@@ -133,22 +139,24 @@ class Mirror:
         the number of each of the fleet's GPUs in its own part.
         """
         track = self._track
+        track.tell_marked()
         fleet = track.part.fleet
         fresh = not self._columns
-        gone = sorted(number for number in self.touched & self._known if number not in track.gangs)
+        gone = sorted(number for number in self.touched & self._known.keys() if number not in track.gangs)
         changed = [track.gangs[number] for number in sorted(self.touched) if number in track.gangs]
         balances = None if self._balances == track.balances else tuple(sorted(track.balances.items()))
         delta = Delta(
             pool=PoolNodes(fleet.nodes, fleet.domains, fleet.blocks) if fresh else None,
             accounts=track.accounts[self._accounts :],
             balances=balances,
-            gangs=tuple(row_of(gang, number_in_part[list(gang.gpu_numbers)].tolist()) for gang in changed),
+            gangs=table_of(changed, self._known, number_in_part),
             gone=tuple(gone),
             shares=_changed_shares(self._shares, track.shares),
             changes=tuple(_changed(self._columns.get(c.name), track.columns[c.name]) for c in COLUMNS),
         )
-        self._known -= set(gone)
-        self._known |= {gang.number for gang in changed}
+        for number in gone:
+            del self._known[number]
+        self._known.update([(gang.number, gang.spec) for gang in changed])
         self.touched = set()
         self._columns, self._shares, self._accounts = track.columns, track.shares, len(track.accounts)
         self._balances = dict(track.balances)

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from scheduler.api.client import Client
 from scheduler.api.server import SERVICE, ApiServer, ApiSources
-from scheduler.core.errors import InvalidValue, Refused, Unavailable
+from scheduler.core.errors import InvalidValue, Refused, Unauthorised, Unavailable
 from tests.api.world import World
 
 WAIT_S = 20
@@ -58,7 +58,7 @@ def test_what_is_no_address_is_refused(world: World, address: str) -> None:
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "10.0.0.1:7070", "example.com:7070", "[::]:0"])
 def test_an_address_that_others_reach_is_refused(world: World, address: str) -> None:
-    with pytest.raises(InvalidValue, match="a loopback address"):
+    with pytest.raises(Unauthorised, match="in plaintext, which is for a loopback address only"):
         ApiServer(world.scheduler, world.journal, address, ApiSources(world.clock_ms))
 
 

@@ -16,6 +16,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.workloads import GangStatus, Reason
 from scheduler.execution.simulated import GpuFault, NodeDown, Work
+from scheduler.planners.pools_planner import EVERY_FLEET, PoolsPlanner
 from tests.api.world import DAY_MS, HOUR_MS, MINUTE_MS, START_MS, World, market
 
 GOLDEN = Path(__file__).parent / "why"
@@ -266,6 +267,16 @@ def test_why_says(scenario: Callable[[World], list[str]], tmp_path: Path) -> Non
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(told, encoding="utf-8")
     assert told == golden.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: str(scenario.__name__))
+def test_why_says_the_same_where_pools_are_planned_apart(
+    scenario: Callable[[World], list[str]], tmp_path: Path
+) -> None:
+    world = market(tmp_path, PoolsPlanner(None, EVERY_FLEET))
+    told = "\n".join(scenario(world))
+    world.close()
+    assert told == (GOLDEN / f"{scenario.__name__}.txt").read_text(encoding="utf-8")
 
 
 def test_the_same_situation_gives_the_same_text_again(tmp_path: Path) -> None:

@@ -20,10 +20,13 @@ from scheduler.core.instruments import InstrumentTerms, standard_terms
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
+from scheduler.exchange.admission import Limits
+from scheduler.exchange.tls import Tls
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
+from scheduler.planners.planner import Planner
 from scheduler.service import Scheduler, ServiceSettings
 
 START_MS = 1_798_804_800_000
@@ -42,17 +45,20 @@ def nodes(count: int = 4, gpus: int = 8) -> tuple[NodeSpec, ...]:
 class World:
     """See the module. `works` says what a gang does, by name of its specification; else it runs for an hour."""
 
-    def __init__(self, folder: Path, fleet: tuple[NodeSpec, ...] = nodes()) -> None:
+    def __init__(self, folder: Path, fleet: tuple[NodeSpec, ...] = nodes(), planner: Planner | None = None) -> None:
         self.now_ms = START_MS
         self.works: dict[str, Work] = {}
         self.log_dir = folder / "logs"
         self.statements: dict[str, bytes] = {}
+        self.rehearsed = ""
+        """What the last rehearsal came to."""
         self.link = ExchangeLink(connected=True, detail="127.0.0.1:7000", last_heard_ms=START_MS)
         self.journal = Journal.open(folder / "journal.db", durable=False)
         self.executor = SimulatedExecutor(fleet, self.clock_ms, self._work)
         self.signer = SignerKey.generate("tenor.local/local")
         log = LogWriter("local", self.signer)
-        self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, ServiceSettings(close_lag_ms=0))
+        settings = ServiceSettings(close_lag_ms=0)
+        self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, settings, planner=planner)
         self._seq = 0
         self.told_reasons: set[str] = set()
         """Reasons that `why` gave."""
@@ -148,10 +154,21 @@ class World:
         return self.statements[position]
 
     @contextmanager
-    def served(self, address_file: Path | None = None) -> Iterator[ApiServer]:
+    def served(
+        self, address_file: Path | None = None, *, tls: Tls | None = None, limits: Limits | None = None
+    ) -> Iterator[ApiServer]:
         """The API of this world, on a port that was free."""
-        sources = ApiSources(self.clock_ms, "local", self.log_dir, self.statement, lambda: self.link)
-        server = ApiServer(self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file)
+        sources = ApiSources(
+            self.clock_ms,
+            "local",
+            self.log_dir,
+            self.statement,
+            exchange=lambda: self.link,
+            rehearsed=lambda: self.rehearsed,
+        )
+        server = ApiServer(
+            self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file, tls=tls, limits=limits
+        )
         server.start()
         try:
             yield server
@@ -163,9 +180,9 @@ class World:
         self.journal.close()
 
 
-def market(folder: Path) -> World:
+def market(folder: Path, planner: Planner | None = None) -> World:
     """The world of the module: acme with two nodes, borealis with one."""
-    world = World(folder)
+    world = World(folder, planner=planner)
     world.instrument()
     world.trade("p-acme", "acme", 2)
     world.trade("p-borealis", "borealis", 1)

@@ -100,6 +100,13 @@ def test_two_functions_with_the_same_values_are_equal(function: StepFunction) ->
     assert StepFunction.of(function.steps) == function
 
 
+@given(functions, instants)
+def test_a_function_since_an_instant_is_the_same_from_then_on(function: StepFunction, from_ms: int) -> None:
+    since = function.since(from_ms)
+    assert all(since.at(at_ms) == function.at(at_ms) for at_ms in WORLD if at_ms >= from_ms)
+    assert sum(at_ms <= from_ms for at_ms, _ in since.steps) <= 1
+
+
 @given(functions, intervals)
 def test_pieces_tile_what_was_asked_for(function: StepFunction, within: Interval) -> None:
     pieces = list(function.pieces(within))

@@ -9,16 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.coverage.shortage import ShortClaim, ration
+from scheduler.core.devices import DevicePledge, DeviceWithdrawal, device_hash
 from scheduler.core.errors import InvalidValue, Refused
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.exchange.leaves import (
+    PledgeLeaf,
     PoolLeaf,
     RecordLeaf,
     ShortageLeaf,
+    WithdrawalLeaf,
     decode,
+    encode_pledge,
     encode_pool,
     encode_record,
     encode_shortage,
+    encode_withdrawal,
 )
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from tests.exchange.samples import instants, pool, pools, record, records
@@ -39,6 +44,34 @@ def test_a_shortage_certificate_comes_back_as_it_was() -> None:
         [ShortClaim(position="pos-1", firmness_class=0, lots=3, acquired_ms=5)], 2, pool="local/H100SXM"
     )
     assert decode(encode_shortage(certificate.body.decode(), 7)) == ShortageLeaf(7, certificate)
+
+
+PLEDGE = DevicePledge(
+    device=device_hash("GPU-1"), grade="H100SXM", site="local", cell="local/block-0/domain-0/node-1/3", from_ms=77
+)
+
+
+def test_a_pledge_and_a_withdrawal_come_back_as_they_were() -> None:
+    assert decode(encode_pledge(PLEDGE, 7)) == PledgeLeaf(7, PLEDGE)
+    withdrawal = DeviceWithdrawal(device=PLEDGE.device, from_ms=88)
+    assert decode(encode_withdrawal(withdrawal, 9)) == WithdrawalLeaf(9, withdrawal)
+
+
+def test_the_bytes_of_a_pledge_never_change() -> None:
+    assert encode_pledge(PLEDGE, 1_234).hex() == (
+        "08d2092a550a20c9d3d85017f64cc5dbb5dc7335600d67654908b06a73ef1c2254f59d2688383e12074831303053584d"
+        "1a056c6f63616c221f6c6f63616c2f626c6f636b2d302f646f6d61696e2d302f6e6f64652d312f33284d"
+    )
+
+
+@pytest.mark.parametrize("device", [b"", bytes(31), bytes(33)])
+def test_a_device_that_is_no_hash_is_refused(device: bytes) -> None:
+    for entry in (
+        wire.LogEntry(pledge=wire.DevicePledge(device=device, grade="G", site="s", cell="c")),
+        wire.LogEntry(withdrawal=wire.DeviceWithdrawal(device=device)),
+    ):
+        with pytest.raises(Refused, match="device"):
+            decode(entry.SerializeToString())
 
 
 def test_the_bytes_of_a_record_never_change() -> None:

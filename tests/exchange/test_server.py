@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scheduler.core.errors import Conflict, InvalidValue, Unauthorised, Unavailable
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.errors import error_of
-from scheduler.exchange.reference.server import ServerSettings, loopback, serve
+from scheduler.exchange.reference.server import ServerSettings, checked_listen, serve
+from scheduler.exchange.tls import refuse_plaintext
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
 from tests.exchange.processes import ExchangeProcess
 from tests.exchange.world import terms
@@ -55,8 +56,8 @@ def test_a_busy_port_and_a_busy_database_are_named(process: ExchangeProcess, tmp
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (("--listen", "0.0.0.0:0"), 2, "loopback only"),
-        (("--listen", "10.1.2.3:5"), 2, "loopback only"),
+        (("--listen", "0.0.0.0:0"), 2, "a loopback address only"),
+        (("--listen", "10.1.2.3:5"), 2, "a loopback address only"),
         (("--listen", "nonsense"), 2, "HOST:PORT"),
         (("--listen", "127.0.0.1:70000"), 2, "HOST:PORT"),
         (("--listen", "example.org:1"), 2, "an IP address"),
@@ -72,13 +73,15 @@ def test_it_listens_where_only_this_machine_reaches(
 
 
 def test_loopback_has_many_names() -> None:
-    assert loopback("127.0.0.1:0") == ("127.0.0.1", 0)
-    assert loopback("localhost:7") == ("localhost", 7)
-    assert loopback("[::1]:7") == ("[::1]", 7)
-    with pytest.raises(Unauthorised):
-        loopback("192.168.0.1:7")
+    assert checked_listen("127.0.0.1:0") == ("127.0.0.1", 0)
+    assert checked_listen("localhost:7") == ("localhost", 7)
+    assert checked_listen("[::1]:7") == ("[::1]", 7)
     with pytest.raises(InvalidValue):
-        loopback("127.0.0.1")
+        checked_listen("127.0.0.1")
+    for own in ("127.0.0.1:1", "localhost:1", "[::1]:1"):
+        refuse_plaintext(own, "it was to listen on")
+    with pytest.raises(Unauthorised, match="in plaintext, which is for a loopback address only"):
+        refuse_plaintext("192.168.0.1:7", "it was to listen on")
 
 
 def test_a_path_that_cannot_be_a_database_is_refused(tmp_path: Path) -> None:

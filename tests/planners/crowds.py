@@ -21,15 +21,15 @@ PASSES = 40
 """More than the offers of any of these rounds take."""
 
 
-def mixed_fleet(dice: Random) -> Fleet:
-    """Nodes of two grades at two sites in any order, so that the pools' nodes are interleaved and cells shared."""
+def mixed_fleet(dice: Random, sites: tuple[str, ...] = SITES) -> Fleet:
+    """Nodes of two grades at these sites in any order, so that the pools' nodes are interleaved and cells shared."""
     return Fleet.of(
         tuple(
             NodeSpec(
                 name=f"node-{i}",
                 grade=dice.choice(GRADES),
                 gpus=dice.choice((8, 8, 8, 4)),
-                site=dice.choice(SITES),
+                site=dice.choice(sites),
                 block=f"block-{i // 4}",
                 domain=f"domain-{i // 2}",
             )
@@ -39,17 +39,20 @@ def mixed_fleet(dice: Random) -> Fleet:
 
 
 class Crowd(Run):
-    """A seeded run whose rounds a coordinator plans."""
+    """A seeded run whose rounds a coordinator plans. `wander`: whether gangs may use several pools."""
 
-    def __init__(self, seed: int, *, pools: bool, wishful: bool = False, workers: Workers | None = None) -> None:
+    def __init__(
+        self, seed: int, *, pools: bool, wishful: bool = False, wander: bool = True, workers: Workers | None = None
+    ) -> None:
         super().__init__(seed, wishful=wishful)
         dice = self.dice
         if pools:
-            fleet = mixed_fleet(dice)
+            fleet = mixed_fleet(dice, SITES if wander else SITES[:1])
             names = (*ACCOUNTS, None)
             owners: list[str | None] = [dice.choice(names) for node in fleet.nodes for _ in range(node.gpus)]
             self.world = World(fleet, owners, ACCOUNTS)
         self.pools = pools
+        self.wander = wander
         self.coordinator = Coordinator(workers)
         self.passes: Counter[int] = Counter()
         self.by = ""
@@ -59,6 +62,8 @@ class Crowd(Run):
     def spec(self) -> GangSpec:
         """What somebody asks for next; where there are several pools, often such as may use several."""
         spec = super().spec()
+        if not self.wander:
+            return GangSpec.model_validate({**dict(spec), "grade": self.dice.choice(GRADES)})
         if not self.pools or self.dice.random() < (0.8 if self.wishful else 0.5):
             return spec
         return spec_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from scheduler.core.placement.laws import violations
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Place
-from scheduler.core.quantities import INT64_MAX
 from scheduler.planners.coordinator import Coordinator
+from tests.core.placement.test_simulation import MINUTE_MS
 from tests.planners.crowds import Crowd
 
 WISHES = pytest.mark.parametrize("wishful", [False, True], ids=["plain", "wishful"])
@@ -21,8 +22,6 @@ WISHES = pytest.mark.parametrize("wishful", [False, True], ids=["plain", "wishfu
 @pytest.mark.parametrize("seed", [1, 2, 3, 5, 6, 7])
 def test_with_one_pool_the_plan_and_its_reasons_are_those_of_the_whole(seed: int, wishful: bool) -> None:  # noqa: FBT001
     crowd = Crowd(seed, pools=False, wishful=wishful)
-    # Reasons that are worked out afterwards do not know who was protected from whom.
-    crowd.policy = replace(crowd.policy, protect_after_ms=INT64_MAX)
     assert len(crowd.world.fleet.pools) == 1
     for _ in range(120):
         expected = plan(crowd.world.snapshot(), crowd.policy)
@@ -31,12 +30,33 @@ def test_with_one_pool_the_plan_and_its_reasons_are_those_of_the_whole(seed: int
         whole = {key: expected.waiting[key] for key, line in crowd.lines().items() if waiting & set(line)}
         planned = crowd.coordinator.plan(crowd.world.snapshot(), crowd.policy)
         assert planned.plan.actions == expected.actions
+        assert planned.plan.backfill == expected.backfill
         assert dict(planned.plan.waiting) == whole
         assert len(planned.plan.waiting) == len(whole)
         assert not planned.unfinished
         crowd.world.apply(expected)
         crowd.happen()
     assert crowd.world.now_ms
+
+
+def test_who_stands_back_in_which_pool_is_told_as_by_one_planner_of_all() -> None:
+    """Every gang names its grade, so that nobody wanders: what each pool says of its lines is what the whole says."""
+    told: Counter[str] = Counter()
+    for seed in range(1, 9):
+        crowd = Crowd(seed, pools=True, wishful=True, wander=False)
+        crowd.policy = replace(crowd.policy, protect_after_ms=5 * MINUTE_MS, grow=False, consolidate=False)
+        for _ in range(120):
+            whole = plan(crowd.world.snapshot(), crowd.policy)
+            planned = crowd.coordinator.plan(crowd.world.snapshot(), crowd.policy)
+            assert not planned.unfinished
+            assert sorted(planned.plan.actions, key=repr) == sorted(whole.actions, key=repr)
+            assert planned.plan.backfill == whole.backfill
+            assert {key: whole.waiting[key] for key in planned.plan.waiting} == dict(planned.plan.waiting)
+            told += Counter(str(each.reason) for each in planned.plan.waiting.values())
+            told["starts"] += len(whole.backfill.starts_ms)
+            crowd.world.apply(planned.plan)
+            crowd.happen()
+    assert min(told["held_back"], told["starts"]) > 20
 
 
 @WISHES

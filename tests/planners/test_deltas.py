@@ -9,35 +9,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.cluster import Fleet, NodeSpec
+from scheduler.core.cluster import Fleet, IntArray, NodeSpec
 from scheduler.core.errors import Damaged
-from scheduler.core.placement.pools import Division
-from scheduler.core.placement.snapshot import Policy
+from scheduler.core.placement.plan import plan
+from scheduler.core.placement.pools import Division, Part
+from scheduler.core.placement.snapshot import Action, Place, Policy, Stop
 from scheduler.core.workloads import Gang, GangSpec
+from scheduler.planners.arrays import Array
 from scheduler.planners.deltas import (
     COLUMNS,
     NOWHERE,
     Answer,
     Ask,
     Delta,
+    Mark,
     decode_answer,
     decode_delta,
+    encode_answer,
     encode_ask,
     encode_delta,
     next_mark,
 )
 from scheduler.planners.replica import PoolReplica, ReplicaServer
-from scheduler.planners.rows import GANG_LEFT_OUT, SPEC_LEFT_OUT, GangRow
+from scheduler.planners.rows import GANG_LEFT_OUT, LISTS, NUMBERS, ONCE, SPEC_LEFT_OUT, SpecRow
 from scheduler.planners.tracks import Mirror, Track, shares_by_pool
+from scheduler.planners.verdicts import Verdicts
 from tests.core.placement.world import World, spec_of
 from tests.planners.crowds import Crowd
 
 
 def same(left: Delta, right: Delta) -> bool:
     """Whether two deltas say the same."""
-    told = [(d.pool, d.accounts, d.balances, d.gangs, d.gone, d.shares) for d in (left, right)]
-    pairs = zip(left.changes, right.changes, strict=True)
-    return told[0] == told[1] and all(np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1]) for a, b in pairs)
+    told = [
+        (d.pool, d.accounts, d.balances, d.gone, d.shares, d.gangs.specs, d.gangs.ids, *map(pairs, d.changes))
+        for d in (left, right)
+    ]
+    arrays = zip(left.gangs.arrays, right.gangs.arrays, strict=True)
+    return told[0] == told[1] and all(np.array_equal(one, other) for one, other in arrays)
+
+
+def pairs(change: tuple[Array, Array]) -> list[list[int]]:
+    """Entries and what is there now."""
+    return [each.tolist() for each in change]
 
 
 class Followed:
@@ -69,8 +82,16 @@ class Followed:
 
 
 def test_every_field_of_a_gang_is_carried_or_left_out_on_purpose() -> None:
-    assert set(GangSpec.model_fields) - set(GangRow._fields) == SPEC_LEFT_OUT
-    assert {field.name for field in fields(Gang)} - set(GangRow._fields) == GANG_LEFT_OUT
+    carried = {*ONCE, *NUMBERS, *LISTS}
+    assert set(GangSpec.model_fields) - set(SpecRow._fields) == SPEC_LEFT_OUT
+    assert {field.name for field in fields(Gang)} - carried == GANG_LEFT_OUT
+
+
+def as_planning_sees(gang: Gang, number_in_part: IntArray) -> tuple[object, ...]:
+    """The gang without what only execution needs, on GPUs of its part."""
+    told = [getattr(gang, name) for name in (*ONCE, *NUMBERS, "shape", "evicted_ms") if name != "spec"]
+    asked = [getattr(gang.spec, name) for name in SpecRow._fields]
+    return (*told, *asked, number_in_part[list(gang.gpu_numbers)].tolist())
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 5])
@@ -88,6 +109,9 @@ def test_deltas_are_read_back_as_they_were_written_and_add_up_to_the_whole(seed:
     for delta, replica in zip(followed.deltas(), replicas, strict=True):
         replica.apply(delta)
     for track, replica in zip(followed.tracks, replicas, strict=True):
+        numbers, alike = followed.division.number_in_part, np.arange(followed.crowd.world.fleet.n_gpus)
+        here = {number: as_planning_sees(gang, numbers) for number, gang in track.gangs.items()}
+        assert {number: as_planning_sees(gang, alike) for number, gang in replica.gangs.items()} == here
         anew = PoolReplica()
         anew.apply(track.mirror().delta(followed.division.number_in_part))
         assert (replica.gangs, replica.placed, replica.queue) == (anew.gangs, anew.placed, anew.queue)
@@ -113,6 +137,12 @@ def test_damaged_bytes_are_refused_or_say_something_else_but_never_the_same(at: 
     assert not same(read, decode_delta(whole))
 
 
+def said(answer: bytes) -> tuple[Mark, int | None]:
+    """Where the replica stands, and how many actions it gave."""
+    read = decode_answer(answer)
+    return read.mark, None if read.verdicts is None else read.verdicts.told.shape[1]
+
+
 def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None:
     followed = Followed(2)
     load = encode_delta(followed.deltas()[0])
@@ -120,15 +150,81 @@ def test_a_replica_elsewhere_than_the_asker_refuses_and_stays_as_it_is() -> None
     policy = Policy()
     at_load = next_mark(NOWHERE, load)
     ask = encode_ask(Ask(at_load, 5, policy), b"")
-    assert decode_answer(server.serve(ask)) == Answer(NOWHERE, None)
-    assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == Answer(at_load, ())
+    assert said(server.serve(ask)) == (NOWHERE, None)
+    assert said(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))) == (at_load, 0)
     answer = server.serve(ask)
-    assert decode_answer(answer).actions is not None
+    assert said(answer) == (at_load, 0)
     assert server.serve(ask) == answer
     behind = encode_ask(Ask(next_mark(at_load, b"missed"), 5, policy), b"")
-    assert decode_answer(server.serve(behind)) == Answer(at_load, None)
+    assert said(server.serve(behind)) == (at_load, None)
     assert server.serve(ask) == answer
     assert decode_answer(server.serve(encode_ask(Ask(NOWHERE, 5, None), load))).mark == at_load
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+def test_an_answer_says_each_action_as_it_was_decided(seed: int) -> None:
+    followed = Followed(seed)
+    replicas = [PoolReplica() for _ in followed.tracks]
+    seen: set[type[Action]] = set()
+    for _ in range(60):
+        for pool, (delta, replica) in enumerate(zip(followed.deltas(), replicas, strict=True)):
+            replica.apply(delta)
+            snapshot = replica.snapshot(followed.crowd.world.now_ms)
+            made = plan(snapshot, followed.crowd.policy)
+            decided = made.actions
+            verdicts = Verdicts.of(made, replica.numbers, replica.queue)
+            body = encode_answer(Answer(Mark(1, "x"), verdicts))
+            read = decode_answer(body)
+            assert (read.mark, encode_answer(read)) == (Mark(1, "x"), body)
+            assert read.verdicts is not None
+            told = read.verdicts.actions(pool, followed.tracks[pool].gangs, followed.division)
+            assert list(map(by_name, told)) == [by_name(each, followed.division.parts[pool]) for each in decided]
+            seen |= {type(each) for each in decided}
+        followed.crowd.plans()
+        for _ in range(8):
+            followed.crowd.happen()
+    assert seen == {Place, Stop}
+
+
+def by_name(action: Action, part: Part | None = None) -> tuple[object, ...]:
+    """What an action says, on the fleet's GPUs where it is of a part."""
+    if isinstance(action, Stop):
+        return (action.gang.id, action.cause, action.for_gang)
+    assert isinstance(action, Place)
+    gpus = action.gpu_numbers if part is None else tuple(part.gpus[list(action.gpu_numbers)].tolist())
+    hosts = [host for host, _ in action.hosts]
+    return (action.gang.id, action.gang.shape, gpus, hosts, action.inside, action.waits_for)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'[[1,"x"],true]\n',
+        b'[[1,"x"],true]\n[0,0,0,0,0]\n',
+        b'[[1,"x"],true]\n[0,0,0,0,0,0]\n1',
+        b'[[1,"x"],true]\n[0,0,1,0,0,0]\n' + bytes(8),
+        b'[[1,"x"],true]\n[0,0,0,0,1,0]\n' + bytes(8),
+        b'[[1,"x"],true]\n[4,0,0,0,0,0]\n' + bytes(32),
+        b'[[1,"x"],true]\n[4,2,0,0,0,0]\n' + bytes(8) + b"\x63" + bytes(39),
+        b'[[1,"x"],true]\n[-1,0,0,0,0,0]\n',
+    ],
+)
+def test_what_is_no_answer_is_damaged(body: bytes) -> None:
+    with pytest.raises(Damaged, match="an answer cannot be read"):
+        decode_answer(body)
+
+
+def test_a_delta_that_changes_an_unknown_gang_is_damaged() -> None:
+    followed = Followed(1)
+    while not any(track.gangs for track in followed.tracks):
+        followed.crowd.happen()
+        whole = followed.deltas()
+    delta = next(delta for delta in whole if len(delta.gangs.number))
+    table = replace(delta.gangs, ids=(), new=delta.gangs.new[:, :0])
+    with pytest.raises(Damaged, match="gangs that its pool does not have"):
+        PoolReplica().apply(replace(delta, gangs=table))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}\n", b"[1]\nx", b"null\n[0,0,0,0,0,0]\n"])

@@ -2,11 +2,11 @@
 
 Lots that wait for a cell (hit by a failure, displaced by a higher class, or sold and never covered) are served by
 firmness class, in a class from SITE down to GPU. A lot takes a free cell; where free ones do not reach, a cell whose
-holders are all of lower classes, of whatever level: the lots inside move to the cell that is left, in the same places,
-and a larger lot around it loses its own. Who gives up is decided by the shortage rule over the cells of that level,
-each a stake of its most senior holder. Whoever was displaced waits in turn. Laws: at the end no lower class holds a
-cell that a waiting lot of a higher one could use, at any level; nobody of the same or a higher class is disturbed; a
-taken cell is given back when the taker's window ends or the cell's next one begins.
+holders are all of lower classes, of whatever level: the lots inside move to the same places of the cell that is left,
+where these are well, and a larger lot around it loses its own. Who gives up is decided by the shortage rule over the
+cells of that level, each a stake of its most senior holder. Whoever was displaced waits in turn. Laws: at the end no
+lower class holds a cell that a waiting lot of a higher one could use, at any level; nobody of the same or a higher
+class is disturbed; a taken cell is given back when the taker's window ends or the cell's next one begins.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Waterfall:
         cell_gpus: Mapping[str, int] | None = None,
         waiting: Sequence[Demand] = (),
         oversold: Sequence[Demand] = (),
+        well: Mask | None = None,
     ) -> None:
         self.certificates: list[Certificate] = []
         self._fleet, self._ahead, self._now_ms = fleet, ahead, now_ms
@@ -87,6 +88,7 @@ class Waterfall:
         self._usable, self._loss = usable[by_rank], np.concatenate(([0], np.cumsum(loss[by_rank])))
         self._spare = np.isin(fleet.node_of_gpu, sorted(set(spare_nodes)))[by_rank]
         self._healthy = [self._topology.whole_and_usable(level, usable) for level in LEVELS]
+        self._well = [self._topology.whole_and_usable(level, usable if well is None else well) for level in LEVELS]
         self._lots: dict[int, _Lot] = {}
         """By number: rows of `ahead`, then lots that stand nowhere."""
         self._holder = np.full(fleet.n_gpus, NOBODY, dtype=np.int64)
@@ -361,13 +363,17 @@ class Waterfall:
         lot.until_ms, lot.moved = until_ms, True
 
     def _settle(self, number: int, level: Level, taken: int, left: int | None) -> None:
-        """A displaced lot takes its own place in the cell that was left, where there is one; else it stands nowhere."""
+        """A displaced lot takes its own place in the cell that was left, where there is one that is well; else it
+        stands nowhere: what it lacks, it lacks by the rule, and not by what another's cell suffers from.
+        """
         lot = self._lot(number)
         old, lot.cell = lot.cell, None
         if left is not None and old is not None and lot.level <= level:
             shift = int(self._topology.first_gpu[level][left] - self._topology.first_gpu[level][taken])
-            lot.cell = self._topology.counterpart(lot.level, old, shift)
-            self._holder[self._span(lot.level, lot.cell)] = number
+            place = self._topology.counterpart(lot.level, old, shift)
+            if self._well[lot.level][place]:
+                lot.cell = place
+                self._holder[self._span(lot.level, place)] = number
         if lot.cell is None or not self._healthy[lot.level][lot.cell]:
             self._wait(number)
 

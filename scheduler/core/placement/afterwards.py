@@ -1,44 +1,52 @@
 """Why lines wait, for a plan that was put together from others': worked out when somebody asks.
 
 The plan's actions are played into the books of its snapshot; what the books say then is what `plan` itself would have
-said at its end. Law: for the actions of `plan(snapshot)` the reasons are those of `plan(snapshot)`, but for who was
-held back for whom (`protect`), which the actions do not tell.
+said at its end. Who was held back for whom (`protect`) is not in the actions, and is told besides. Law: for the actions
+and the backfill of `plan(snapshot)` the reasons are those of `plan(snapshot)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import Borrowed
 from scheduler.core.placement.elastic import sized
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.reasons import Reasons
-from scheduler.core.placement.snapshot import Action, Place, Policy, Queue, Snapshot, Stop
+from scheduler.core.placement.snapshot import Action, Backfill, Place, Policy, Queue, Snapshot, Stop
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
 
 
 class ReasonsAfter(Mapping[Key, Waiting]):
-    """A reason for every line that still waits once the actions are done. Keeps what it needs of the snapshot."""
+    """A reason for every line that still waits once the actions are done. `before`: a snapshot that is `kept`."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action]) -> None:
-        self._before = _kept(snapshot)
+    def __init__(self, before: Snapshot, policy: Policy, actions: Sequence[Action], backfill: Backfill) -> None:
+        self._before = before
         self._policy = policy
+        self._backfill = backfill
         self._actions = tuple(actions)
-        placed = {action.gang.number for action in actions if isinstance(action, Place)}
-        lines = {(a.gang.account, asked_shape(a.gang)) for a in actions if isinstance(a, Place)}
-        self._queue = _without(snapshot.queue, placed, lines)
-        self._rest = {
+
+    @cached_property
+    def _queue(self) -> dict[str, dict[Shape, tuple[Gang, ...]]]:
+        """Who still waits."""
+        placed = [action.gang for action in self._actions if isinstance(action, Place)]
+        lines = {(gang.account, asked_shape(gang)) for gang in placed}
+        return _without(self._before.queue, {gang.number for gang in placed}, lines)
+
+    @cached_property
+    def _rest(self) -> dict[str, list[Shape]]:
+        """The lines in which anybody does."""
+        return {
             account: waiting
             for account, shapes in self._queue.items()
             if (waiting := [shape for shape, gangs in shapes.items() if gangs])
         }
-        self._reasons: Mapping[Key, Waiting] | None = None
 
     def __len__(self) -> int:
         return sum(len(shapes) for shapes in self._rest.values())
@@ -52,11 +60,10 @@ class ReasonsAfter(Mapping[Key, Waiting]):
     def __getitem__(self, line: Key) -> Waiting:
         if line not in self:
             raise KeyError(line)
-        if self._reasons is None:
-            self._reasons = self._worked_out()
         return self._reasons[line]
 
-    def _worked_out(self) -> Mapping[Key, Waiting]:
+    @cached_property
+    def _reasons(self) -> Mapping[Key, Waiting]:
         whole = plan(self._before, self._policy)
         if whole.actions == self._actions:
             return whole.waiting
@@ -72,7 +79,7 @@ class ReasonsAfter(Mapping[Key, Waiting]):
                     _play(books, action)
                 case _:
                     pass
-        return Reasons(books, lines, Borrowed(books, lines))
+        return Reasons(books, lines, self._backfill)
 
 
 def _play(books: Books, action: Place) -> None:
@@ -87,7 +94,7 @@ def _play(books: Books, action: Place) -> None:
     books.place(gang, gpus, inside=action.inside)
 
 
-def _kept(snapshot: Snapshot) -> Snapshot:
+def kept(snapshot: Snapshot) -> Snapshot:
     """The snapshot with copies of what the state goes on to change."""
     return replace(
         snapshot,

@@ -29,6 +29,7 @@ from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, Tables, repacks
+from scheduler.core.placement.rows import Rows
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
@@ -46,7 +47,7 @@ STEPS_A_GANG = 1_000
 """About how many steps it takes to look at a waiting gang."""
 
 
-class Books:
+class Books(Rows):
     """One round's working state (see the module). Accounts, pools, nodes and rows are indices."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
@@ -62,25 +63,19 @@ class Books:
         self.account_index = {name: i for i, name in enumerate(snapshot.accounts)}
         carried = riders_of(snapshot)
         riding = {rider.gang.number for riders in carried.values() for rider in riders}
-        self.rows: list[Gang] = [snapshot.placed[number] for number in sorted(snapshot.placed) if number not in riding]
-        names = [gang.spec.account for gang in self.rows]
-        for name in sorted({*names, *snapshot.queue} - self.account_index.keys()):
+        rows = [snapshot.placed[number] for number in sorted(snapshot.placed) if number not in riding]
+        owners = [gang.spec.account for gang in rows]
+        for name in sorted({*owners, *snapshot.queue} - self.account_index.keys()):
             self.account_index[name] = len(self.account_index)
+        self.names = list(self.account_index)
         # 2. rows
-        self.account_of_row = list(map(self.account_index.__getitem__, names))
-        self.pool_of_row = self._pools_of(self.rows)
-        self.gpus_of_row = [gang.gpu_numbers for gang in self.rows]
-        self.firm_of_row = [not gang.shape.preemptible for gang in self.rows]
-        stopping = [gang.status is GangStatus.STOPPING for gang in self.rows]
-        self.stopped = {row for row, stops in enumerate(stopping) if stops}
-        self.devices = Devices({row: carried[g.number] for row, g in enumerate(self.rows) if g.number in carried})
-        self.counts_of_row = [row not in self.stopped or self._moves(row) for row in range(len(self.rows))]
-        self._n_first = len(self.rows)
-        self.rank_of_row = [gang.number for gang in self.rows]
-        self._parts: dict[tuple[int, int], list[int]] = {}
-        self._rows_by_part: tuple[list[int], list[int]] | None = None
+        super().__init__(self.fleet, rows, list(map(self.account_index.__getitem__, owners)), carried)
+        self.devices = Devices({row: carried[g.number] for row, g in enumerate(rows) if g.number in carried})
+        self._n_first = len(rows)
         # 3. the floor, and what each account owns and uses, by pool
-        holder, leaver = held_rows(snapshot, [gang.number for gang in self.rows], stopping)
+        stopping = np.zeros(len(rows), dtype=np.bool_)
+        stopping[list(self.stopped)] = True
+        holder, leaver = held_rows(snapshot, self.rank_of_row, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
         self._usable_by_pool = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
@@ -101,8 +96,11 @@ class Books:
     def _look(self) -> None:
         """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
         snapshot = self.snapshot
-        waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        self.in_runs = self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
+        compiled = worth_compiling(self.n_nodes * STEPS_A_GANG)
+        if not compiled:
+            waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
+            compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
+        self.in_runs = self.compiled = compiled
         self.search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
@@ -112,13 +110,13 @@ class Books:
 
     def _tally(self, holder: IntArray, firm: BoolArray) -> None:
         """What each account owns and uses, by account and pool."""
-        self.owned_gpus = self._by_account(self.owner, self.owner >= 0)
-        self.entitled = self._by_account(self.owner, (self.owner >= 0) & self.snapshot.usable)
+        self.owned_gpus = self._by_account(self.owner, self.owner >= 0).T.tolist()
+        entitled = self._by_account(self.owner, (self.owner >= 0) & self.snapshot.usable)
+        self.entitled: list[list[int]] = entitled.T.tolist()
         account_of_row = np.array([*self.account_of_row, -1], dtype=np.int64)
-        self.used = self._by_account(account_of_row[holder], holder >= 0)
         self.firm_used = self._by_account(account_of_row[holder], firm)
-        self.excess = np.array(self.used, dtype=np.int64).reshape(len(self.used), self.n_pools).T.copy()
-        self.excess -= np.array(self.entitled, dtype=np.int64).reshape(len(self.used), self.n_pools).T
+        """(n_pools, n_accounts): GPUs of each account's gangs that cannot be preempted."""
+        self.excess = self._by_account(account_of_row[holder], holder >= 0) - entitled
         """(n_pools, n_accounts): by how much each account is over its count."""
         for row in self.stopped:
             if self.counts_of_row[row]:
@@ -129,23 +127,11 @@ class Books:
         """(n_gpus): the pool of each GPU."""
         return self.fleet.pool_of_node[self.floor.node_of_gpu] if self.fleet.nodes else self.floor.node_of_gpu
 
-    def _moves(self, row: int) -> bool:
-        """Whether the row, which is stopping, comes back at once; a shared device if any of its gangs does."""
-        return any(gang.stop_cause in MOVED for gang in (self.rows[row], *self.devices.riding(row)))
-
-    def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> list[list[int]]:
-        """How many chosen GPUs each account ((n_gpus), by GPU) has, by account and pool."""
+    def _by_account(self, account: npt.NDArray[np.signedinteger[Any]], chosen: BoolArray) -> IntArray:
+        """(n_pools, n_accounts): how many chosen GPUs each account ((n_gpus), by GPU) has."""
         n_accounts = len(self.account_index)
-        keys = account[chosen].astype(np.int64) * self.n_pools + self.pool_of_gpu[chosen]
-        table = np.bincount(keys, minlength=n_accounts * self.n_pools).reshape(n_accounts, self.n_pools)
-        rows: list[list[int]] = table.tolist()
-        return rows
-
-    def _pools_of(self, rows: Sequence[Gang]) -> list[int]:
-        if self.n_pools <= 1:
-            return [0] * len(rows)
-        firsts = [gang.gpu_numbers[0] if gang.gpu_numbers else 0 for gang in rows]
-        return list(map(int, self.fleet.pool_of_node[self.fleet.node_of_gpu[firsts]]))
+        keys = self.pool_of_gpu[chosen] * n_accounts + account[chosen]
+        return np.bincount(keys, minlength=n_accounts * self.n_pools).reshape(self.n_pools, n_accounts)
 
     # ---- what is so ----
 
@@ -187,9 +173,7 @@ class Books:
             fits = counts.repack_on(self.fleet, self.floor.node_of_gpu[gpus[~firm]])
         else:
             search = self.search
-            fits = bool(
-                self._repacks(self.floor, low, high, counts.table, taken, search.cells, search.desk.by_cell)
-            )
+            fits = bool(self._repacks(self.floor, low, high, counts.table, taken, search.cells, search.desk.by_cell))
         for each, number in changes:
             counts.add(each, -number)
         return fits
@@ -214,37 +198,19 @@ class Books:
         rows = {row for row in self.floor.holder[gpus].tolist() if row >= 0}
         return sorted(rows, key=self.rank_of_row.__getitem__)
 
-    def rows_of(self, account: int, pool: int) -> list[int]:
-        """All rows of the account in the pool, in order of rank, also those that ended in this round."""
-        return sorted(self.part(account, pool), key=self.rank_of_row.__getitem__)
-
-    def part(self, account: int, pool: int) -> list[int]:
-        """The same in any order; whoever opens a row adds it."""
-        rows = self._parts.get((account, pool))
-        if rows is None:
-            if self._rows_by_part is None:
-                part = np.array(self.account_of_row, dtype=np.int64) * self.n_pools + self.pool_of_row
-                order = part.argsort(kind="stable")
-                firsts = part[order].searchsorted(np.arange(len(self.account_index) * self.n_pools + 1))
-                self._rows_by_part = order.tolist(), firsts.tolist()
-            listed, firsts_of = self._rows_by_part
-            at = account * self.n_pools + pool
-            rows = self._parts[account, pool] = listed[firsts_of[at] : firsts_of[at + 1]]
-        return rows
-
     def held_by(self, row: int) -> IntArray:
         """Numbers of the GPUs that the row holds now, ascending; none once it was stopped or withdrawn."""
         gpus = np.array(sorted(self.gpus_of_row[row]), dtype=np.int64)
         held: IntArray = gpus[self.floor.holder[gpus] == row]
         return held
 
-    def is_placed(self, row: int) -> bool:
-        """Whether the row holds GPUs: BINDING or RUNNING, and not ended by this round."""
-        return row not in self.stopped
-
     def headroom(self, account: int, pool: int) -> int:
         """How many more GPUs the account may use in the pool and be within its count; negative when it is over."""
-        return self.entitled[account][pool] - self.used[account][pool]
+        return -int(self.excess[pool, account])
+
+    def firm_gpus(self, account: int, pool: int) -> int:
+        """How many GPUs of the pool the account uses for gangs that cannot be preempted."""
+        return int(self.firm_used[pool, account])
 
     def pools_for(self, grade: str | None) -> tuple[int, ...]:
         """The pools that a gang asking for this grade may use, in order."""
@@ -317,7 +283,7 @@ class Books:
         )
         account = self.account_index[gang.spec.account]
         pool = int(self.floor.nodes[self.floor.gpus[numbers[0], AT_NODE], POOL]) if self.n_pools > 1 else 0
-        self._new_row(gang, numbers, account, pool, LATE + row)
+        self.open_rows((gang,), (numbers,), (account,), (pool,), (LATE + row,))
         self.action_of_row[row] = len(self.actions)
         self.decided[row] = (gang, inside)
         self.actions.append(action)
@@ -329,18 +295,6 @@ class Books:
         rows = {leaver for leaver in self.floor.leaver[gpus].tolist() if leaver >= 0}
         gangs = [gang for row in rows for gang in (self.rows[row], *self.devices.riding(row))]
         return tuple(gang.id for gang in sorted(gangs, key=lambda gang: gang.number))
-
-    def _new_row(self, gang: Gang, numbers: tuple[int, ...], account: int, pool: int, rank: int) -> int:
-        part = self.part(account, pool)
-        part.append(len(self.rows))
-        self.rows.append(gang)
-        self.gpus_of_row.append(numbers)
-        self.account_of_row.append(account)
-        self.pool_of_row.append(pool)
-        self.counts_of_row.append(True)
-        self.firm_of_row.append(not gang.shape.preemptible)
-        self.rank_of_row.append(rank)
-        return part[-1]
 
     @property
     def riders(self) -> dict[int, list[Rider]]:
@@ -429,14 +383,14 @@ class Books:
             return False
         more = np.zeros((self.n_pools, len(accounts) - known), dtype=np.int64)
         self.excess = np.concatenate([self.excess, more], axis=1)
+        self.firm_used = np.concatenate([self.firm_used, more], axis=1)
         for name in accounts[known:]:
             self.account_index[name] = len(self.account_index)
-            for table in (self.owned_gpus, self.entitled, self.used, self.firm_used):
+            self.names.append(name)
+            for table in (self.owned_gpus, self.entitled):
                 table.append([0] * self.n_pools)
             for firsts in (self.units.first_unit, self.units.first_gpu):
                 firsts.extend([firsts[-1]] * self.n_pools)
-            for pool in range(self.n_pools):
-                self._parts[self.account_index[name], pool] = []
         return True
 
     def begin_round(self, snapshot: Snapshot) -> None:
@@ -473,8 +427,8 @@ class Books:
 
     def add_row(self, gang: Gang) -> None:
         """A gang that is placed; its GPUs are for `set_anew`."""
-        pool = self._pools_of((gang,))[0]
-        row = self._new_row(gang, gang.gpu_numbers, self.account_index[gang.spec.account], pool, gang.number)
+        pool, row = self.pools_of((gang,))[0], len(self.rows)
+        self.open_rows((gang,), (gang.gpu_numbers,), (self.account_index[gang.spec.account],), (pool,), (gang.number,))
         self.row_of_number[gang.number] = row
         if gang.status is GangStatus.STOPPING:
             self.stopped.add(row)
@@ -499,11 +453,9 @@ class Books:
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
-        used = self.used[account] = self.used[account].copy()  # whoever has the old one keeps it as it was
-        used[pool] += sign * shape.gpus
         self.excess[pool, account] += sign * shape.gpus
         if not shape.preemptible:
-            self.firm_used[account][pool] += sign * shape.gpus
+            self.firm_used[pool, account] += sign * shape.gpus
             return
         counts = self._known_counts(account, pool)
         want = None if counts is None else demand(shape)

@@ -15,9 +15,9 @@ from collections import Counter
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.room import room_from_others, take_room
-from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.orders import Kind
+from scheduler.core.placement.room import room_at_home, room_from_others, take_room
+from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang
 
@@ -26,12 +26,12 @@ LASTING = tiers(Kind.LASTING_OWN, Kind.LASTING_UNSOLD, Kind.LASTING_OWN_OR_UNSOL
 
 def owns_for(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
     """Whether the account owns enough until then for all its gangs that cannot be preempted, this one included."""
-    return books.firm_used[account][pool] + gang.shape.gpus <= books.owned_lasting(account, pool, end_ms)
+    return books.firm_gpus(account, pool) + gang.shape.gpus <= books.owned_lasting(account, pool, end_ms)
 
 
 def rest_repacks(books: Books, account: int, pool: int, gpus: IntArray) -> bool:
     """Whether the oldest preemptible gangs that the account's count holds beside a firm gang on these GPUs repack."""
-    left = books.entitled[account][pool] - books.firm_used[account][pool] - len(gpus)
+    left = books.entitled[account][pool] - books.firm_gpus(account, pool) - len(gpus)
     beyond: Counter[Want] = Counter()
     for row in books.rows_of(account, pool):
         shape = books.rows[row].shape
@@ -64,9 +64,11 @@ def _on_free(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> 
 
 
 def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
-    """End others' work on the account's own lasting cells; its own work stays where it is."""
-    room = room_from_others(books, wants(gang.shape)[-1], account, pool, end_ms)
-    if room is None or not books.repacks(account, pool, taken=room.gpus):
-        return False
-    take_room(books, gang, room)
-    return True
+    """End others' work on the account's own lasting cells; where that does not do, its own work there moves too."""
+    want = wants(gang.shape)[-1]
+    for found in (room_from_others, room_at_home):
+        room = found(books, want, account, pool, end_ms)
+        if room is not None and books.repacks(account, pool, taken=room.gpus):
+            take_room(books, gang, room)
+            return True
+    return False

@@ -44,8 +44,8 @@ class Floor(NamedTuple):
     is free: usable, nobody's and nobody there.
     """
     nodes: IntArray
-    """(n_nodes + 1, 7): first GPU; pool, and the node's place among all nodes pool by pool; free GPUs, and those that nobody owns; usable
-    GPUs without a holder; zeros.
+    """(n_nodes + 1, 7): first GPU; pool, and its place among all nodes pool by pool; free GPUs, and those that nobody
+    owns; usable GPUs without a holder; zeros.
     """
     units: IntArray
     """(n_units, 4): its node; free GPUs; usable GPUs that hold nothing non-preemptible; scratch."""
@@ -168,13 +168,13 @@ def floor_of(
     return floor, units
 
 
-def held_rows(snapshot: Snapshot, ascending: Sequence[int], leaving: Sequence[bool]) -> tuple[IntArray, IntArray]:
+def held_rows(snapshot: Snapshot, ascending: Sequence[int], leaving: BoolArray) -> tuple[IntArray, IntArray]:
     """(n_gpus) holder and leaver rows, -1 none, where rows are gangs of these numbers, and some are leaving."""
     n_gpus = len(snapshot.occupant)
     if not ascending:
         return np.full(n_gpus, -1), np.full(n_gpus, -1)
     numbers = np.array(ascending, dtype=np.int64)
-    stopping = np.array([*leaving, False], dtype=np.bool_)
+    stopping = np.append(leaving, False)
     occupant = np.where(snapshot.occupant >= 0, np.searchsorted(numbers, snapshot.occupant), -1)
     claimant = np.where(snapshot.claimant >= 0, np.searchsorted(numbers, snapshot.claimant), -1)
     leaves = stopping[occupant]

@@ -6,8 +6,8 @@ import numpy as np
 
 from scheduler.core.placement.books import LATE, Books
 from scheduler.core.placement.lines import Lines
-from scheduler.core.placement.roll import Listed, Roll
-from scheduler.core.placement.runs import Record, Stage
+from scheduler.core.placement.roll import ACCOUNT, SHAPE, WORKER_GPUS, Listed, Roll
+from scheduler.core.placement.runs import GANG, LAST_GPU, POOL, Record, Stage
 from scheduler.core.placement.snapshot import Place
 
 
@@ -28,7 +28,7 @@ def stage_of(books: Books, roll: Roll, record: Record) -> Stage:
         raise AssertionError("runs count in tables")
     search = books.search
     return Stage(
-        books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, record
+        books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, books.firm_used, record
     )
 
 
@@ -38,36 +38,21 @@ def take_in(books: Books, lines: Lines, listed: Listed, record: Record, *, insid
     record.size[:] = 0
     if not n_placed:
         return
-    gpus = record.gpus[:n_gpus].tolist()
-    hosts = books.fleet.host_of_gpu
-    low = 0
-    lines_of = listed.line_of_gang[record.placed[:n_placed, 0]].tolist()
-    for (at, pool, high), line in zip(record.placed[:n_placed].tolist(), lines_of, strict=True):
-        gang, row = listed.gangs[at], len(books.rows)
-        numbers = tuple(gpus[low:high])
-        low = high
-        account, shape = listed.keys[line]
-        lines.of(account)[shape].take()
-        index = books.account_index[account]
-        books.part(index, pool).append(row)
-        books.rows.append(gang)
-        books.gpus_of_row.append(numbers)
-        books.account_of_row.append(index)
-        books.pool_of_row.append(pool)
-        books.counts_of_row.append(True)
-        books.firm_of_row.append(False)
-        books.rank_of_row.append(LATE + row)
-        used = books.used[index] = books.used[index].copy()
-        used[pool] += len(numbers)
-        books.action_of_row[row] = len(books.actions)
-        books.decided[row] = (gang, inside)
-        size = gang.shape.gpus_per_worker
-        books.actions.append(
-            Place(
-                gang=gang,
-                gpu_numbers=numbers,
-                hosts=tuple([hosts[gpu] for gpu in numbers[::size]]),
-                inside=inside,
-                waits_for=(),
-            )
-        )
+    places = record.placed[:n_placed]
+    of_line = listed.lines[listed.line_of_gang[places[:, GANG]]]
+    accounts: list[int] = of_line[:, ACCOUNT].tolist()
+    shapes: list[int] = of_line[:, SHAPE].tolist()
+    lines.take((listed.names[account], listed.shapes[shape]) for account, shape in zip(accounts, shapes, strict=True))
+    gangs = [listed.gangs[at] for at in places[:, GANG].tolist()]
+    gpus, highs = record.gpus[:n_gpus].tolist(), places[:, LAST_GPU].tolist()
+    numbers = [tuple(gpus[low:high]) for low, high in zip([0, *highs], highs, strict=False)]
+    rows = range(len(books.rows), len(books.rows) + n_placed)
+    books.open_rows(gangs, numbers, accounts, places[:, POOL].tolist(), range(LATE + rows.start, LATE + rows.stop))
+    books.action_of_row.update(zip(rows, range(len(books.actions), len(books.actions) + n_placed), strict=True))
+    books.decided.update((row, (gang, inside)) for row, gang in zip(rows, gangs, strict=True))
+    host_of_gpu = books.fleet.host_of_gpu
+    sizes = listed.shape_rows[of_line[:, SHAPE], WORKER_GPUS].tolist()
+    books.actions += [
+        Place(gang, gpu_numbers, tuple([host_of_gpu[gpu] for gpu in gpu_numbers[::size]]), inside, ())
+        for gang, gpu_numbers, size in zip(gangs, numbers, sizes, strict=True)
+    ]

@@ -18,10 +18,10 @@ from scheduler.core.placement.firm import place_firm
 from scheduler.core.placement.home import go_home
 from scheduler.core.placement.joining import joined
 from scheduler.core.placement.lines import Line, Lines
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.roll import Listed
 from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
-from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
 from scheduler.core.workloads import Gang, asked_shape
@@ -125,7 +125,7 @@ class Owned:
         books = self._books
         if not books.lowered:
             return
-        names = sorted(name for name, i in books.account_index.items() if i in books.lowered)
+        names = sorted(books.names[account] for account in books.lowered)
         books.lowered.clear()
         for name in names:
             self._asking.forgive(name)

@@ -23,7 +23,7 @@ from scheduler.core.placement.wants import least_demand
 from scheduler.core.workloads import Gang
 
 MOST_TRIED = 8
-"""So many gangs are looked at for each round's protection."""
+"""So many gangs are looked at for each pool's protection."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,17 +46,24 @@ class Protected:
 
 
 def protected(books: Books, waiting: Iterable[Gang]) -> dict[int, Protected]:
-    """By pool: who is protected there, of gangs in the order of borrowing."""
+    """By pool: who is protected there, of gangs in the order of borrowing. Of a pool where nothing is free nobody can
+    take anything, and nobody is.
+    """
     found: dict[int, Protected] = {}
     profiles: dict[int, Profile] = {}
-    for tried, gang in enumerate(waiting):
-        pools = [pool for pool in books.pools_for(gang.shape.grade) if pool not in found]
-        if tried >= MOST_TRIED or len(found) == books.n_pools:
+    tries = {pool: MOST_TRIED for pool in range(books.n_pools) if books.free_gpus(pool)}
+    for gang in waiting:
+        if not tries:
             break
+        pools = [pool for pool in books.pools_for(gang.shape.grade) if pool in tries]
         offers = [offer for pool in pools if (offer := _offer(books, gang, pool, profiles)) is not None]
+        for pool in pools:
+            tries[pool] -= 1
         if offers:
             start_ms, pool, spare = min(offers, key=lambda offer: offer[:2])
             found[pool] = Protected(gang, start_ms, spare)
+            tries[pool] = 0
+        tries = {pool: left for pool, left in tries.items() if left} if pools else tries
     return found
 
 

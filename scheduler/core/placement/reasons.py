@@ -25,10 +25,11 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
-from scheduler.core.placement.borrowed import Borrowed, idle_share
+from scheduler.core.placement.borrowed import idle_share
 from scheduler.core.placement.fits import has_slots, parts_on
 from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
 from scheduler.core.placement.lines import Key, Lines
+from scheduler.core.placement.snapshot import Backfill
 from scheduler.core.placement.wants import Want, least_demand
 from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
 
@@ -57,18 +58,16 @@ class Reasons(Mapping[Key, Waiting]):
     What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
     """
 
-    def __init__(self, books: Books, lines: Lines, borrowed: Borrowed) -> None:
+    def __init__(self, books: Books, lines: Lines, backfill: Backfill) -> None:
         self._waiting = lines.waiting(books.gangs_taken())
-        self._held = borrowed.held
-        guards = borrowed.protected.values()
-        self._start_ms = {(guard.gang.spec.account, guard.gang.shape): guard.start_ms for guard in guards}
+        self._held, self._start_ms = backfill.held, backfill.starts_ms
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
         self._nodes, self._holder, self._free = books.floor.nodes.copy(), books.floor.holder.copy(), books.floor.free
         self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
         self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
         self._placed_now = set(books.decided)
-        self._owned, self._entitled, self._used = list(books.owned_gpus), list(books.entitled), list(books.used)
+        self._owned, self._entitled, self._excess = list(books.owned_gpus), list(books.entitled), books.excess.copy()
         self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
         self._opens, self._account_index = dict(books.opens), books.account_index
         self._leavers_gone_ms = _leavers_gone_ms(books)
@@ -111,15 +110,15 @@ class Reasons(Mapping[Key, Waiting]):
         least = (("least_gpus", shape.least_gpus),) if shape.is_elastic else ()
         numbers = (("asked_gpus", shape.gpus), *least, *self._numbers(index, shape.grade), *free)
         pools, gpus = self._pools_for(shape.grade), shape.least_gpus
-        owned, entitled, used = self._owned[index], self._entitled[index], self._used[index]
+        owned, entitled, used = self._owned[index], self._entitled[index], self._used(index)
         if any(entitled[pool] - used[pool] >= gpus for pool in pools):
             reason = Reason.FRAGMENTED if shape.preemptible else Reason.OUTLASTS_WINDOW
             return Waiting(reason, numbers, None, REMEDIES[reason])
         if any(owned[pool] - used[pool] >= gpus for pool in pools):
             return Waiting(Reason.UNHEALTHY_CELLS, numbers, None, REMEDIES[Reason.UNHEALTHY_CELLS])
-        guard = self._held.get((account, shape))
-        if guard is not None:
-            told = (("protected_gpus", guard.gang.shape.gpus), ("protected_start_ms", guard.start_ms))
+        if (account, shape) in self._held:
+            protected_gpus, start_ms = self._held[account, shape]
+            told = (("protected_gpus", protected_gpus), ("protected_start_ms", start_ms))
             return Waiting(Reason.HELD_BACK, (*numbers, *told), None, REMEDIES[Reason.HELD_BACK])
         starts_ms = self._start_ms.get((account, shape))
         if physical is not None:
@@ -133,11 +132,18 @@ class Reasons(Mapping[Key, Waiting]):
         expected_ms = min((at_ms for at_ms in (own_ms, starts_ms) if at_ms is not None), default=None)
         return Waiting(Reason.OVER_ENTITLEMENT, told, expected_ms, REMEDIES[Reason.OVER_ENTITLEMENT])
 
+    def _used(self, account: int) -> list[int]:
+        """By pool: how many GPUs the account uses."""
+        return [
+            entitled + int(more)
+            for entitled, more in zip(self._entitled[account], self._excess[:, account], strict=True)
+        ]
+
     def _numbers(self, account: int, grade: str | None) -> tuple[tuple[str, int], ...]:
         key = (account, grade)
         if key not in self._of_account:
             pools = self._pools_for(grade)
-            owned, entitled, used = self._owned[account], self._entitled[account], self._used[account]
+            owned, entitled, used = self._owned[account], self._entitled[account], self._used(account)
             self._of_account[key] = (
                 ("entitled_gpus", sum(entitled[pool] for pool in pools)),
                 ("unusable_gpus", sum(owned[pool] - entitled[pool] for pool in pools)),
@@ -151,7 +157,7 @@ class Reasons(Mapping[Key, Waiting]):
             holders = np.array([*self._account_of_row, -1], dtype=np.int64)[self._holder]
             owner = self._floor.owner  # the floor is another where ownership is
             lent = (owner >= 0) & (holders >= 0) & (holders != owner)
-            self._lent = np.bincount(owner[lent], minlength=len(self._used)).tolist()
+            self._lent = np.bincount(owner[lent], minlength=len(self._owned)).tolist()
         return self._lent[account]
 
     def _physical(self, shape: Shape) -> Physical:
@@ -221,7 +227,7 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _own_ends_ms(self, account: int, gpus: int, pools: Sequence[int]) -> int | None:
         """When enough of the account's own work has reached its declared end, were nobody served before."""
-        entitled, used = self._entitled[account], self._used[account]
+        entitled, used = self._entitled[account], self._used(account)
         if all(entitled[pool] < gpus for pool in pools):
             return None
         best: int | None = None

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement.fits import cells_of_nodes, one_a_cell, slots_by_cell
 from scheduler.core.placement.floor import Floor
-from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.orders import Kind
+from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
 
 

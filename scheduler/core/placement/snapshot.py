@@ -125,12 +125,25 @@ Action = Swap | Stop | Place
 
 
 @dataclass(frozen=True, slots=True)
+class Backfill:
+    """Which waiting gangs must not be delayed (`scheduler.core.placement.protect`), and who stands back for them: what
+    a plan's actions do not tell. By (account, shape).
+    """
+
+    starts_ms: Mapping[tuple[str, Shape], int] = field(default_factory=dict)
+    """When a gang that is protected should start."""
+    held: Mapping[tuple[str, Shape], tuple[int, int]] = field(default_factory=dict)
+    """Who would fit but for such a gang: its GPUs, and when it should start."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The pure result of one round: actions in the order in which they hold, and one reason for each waiting shape."""
 
     actions: tuple[Action, ...]
     waiting: Mapping[tuple[str, Shape], Waiting]
     """By (account, shape): every gang that the round leaves waiting has an entry here."""
+    backfill: Backfill = field(default_factory=Backfill)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,5 +118,5 @@ def _contract(state: State, name: str) -> Contract:
         account=state.accounts[position.account],
         terms=MeteringTerms.of(state.instruments[position.instrument]),
         contracted_gpus=state.contracted[name],
-        uncovered_cause=state.refused.get(name, Cause.OVERSOLD),
+        uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
     )

@@ -38,6 +38,7 @@ from scheduler.core.quantities import INT64_MAX
 from scheduler.core.rounds.claims import (
     account_names,
     demands_of,
+    handed_over,
     lots_of,
     node_numbers,
     pool_of,
@@ -45,8 +46,10 @@ from scheduler.core.rounds.claims import (
     rank_of,
     short_now,
 )
+from scheduler.core.rounds.making_room import wanted
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.health import HEALTHY
 from scheduler.core.state.shortages import shortage_of
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus, lost_work_ms
@@ -173,6 +176,7 @@ def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares:
         cell_gpus={name: _cell(state, name)[1] for name in names},
         waiting=waiting,
         oversold=oversold,
+        well=state.health.cause == HEALTHY,
     )
 
 
@@ -193,7 +197,7 @@ def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
-    """Swaps of equal cells, so that accounts own the cells on which their work runs."""
+    """Swaps of equal cells, so that accounts own the cells on which their work runs; not of such as they want free."""
     accounts = np.full(len(state.gangs.ids) + 1, NOBODY, dtype=np.int32)
     fixed_numbers = np.zeros(len(state.gangs.ids) + 1, dtype=np.bool_)
     for number, gang in state.gangs.placed.items():
@@ -210,7 +214,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
-        usable=state.health.usable,
+        usable=state.health.usable & ~wanted(state, now_ms),
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
@@ -267,7 +271,16 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     # What is open holds everybody's: it serves where none of these holds anything yet.
     calendar = state.calendar.opened(state.fleet)
     fresh = calendar if names.isdisjoint(calendar.of_position) else None
-    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state), calendar=fresh)
+    covering = cover(
+        state.fleet,
+        wanted,
+        others,
+        from_ms,
+        usable,
+        account_of=account_names(state),
+        calendar=fresh,
+        handovers=handed_over(state),
+    )
     if all(_fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.

@@ -18,6 +18,7 @@ from scheduler.core.errors import Damaged
 from scheduler.core.events import ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
@@ -59,6 +60,7 @@ def dump(state: State) -> bytes:
         "account_of_position": list(state.account_of_position.items()),
         "digests": {str(seq): digest.hex() for seq, digest in state.book.digests.items()},
         "refused": {name: int(cause) for name, cause in state.refused.items()},
+        "refusals": {name: [list(step) for step in causes.steps] for name, causes in state.refusals.items()},
         "closed_ms": {str(length_ms): end_ms for length_ms, end_ms in state.closed_ms.items()},
         "closings": [list(closed) for closed in state.closings],
         "balances": sorted(state.balances.by_account.items()),
@@ -129,6 +131,9 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.account_of_position = dict(plain["account_of_position"])
     state.refresh_contracted()
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
+    state.refusals = {
+        name: StepFunction(tuple((at_ms, cause) for at_ms, cause in steps)) for name, steps in plain["refusals"].items()
+    }
     state.closed_ms = {int(length_ms): end_ms for length_ms, end_ms in plain["closed_ms"].items()}
     state.closings = tuple(ClosedInterval(*closed) for closed in plain["closings"])
     state.balances.by_account = dict(plain["balances"])

@@ -96,6 +96,8 @@ class State:
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
         """Positions that are not covered as sold, and what their shortfall is metered as."""
+        self.refusals: dict[str, StepFunction] = {}
+        """The causes in `refused` over time, by position; 0: none. As far back as the meter remembers."""
         self.shortages: dict[Shortage, Waits] = {}
         """Who waits for cells, by the certificates of the shortages that last."""
         self.closed_ms: dict[int, int] = {}
@@ -180,7 +182,7 @@ class State:
                 self._on_assigned(event)
             case CoverageRefused():
                 self._require_positions((event.position,))
-                self.refused[event.position] = event.cause
+                self._refuse(event.position, event.cause, event.at_ms)
             case HealthChanged():
                 gpus = self.health.on_health(event, self.fleet)
                 self.gangs.touched.gpus.update(gpus.tolist())
@@ -267,6 +269,7 @@ class State:
         self.book = PositionBook.of(event.cursor, event.positions)
         self.contracted.clear()
         self.refused = {name: cause for name, cause in self.refused.items() if name in self.book.positions}
+        self.refusals = {name: causes for name, causes in self.refusals.items() if name in self.book.positions}
         self._index_positions(position.id for position in event.positions)
 
     def _on_started(self, event: GangStarted) -> None:
@@ -322,12 +325,21 @@ class State:
         # A turn only tells past ones apart: they are the same after it.
         self.calendar.keep(holdings, event)
         if event.why in {"traded", "planned", "ended"}:
-            for position in self.refused.keys() & set(event.positions):
+            for position in sorted(self.refused.keys() & set(event.positions)):
                 if self._is_whole(position, now_ms):  # else others only moved its future, or it is short until later
-                    del self.refused[position]
+                    self._refuse(position, None, event.at_ms)
         self._turn(now_ms)
         if event.from_ms < now_ms:
             self._retell(event, now_ms)
+
+    def _refuse(self, position: str, cause: Cause | None, at_ms: int) -> None:
+        """From an instant on the position is short for a cause; None: it is not."""
+        steps = self.refusals.get(position, StepFunction()).steps
+        self.refusals[position] = StepFunction.of((*steps, (at_ms, 0 if cause is None else int(cause))))
+        if cause is None:
+            del self.refused[position]
+        else:
+            self.refused[position] = cause
 
     def _is_whole(self, position: str, now_ms: int) -> bool:
         """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
@@ -402,6 +414,8 @@ class State:
         self.closings = (*kept, _closed(event))
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
+        since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}
+        self.refusals = {name: causes for name, causes in since.items() if causes.steps}
 
     def _open_from_ms(self) -> int:
         """The start of the earliest interval, of all lengths in which something is contracted, that is still open."""

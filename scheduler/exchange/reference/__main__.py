@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scheduler.core.errors import TenorError
+from scheduler.exchange.admission import Limits
 from scheduler.exchange.reference.server import ServerSettings, run
 from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.reference.venue import VenueRules
+from scheduler.exchange.tls import tls_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address_file=asked.address_file,
         rules=VenueRules(stream=asked.stream, keep_events=asked.keep_events),
         pace=Pace(heartbeat_ms=asked.heartbeat_ms),
+        limits=Limits(asked.calls_per_s, 4 * asked.calls_per_s, asked.streams_per_peer),
     )
     try:
-        return run(settings)
+        return run(replace(settings, tls=tls_of(asked.identity, asked.authority)))
     except TenorError as error:
         sys.stderr.write(f"exchange: {error}\n")
         return error.exit_code
@@ -40,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream", default="exchange", help="the name of its stream of positions")
     parser.add_argument("--keep-events", type=int, default=100_000, metavar="N", help="how many it can replay")
     parser.add_argument("--heartbeat-ms", type=int, default=1_000, metavar="MS", help="default: %(default)s")
+    identity = "its certificate and key, one PEM file or a folder with tls.crt and tls.key; with it, mutual TLS"
+    parser.add_argument("--identity", type=Path, metavar="FILE", help=identity)
+    parser.add_argument("--authority", type=Path, metavar="FILE", help="who signs the certificates of those that call")
+    parser.add_argument("--calls-per-s", type=int, default=100, metavar="N", help="of each peer; default: %(default)s")
+    parser.add_argument(
+        "--streams-per-peer", type=int, default=8, metavar="N", help="open at once; default: %(default)s"
+    )
     return parser
 
 

@@ -19,7 +19,7 @@ from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
 
 APPLICATION_ID = 0x54454E58  # "TENX"
-VERSION = 1
+VERSION = 3
 MEMORY = ":memory:"
 
 _SCHEMA = (
@@ -65,6 +65,32 @@ _SCHEMA = (
     "CREATE TABLE evidence (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, what TEXT NOT NULL, body BLOB NOT NULL)",
     *treestore.SCHEMA,
 )
+_SINCE = {
+    2: (
+        """CREATE TABLE cosigner (
+            stream TEXT NOT NULL,
+            vkey TEXT NOT NULL,                 -- of a witness other than this exchange
+            PRIMARY KEY (stream, vkey)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE device (
+            device BLOB PRIMARY KEY,            -- the hash of its UUID
+            stream INTEGER NOT NULL,            -- stream.number, of the log that pledged it last
+            leaf INTEGER NOT NULL,
+            from_ms INTEGER NOT NULL,
+            until_ms INTEGER                    -- of its withdrawal; NULL: it is pledged
+        ) WITHOUT ROWID""",
+    ),
+    3: (
+        """CREATE TABLE key_change (
+            stream TEXT NOT NULL,
+            leaf INTEGER NOT NULL,
+            vkey TEXT NOT NULL,                 -- of the key that signs from this leaf on
+            until_ms INTEGER NOT NULL,          -- when the one before it signs no longer
+            PRIMARY KEY (stream, leaf)
+        ) WITHOUT ROWID""",
+    ),
+}
+"""What each version of the file added to the one before it."""
 
 
 class Database:
@@ -159,12 +185,14 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise InvalidValue("version", self.location, version, f"at most {VERSION}; a newer exchange wrote it")
-        if not tables:
-            self._create()
+        if version < VERSION:
+            added = [each for since, statements in _SINCE.items() if since > version for each in statements]
+            self._create(added if tables else [*_SCHEMA, *added])
 
-    def _create(self) -> None:
+    def _create(self, statements: Sequence[str]) -> None:
+        """Makes the tables of this version that are missing: all of a new file, or those that an older one lacks."""
         self._connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
+        for statement in statements:
             self._connection.execute(statement)
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {VERSION}")

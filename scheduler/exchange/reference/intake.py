@@ -20,15 +20,21 @@ from scheduler.core.positions import Position
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, checked_leaf
+from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, WithdrawalLeaf
 from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.devices import Devices
+from scheduler.exchange.reference.stream_keys import StreamKeys
 from scheduler.exchange.reference.venue import Venue
+from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.ledger.keys import VerifierKey
-from scheduler.ledger.notes import Checkpoint, open_checkpoint
+from scheduler.ledger.notes import Checkpoint, open_checkpoint, with_cosignature
 from scheduler.ledger.treestore import MAX_LEAF_BYTES
 
 MOST_LEAVES = 5_000
 """The most leaves in a batch."""
+MOST_WITNESSES = 16
+"""The most witnesses of one log, this exchange aside."""
 
 _ASKED_AT_ONCE = 512
 _USES_UP_ITS_VERSION = frozenset({Reason.BROKEN_IDENTITY, Reason.WRONG_INSTRUMENT})
@@ -50,34 +56,40 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Every leaf below `acknowledged` is durable; `rejections` are of this batch, by index."""
+    """Every leaf below `acknowledged` is durable; `rejections` are of this batch, by index. `cosigned`: the latest
+    checkpoint that the leaves reach, with this exchange's cosignature; empty where it is the one told before.
+    """
 
     acknowledged: int
     rejections: tuple[tuple[int, Rejected], ...] = ()
+    cosigned: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """New leaves with what each is worth: (index, record if it is one, why it is not settled)."""
+    """New leaves with what each is worth: (index, what it says if it can be read, why it is not settled)."""
 
     leaves: Sequence[bytes]
-    found: list[tuple[int, MeterRecord | None, Rejected | None]] = field(default_factory=list)
+    found: list[tuple[int, Leaf | None, Rejected | None]] = field(default_factory=list)
 
 
 class Intake:
     """See the module. Every method may be called from any thread."""
 
-    def __init__(self, database: Database, venue: Venue) -> None:
+    def __init__(self, database: Database, venue: Venue, witness: Witness) -> None:
         self._database = database
         self._venue = venue
+        self._witness = witness
+        self._devices = Devices(database)
+        self._keys = StreamKeys(database, venue.now_ms)
         self._turns: dict[str, int] = {}
         self._verified: dict[str, tuple[bytes, Checkpoint]] = {}
 
     def open(self, stream: str, epoch: int, vkey: str) -> tuple[Session, Receipt]:
         """Begins a publisher's turn, and says how much of the log is here.
 
-        Raises InvalidValue, Equivocation where the stream is frozen, Unauthorised for another key than the first one
-        seen, Fenced for an epoch that is over.
+        Raises InvalidValue, Equivocation where the stream is frozen, Unauthorised for a key that is neither the first
+        one seen nor one that followed it, Fenced for an epoch that is over.
         """
         checked_name("stream", stream)
         if not 1 <= epoch <= INT64_MAX:
@@ -96,7 +108,10 @@ class Intake:
             number = row[0] if row is not None else count + 1
             self._turns[stream] = self._turns.get(stream, 0) + 1
             session = Session(stream, number, self._turns[stream], key)
-            return session, Receipt(self._database.trees.size(stream))
+            with self._database.transaction():
+                self._cosign(stream)
+            _, cosigned = self._reached(stream)
+            return session, Receipt(self._database.trees.size(stream), cosigned=cosigned)
 
     def take(
         self, session: Session, first_index: int, leaves: Sequence[bytes], note: bytes, proof: Sequence[bytes]
@@ -130,11 +145,42 @@ class Intake:
         """How many leaves are here, and the latest checkpoint that they reach. Raises UnknownName before the first."""
         with self._database.guard:
             held = self._database.trees.size(stream)
-            query = "SELECT note FROM checkpoint WHERE stream = ? AND size <= ? ORDER BY size DESC LIMIT 1"
-            row = self._database.one(query, stream, held)
-            if row is None:
+            _, note = self._reached(stream)
+            if not note:
                 raise UnknownName("stream with a checkpoint", stream, self._database.trees.streams())
-            return held, bytes(row[0])
+            return held, note
+
+    @property
+    def witness(self) -> str:
+        """The vkey of this exchange's cosignatures."""
+        return self._witness.vkey
+
+    def cosigners(self, stream: str) -> tuple[str, ...]:
+        """The vkeys of all who cosigned the stream's log: this exchange, then the others, sorted."""
+        rows = self._database.all("SELECT vkey FROM cosigner WHERE stream = ? ORDER BY vkey", stream)
+        return (self._witness.vkey, *(vkey for (vkey,) in rows))
+
+    def add_cosignature(self, stream: str, note: bytes, vkey: str) -> bytes:
+        """Another witness's cosignature under the stream's latest checkpoint; the note with all of them.
+
+        Raises UnknownName before the first checkpoint, InvalidValue for what is no checkpoint or no witness's key,
+        Unauthorised for a signature that is not that key's or for this exchange's own name, Conflict for a checkpoint
+        that is not the latest, or where this log has as many witnesses as it may.
+        """
+        key = VerifierKey.parse(vkey)
+        if key.name == self._witness.verifier.name:
+            raise Unauthorised(f"{key.name} is this exchange's own name, expected another witness's")
+        with self._database.guard:
+            _, held = self.checkpoint(stream)
+            merged = with_cosignature(held, note, key)
+            others = self.cosigners(stream)[1:]
+            if vkey not in others and len(others) >= MOST_WITNESSES:
+                raise Conflict(f"stream {stream} has {len(others)} witnesses, expected at most {MOST_WITNESSES}")
+            size, _ = self._reached(stream)
+            with self._database.transaction():
+                self._keep_note(stream, size, merged)
+                self._database.write("INSERT OR IGNORE INTO cosigner VALUES (?, ?)", stream, key.encode())
+            return merged
 
     def inclusion(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """The proof that leaf `index` is among the first `size` (RFC 9162). Raises InvalidValue outside the log."""
@@ -175,14 +221,24 @@ class Intake:
         recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
         return statement_of(terms, held, recorded, until_ms), note
 
+    def streams_of(self, position: str) -> frozenset[str]:
+        """The streams that delivered to a position; none for one that nothing was delivered to."""
+        query = (
+            "SELECT DISTINCT stream.name FROM position JOIN record ON record.position = position.number"
+            " JOIN stream ON stream.number = record.stream WHERE position.id = ?"
+        )
+        return frozenset(name for (name,) in self._database.all(query, position))
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _admit(self, stream: str, epoch: int, key: VerifierKey, row: tuple[int, int, str, str]) -> None:
-        _, known_epoch, vkey, frozen = row
+        _, known_epoch, _, frozen = row
         if frozen:
             raise Equivocation(f"stream {stream} is frozen: {frozen}")
-        if VerifierKey.parse(vkey) != key:
-            raise Unauthorised(f"the key of stream {stream} was {key.encode()}, expected {vkey}")
+        known = self._keys.known(stream)
+        if key not in known:
+            expected = " or ".join(each.encode() for each in reversed(known))
+            raise Unauthorised(f"the key of stream {stream} was {key.encode()}, expected {expected}")
         if epoch < known_epoch:
             raise Fenced(f"epoch of stream {stream} was {epoch}, expected {known_epoch} or later")
 
@@ -195,7 +251,9 @@ class Intake:
         seen = self._verified.get(session.stream)
         if seen is not None and seen[0] == note:
             return seen[1]
-        checkpoint = open_checkpoint(note, (session.key,), origin=session.key.name)
+        with self._database.guard:
+            keys = self._keys.in_force(session.stream)
+        checkpoint = open_checkpoint(note, keys, origin=session.key.name)
         self._verified[session.stream] = (note, checkpoint)
         return checkpoint
 
@@ -262,8 +320,31 @@ class Intake:
             [(stream, index, rejected.reason.value, rejected.detail) for index, rejected in rejections],
         )
         row = (stream, checkpoint.size, checkpoint.root, note)
-        self._database.write("INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)", *row)
-        return Receipt(size, tuple(rejections))
+        self._database.write(
+            "INSERT OR IGNORE INTO checkpoint VALUES (?, ?, ?, ?)", *row
+        )  # one that has cosignatures stays
+        return Receipt(size, tuple(rejections), self._cosign(stream))
+
+    def _reached(self, stream: str) -> tuple[int, bytes]:
+        """Size and note of the latest checkpoint that the leaves here reach; 0 and nothing before the first."""
+        query = "SELECT size, note FROM checkpoint WHERE stream = ? AND size <= ? ORDER BY size DESC LIMIT 1"
+        row = self._database.one(query, stream, self._database.trees.size(stream))
+        return (row[0], bytes(row[1])) if row else (0, b"")
+
+    def _cosign(self, stream: str) -> bytes:
+        """Cosigns the latest checkpoint that the leaves reach, once; empty where it is done already. In a transaction.
+
+        Its root is that of the leaves: `_check_over` and `_check_reached` have compared them.
+        """
+        size, note = self._reached(stream)
+        if not note or self._witness.has_cosigned(note):
+            return b""
+        cosigned = self._witness.cosigned(note)
+        self._keep_note(stream, size, cosigned)
+        return cosigned
+
+    def _keep_note(self, stream: str, size: int, note: bytes) -> None:
+        self._database.write("UPDATE checkpoint SET note = ? WHERE stream = ? AND size = ?", note, stream, size)
 
     def _check_over(self, stream: str, checkpoint: Checkpoint, proof: Sequence[bytes], end: int) -> None:
         """The checkpoint is over the leaves as they are here, up to the batch's end."""
@@ -296,16 +377,21 @@ class Intake:
         numbers = self._venue.position_numbers()
         versions = self._versions(
             {
-                (numbers[record.position], record.start_ms)
-                for _, record, _ in checked.found
-                if record is not None and record.position in numbers
+                (numbers[leaf.record.position], leaf.record.start_ms)
+                for _, leaf, _ in checked.found
+                if isinstance(leaf, RecordLeaf) and leaf.record.position in numbers
             }
         )
         changed: dict[tuple[int, int], _Version] = {}
         rejections: list[tuple[int, Rejected]] = []
-        for index, record, rejected in checked.found:
+        for index, leaf, rejected in checked.found:
             ordered = rejected is None or rejected.reason in _USES_UP_ITS_VERSION
-            if record is not None and ordered:
+            if isinstance(leaf, PledgeLeaf | WithdrawalLeaf):
+                rejected = self._devices.noted(session.number, index, leaf)  # noqa: PLW2901 - as for records
+            elif isinstance(leaf, KeyChangeLeaf) and rejected is None:
+                rejected = self._keys.change(session.stream, index, leaf)  # noqa: PLW2901 - as for records
+            elif isinstance(leaf, RecordLeaf) and ordered:
+                record = leaf.record
                 key = (numbers[record.position], record.start_ms)
                 known = versions.get(key)
                 disordered = _of_version(session, record, known)

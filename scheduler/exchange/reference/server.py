@@ -1,7 +1,7 @@
-"""The exchange as a process: a gRPC server on loopback over one database, stopped cleanly by SIGTERM or SIGINT.
+"""The exchange as a process: a gRPC server over one database, stopped cleanly by SIGTERM or SIGINT.
 
-Without TLS it serves loopback only, and says so. The address that it got is printed, and written to a file where one is
-asked for, so that port 0 works for everybody.
+Without TLS it serves loopback only, and says so; with it, those that its authority signed, each what it may. The
+address that it got is printed, and written to a file where one is asked for, so that port 0 works for everybody.
 """
 
 from __future__ import annotations
@@ -22,16 +22,22 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from scheduler.clock import wall_clock_ms
-from scheduler.core.errors import InvalidValue, Unauthorised, Unavailable
+from scheduler.core.errors import InvalidValue, Unavailable
+from scheduler.exchange.admission import Admission, Limits
+from scheduler.exchange.channels import CONNECTION_AGE_MS, server_options
+from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.intake import Intake
 from scheduler.exchange.reference.services import Delivery, Evidence, Pace, Positions, Trading
 from scheduler.exchange.reference.venue import Venue, VenueRules
+from scheduler.exchange.reference.witness import Witness
+from scheduler.exchange.tls import Tls, bind, refuse_plaintext
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
 
 _WORKERS = 64
 """Each watcher and each publisher holds one for as long as it stays."""
-_MOST_MESSAGE_BYTES = 16 * 2**20
+_OLD_CONNECTION_GRACE_MS = 10_000
+"""Publishers and watchers have this long to finish over a connection that has its age; then they dial again."""
 _GRACE_S = 1.0
 _SERVICES = (
     *positions_pb2.DESCRIPTOR.services_by_name.values(),
@@ -41,7 +47,10 @@ _SERVICES = (
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss."""
+    """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss.
+    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. A connection that
+    has its age is ended, so that who calls is asked again.
+    """
 
     db: Path
     listen: str = "127.0.0.1:0"
@@ -50,22 +59,30 @@ class ServerSettings:
     pace: Pace = field(default_factory=Pace)
     clock_ms: Callable[[], int] = wall_clock_ms
     durable: bool = True
+    tls: Tls | None = None
+    limits: Limits = field(default_factory=Limits)
+    connection_age_ms: int = CONNECTION_AGE_MS
 
 
 class Server:
     """A running exchange; see `serve`. A context manager that stops itself."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        host, port = loopback(settings.listen)
+        host, port = checked_listen(settings.listen)
+        if settings.tls is None:
+            refuse_plaintext(settings.listen, "the exchange was to listen on")
         self._stopping = threading.Event()
         self._database = Database(settings.db, durable=settings.durable)
         try:
             self.venue = Venue(self._database, settings.clock_ms, settings.rules)
-            self.intake = Intake(self._database, self.venue)
+            witness = Witness.beside(settings.db, settings.rules.stream, settings.clock_ms)
+            self.intake = Intake(self._database, self.venue, witness)
             self._health = health.HealthServicer()
-            self._server = _grpc_server()
+            self._server = _grpc_server(
+                Admission(rules(self.venue, self.intake), settings.limits), settings.connection_age_ms
+            )
             self._register(settings)
-            bound = _bound(self._server, host, port)
+            bound = bind(self._server, f"{host}:{port}", settings.tls)
             self._server.start()
         except BaseException:
             self._database.close()
@@ -110,8 +127,8 @@ class Server:
 def serve(settings: ServerSettings) -> Server:
     """A running exchange.
 
-    Raises Unauthorised for an address off loopback, InvalidValue for one that is no address, Unavailable for a busy
-    port, Conflict where another process owns the database, and what opening the database raises.
+    Raises Unauthorised for plaintext off loopback, InvalidValue for what is no address, Unavailable for a busy port,
+    Conflict where another process owns the database, and what opening the database and `Tls.valid` raise.
     """
     return Server(settings)
 
@@ -128,42 +145,27 @@ def run(settings: ServerSettings) -> int:
     return 0
 
 
-def loopback(listen: str) -> tuple[str, int]:
-    """Host and port of an address that only this machine reaches. Raises InvalidValue, Unauthorised."""
+def checked_listen(listen: str) -> tuple[str, int]:
+    """Host and port of an address to listen on. Raises InvalidValue."""
     host, colon, port = listen.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdecimal()) or int(port) > 65_535:
         raise InvalidValue("listen", "the exchange", listen, "HOST:PORT, such as 127.0.0.1:0")
     bare = host.removeprefix("[").removesuffix("]")
     try:
-        local = bare == "localhost" or ipaddress.ip_address(bare).is_loopback
+        if bare != "localhost":
+            ipaddress.ip_address(bare)
     except ValueError as error:
         raise InvalidValue("host", "the exchange", host, "an IP address, or localhost") from error
-    if not local:
-        raise Unauthorised(f"the exchange was to listen on {listen} in plaintext, which is served on loopback only")
     return host, int(port)
 
 
-def _grpc_server() -> grpc.Server:
+def _grpc_server(door: Admission, age_ms: int) -> grpc.Server:
     return grpc.server(
         futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="exchange"),
+        interceptors=[door],
         maximum_concurrent_rpcs=_WORKERS,  # beyond: RESOURCE_EXHAUSTED, which callers may try again
-        options=(
-            ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
-            ("grpc.max_receive_message_length", _MOST_MESSAGE_BYTES),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_time_ms", 30_000),
-        ),
+        options=server_options(age_ms=age_ms, grace_ms=min(age_ms, _OLD_CONNECTION_GRACE_MS)),
     )
-
-
-def _bound(server: grpc.Server, host: str, port: int) -> int:
-    try:
-        bound = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
-        raise Unavailable(f"{host}:{port} cannot be listened on: is another program there?") from error
-    if not bound:
-        raise Unavailable(f"{host}:{port} cannot be listened on: is another program there?")
-    return bound
 
 
 def _write_address(path: Path, address: str) -> None:

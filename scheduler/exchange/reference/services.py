@@ -53,7 +53,11 @@ class Positions(positions_pb2_grpc.PositionServiceServicer):
         cursor, positions, listings = self._venue.snapshot()
         return positions_pb2.GetSnapshotResponse(
             cursor=convert.cursor_to_wire(cursor),
-            positions=[convert.position_to_wire(position) for position in positions],
+            positions=[
+                convert.position_to_wire(position)
+                for position in positions
+                if request.account in ("", position.account)
+            ],
             instruments=[convert.instrument_to_wire(listing.terms, listing.lots_listed) for listing in listings],
         )
 
@@ -173,6 +177,8 @@ class Delivery(delivery_pb2_grpc.DeliveryServiceServicer):
                 delivery_pb2.Rejection(index=index, reason=rejected.reason.value, detail=rejected.detail)
                 for index, rejected in receipt.rejections
             ],
+            cosigned=receipt.cosigned,
+            witness=self._intake.witness if receipt.cosigned else "",
         )
 
 
@@ -188,7 +194,16 @@ class Evidence(delivery_pb2_grpc.EvidenceServiceServicer):
     ) -> delivery_pb2.GetCheckpointResponse:
         """The latest checkpoint that the leaves here reach."""
         size, note = self._intake.checkpoint(request.stream)
-        return delivery_pb2.GetCheckpointResponse(checkpoint=note, size=size)
+        witnesses = self._intake.cosigners(request.stream)
+        return delivery_pb2.GetCheckpointResponse(checkpoint=note, size=size, witnesses=witnesses)
+
+    @answers
+    def AddCosignature(  # noqa: N802 - the wire's name
+        self, request: delivery_pb2.AddCosignatureRequest
+    ) -> delivery_pb2.AddCosignatureResponse:
+        """Another witness's cosignature beside the exchange's own."""
+        merged = self._intake.add_cosignature(request.stream, request.checkpoint, request.vkey)
+        return delivery_pb2.AddCosignatureResponse(checkpoint=merged)
 
     @answers
     def GetInclusionProof(  # noqa: N802 - the wire's name

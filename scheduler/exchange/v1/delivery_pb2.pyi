@@ -269,6 +269,102 @@ class ShortageCertificate(_message.Message):
 Global___ShortageCertificate: _TypeAlias = ShortageCertificate  # noqa: Y015
 
 @_typing.final
+class DevicePledge(_message.Message):
+    """A device that backs what is sold of a pool, from an instant on, until it is withdrawn. At most one pledge of a device
+    holds at an instant, in all logs of the world.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    GRADE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    device: _builtins.bytes
+    """SHA-256("tenor.dev/device/v1\\0" || UUID of the device): a UUID is random, so this tells nothing and still compares."""
+    grade: _builtins.str
+    site: _builtins.str
+    cell: _builtins.str
+    """The path of its cell, site first: `site/block/domain/node/gpu`."""
+    from_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        device: _builtins.bytes = ...,
+        grade: _builtins.str = ...,
+        site: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "device", b"device", "from_ms", b"from_ms", "grade", b"grade", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DevicePledge: _TypeAlias = DevicePledge  # noqa: Y015
+
+@_typing.final
+class DeviceWithdrawal(_message.Message):
+    """The device backs nothing of this log from then on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    device: _builtins.bytes
+    from_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        device: _builtins.bytes = ...,
+        from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "from_ms", b"from_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceWithdrawal: _TypeAlias = DeviceWithdrawal  # noqa: Y015
+
+@_typing.final
+class KeyChange(_message.Message):
+    """Another key signs this log's checkpoints from here on; the old one too, until `until_ms`. Keys are verifier keys in C2SP
+    form, and each signs `tenor.dev/key-change/v1`, the old key, the new key and `until_ms` in decimal, a line each.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OLD_SIGNATURE_FIELD_NUMBER: _builtins.int
+    NEW_SIGNATURE_FIELD_NUMBER: _builtins.int
+    old: _builtins.str
+    new: _builtins.str
+    until_ms: _builtins.int
+    old_signature: _builtins.bytes
+    new_signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        old: _builtins.str = ...,
+        new: _builtins.str = ...,
+        until_ms: _builtins.int = ...,
+        old_signature: _builtins.bytes = ...,
+        new_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "new_signature", b"new_signature", "old", b"old", "old_signature", b"old_signature", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -278,6 +374,9 @@ class LogEntry(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     SHORTAGE_FIELD_NUMBER: _builtins.int
+    PLEDGE_FIELD_NUMBER: _builtins.int
+    WITHDRAWAL_FIELD_NUMBER: _builtins.int
+    KEY_CHANGE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -286,6 +385,12 @@ class LogEntry(_message.Message):
     def coverage(self) -> Global___CoverageCertificate: ...
     @_builtins.property
     def shortage(self) -> Global___ShortageCertificate: ...
+    @_builtins.property
+    def pledge(self) -> Global___DevicePledge: ...
+    @_builtins.property
+    def withdrawal(self) -> Global___DeviceWithdrawal: ...
+    @_builtins.property
+    def key_change(self) -> Global___KeyChange: ...
     def __init__(
         self,
         *,
@@ -293,12 +398,15 @@ class LogEntry(_message.Message):
         record: Global___MeterRecord | None = ...,
         coverage: Global___CoverageCertificate | None = ...,
         shortage: Global___ShortageCertificate | None = ...,
+        pledge: Global___DevicePledge | None = ...,
+        withdrawal: Global___DeviceWithdrawal | None = ...,
+        key_change: Global___KeyChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "kind", b"kind", "record", b"record", "shortage", b"shortage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "kind", b"kind", "record", b"record", "shortage", b"shortage", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -427,10 +535,18 @@ class PublishResponse(_message.Message):
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
+    COSIGNED_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
     acknowledged: _builtins.int
     """Every leaf below this index is durable at the exchange. Cumulative."""
     credits: _builtins.int
     """How many more leaves the sender may have unacknowledged."""
+    cosigned: _builtins.bytes
+    """The latest checkpoint that the leaves at the exchange reach, with the exchange's C2SP `cosignature/v1`; empty: the one
+    told before is still the latest.
+    """
+    witness: _builtins.str
+    """The verifier key of that cosignature, in C2SP form; empty where `cosigned` is."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
         """Leaves that are kept as evidence but not settled, each with its reason."""
@@ -441,10 +557,12 @@ class PublishResponse(_message.Message):
         acknowledged: _builtins.int = ...,
         credits: _builtins.int = ...,
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
+        cosigned: _builtins.bytes = ...,
+        witness: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "credits", b"credits", "rejections", b"rejections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cosigned", b"cosigned", "credits", b"credits", "rejections", b"rejections", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -568,18 +686,71 @@ class GetCheckpointResponse(_message.Message):
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
     size: _builtins.int
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The verifier keys of all who cosigned this log, the exchange's own first. Which to trust is the reader's to know."""
+
     def __init__(
         self,
         *,
         checkpoint: _builtins.bytes = ...,
         size: _builtins.int = ...,
+        witnesses: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "size", b"size", "witnesses", b"witnesses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class AddCosignatureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    VKEY_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    checkpoint: _builtins.bytes
+    """The latest checkpoint as GetCheckpoint gives it, with the witness's cosignature added."""
+    vkey: _builtins.str
+    """The witness's verifier key, in C2SP form."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        checkpoint: _builtins.bytes = ...,
+        vkey: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "stream", b"stream", "vkey", b"vkey"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCosignatureRequest: _TypeAlias = AddCosignatureRequest  # noqa: Y015
+
+@_typing.final
+class AddCosignatureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.bytes
+    """The checkpoint with every cosignature that the exchange has."""
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCosignatureResponse: _TypeAlias = AddCosignatureResponse  # noqa: Y015

@@ -168,6 +168,11 @@ class EvidenceServiceStub:
                 request_serializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofRequest.SerializeToString,
                 response_deserializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofResponse.FromString,
                 _registered_method=True)
+        self.AddCosignature = channel.unary_unary(
+                '/tenor.exchange.v1.EvidenceService/AddCosignature',
+                request_serializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureRequest.SerializeToString,
+                response_deserializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureResponse.FromString,
+                _registered_method=True)
 
 
 class EvidenceServiceServicer:
@@ -192,6 +197,13 @@ class EvidenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddCosignature(self, request, context):
+        """Another witness's cosignature, beside the exchange's own, until a later checkpoint takes the place of this one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvidenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -209,6 +221,11 @@ def add_EvidenceServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofRequest.FromString,
                     response_serializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofResponse.SerializeToString,
+            ),
+            'AddCosignature': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCosignature,
+                    request_deserializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureRequest.FromString,
+                    response_serializer=scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -293,6 +310,33 @@ class EvidenceService:
             '/tenor.exchange.v1.EvidenceService/GetConsistencyProof',
             scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofRequest.SerializeToString,
             scheduler_dot_exchange_dot_v1_dot_delivery__pb2.GetProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCosignature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.exchange.v1.EvidenceService/AddCosignature',
+            scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureRequest.SerializeToString,
+            scheduler_dot_exchange_dot_v1_dot_delivery__pb2.AddCosignatureResponse.FromString,
             options,
             channel_credentials,
             insecure,

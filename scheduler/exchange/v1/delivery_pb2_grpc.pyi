@@ -73,6 +73,8 @@ class EvidenceServiceStub:
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetCheckpointRequest, _delivery_pb2.GetCheckpointResponse]
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetProofRequest, _delivery_pb2.GetProofResponse]
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.GetProofRequest, _delivery_pb2.GetProofResponse]
+    AddCosignature: _grpc.UnaryUnaryMultiCallable[_delivery_pb2.AddCosignatureRequest, _delivery_pb2.AddCosignatureResponse]
+    """Another witness's cosignature, beside the exchange's own, until a later checkpoint takes the place of this one."""
 
 @_typing.type_check_only
 class EvidenceServiceAsyncStub(EvidenceServiceStub):
@@ -82,6 +84,8 @@ class EvidenceServiceAsyncStub(EvidenceServiceStub):
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetCheckpointRequest, _delivery_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetProofRequest, _delivery_pb2.GetProofResponse]  # type: ignore[assignment]
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_delivery_pb2.GetProofRequest, _delivery_pb2.GetProofResponse]  # type: ignore[assignment]
+    AddCosignature: _aio.UnaryUnaryMultiCallable[_delivery_pb2.AddCosignatureRequest, _delivery_pb2.AddCosignatureResponse]  # type: ignore[assignment]
+    """Another witness's cosignature, beside the exchange's own, until a later checkpoint takes the place of this one."""
 
 class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """What the exchange holds of a stream's log, provable to anyone."""
@@ -106,5 +110,13 @@ class EvidenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _delivery_pb2.GetProofRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_delivery_pb2.GetProofResponse, _abc.Awaitable[_delivery_pb2.GetProofResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddCosignature(
+        self,
+        request: _delivery_pb2.AddCosignatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_delivery_pb2.AddCosignatureResponse, _abc.Awaitable[_delivery_pb2.AddCosignatureResponse]]:
+        """Another witness's cosignature, beside the exchange's own, until a later checkpoint takes the place of this one."""
 
 def add_EvidenceServiceServicer_to_server(servicer: EvidenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from scheduler.exchange.v1 import instruments_pb2 as scheduler_dot_exchange_dot_v1_dot_instruments__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%scheduler/exchange/v1/positions.proto\x12\x11tenor.exchange.v1\x1a\'scheduler/exchange/v1/instruments.proto\"4\n\x06\x43ursor\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"\xef\x01\n\rPositionEvent\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.tenor.exchange.v1.PositionEventKind\x12\x10\n\x08position\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x05 \x01(\t\x12\x12\n\ninstrument\x18\x06 \x01(\t\x12\x0c\n\x04lots\x18\x07 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x08 \x01(\x03\x12\x14\n\x0c\x63ommitted_ms\x18\t \x01(\x03\"(\n\x07LotStep\x12\x0f\n\x07\x66rom_ms\x18\x01 \x01(\x03\x12\x0c\n\x04lots\x18\x02 \x01(\r\"z\n\x08Position\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63quired_ms\x18\x04 \x01(\x03\x12(\n\x04lots\x18\x05 \x03(\x0b\x32\x1a.tenor.exchange.v1.LotStep\"(\n\x16ListInstrumentsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"M\n\x17ListInstrumentsResponse\x12\x32\n\x0binstruments\x18\x01 \x03(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"$\n\x12GetSnapshotRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\"\xa4\x01\n\x13GetSnapshotResponse\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12.\n\tpositions\x18\x02 \x03(\x0b\x32\x1b.tenor.exchange.v1.Position\x12\x32\n\x0binstruments\x18\x03 \x03(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"9\n\x0cWatchRequest\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\"C\n\tHeartbeat\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\"\xb2\x01\n\rWatchResponse\x12\x31\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .tenor.exchange.v1.PositionEventH\x00\x12\x33\n\ninstrument\x18\x02 \x01(\x0b\x32\x1d.tenor.exchange.v1.InstrumentH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.tenor.exchange.v1.HeartbeatH\x00\x42\x06\n\x04kind\"J\n\x15ListInstrumentRequest\x12\x31\n\ninstrument\x18\x01 \x01(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"?\n\x16ListInstrumentResponse\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x11\n\tspec_hash\x18\x02 \x01(\x0c\"k\n\x0cTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x0c\n\x04lots\x18\x04 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x05 \x01(\x03\"j\n\x0fTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x0c\n\x04lots\x18\x04 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x05 \x01(\x03\"Z\n\x0e\x43orrectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x0c\n\x04lots\x18\x03 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x04 \x01(\x03\"@\n\rTradeResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .tenor.exchange.v1.PositionEvent*\xdc\x01\n\x11PositionEventKind\x12#\n\x1fPOSITION_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19POSITION_EVENT_KIND_TRADE\x10\x01\x12 \n\x1cPOSITION_EVENT_KIND_TRANSFER\x10\x02\x12\x1d\n\x19POSITION_EVENT_KIND_SPLIT\x10\x03\x12\x1e\n\x1aPOSITION_EVENT_KIND_EXPIRY\x10\x04\x12\"\n\x1ePOSITION_EVENT_KIND_CORRECTION\x10\x05\x32\xa7\x02\n\x0fPositionService\x12h\n\x0fListInstruments\x12).tenor.exchange.v1.ListInstrumentsRequest\x1a*.tenor.exchange.v1.ListInstrumentsResponse\x12\\\n\x0bGetSnapshot\x12%.tenor.exchange.v1.GetSnapshotRequest\x1a&.tenor.exchange.v1.GetSnapshotResponse\x12L\n\x05Watch\x12\x1f.tenor.exchange.v1.WatchRequest\x1a .tenor.exchange.v1.WatchResponse0\x01\x32\xe5\x02\n\x0eTradingService\x12\x65\n\x0eListInstrument\x12(.tenor.exchange.v1.ListInstrumentRequest\x1a).tenor.exchange.v1.ListInstrumentResponse\x12J\n\x05Trade\x12\x1f.tenor.exchange.v1.TradeRequest\x1a .tenor.exchange.v1.TradeResponse\x12P\n\x08Transfer\x12\".tenor.exchange.v1.TransferRequest\x1a .tenor.exchange.v1.TradeResponse\x12N\n\x07\x43orrect\x12!.tenor.exchange.v1.CorrectRequest\x1a .tenor.exchange.v1.TradeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%scheduler/exchange/v1/positions.proto\x12\x11tenor.exchange.v1\x1a\'scheduler/exchange/v1/instruments.proto\"4\n\x06\x43ursor\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"\xef\x01\n\rPositionEvent\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.tenor.exchange.v1.PositionEventKind\x12\x10\n\x08position\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x05 \x01(\t\x12\x12\n\ninstrument\x18\x06 \x01(\t\x12\x0c\n\x04lots\x18\x07 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x08 \x01(\x03\x12\x14\n\x0c\x63ommitted_ms\x18\t \x01(\x03\"(\n\x07LotStep\x12\x0f\n\x07\x66rom_ms\x18\x01 \x01(\x03\x12\x0c\n\x04lots\x18\x02 \x01(\r\"z\n\x08Position\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63quired_ms\x18\x04 \x01(\x03\x12(\n\x04lots\x18\x05 \x03(\x0b\x32\x1a.tenor.exchange.v1.LotStep\"(\n\x16ListInstrumentsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\"M\n\x17ListInstrumentsResponse\x12\x32\n\x0binstruments\x18\x01 \x03(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"5\n\x12GetSnapshotRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\"\xa4\x01\n\x13GetSnapshotResponse\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12.\n\tpositions\x18\x02 \x03(\x0b\x32\x1b.tenor.exchange.v1.Position\x12\x32\n\x0binstruments\x18\x03 \x03(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"9\n\x0cWatchRequest\x12)\n\x06\x63ursor\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\"C\n\tHeartbeat\x12\'\n\x04next\x18\x01 \x01(\x0b\x32\x19.tenor.exchange.v1.Cursor\x12\r\n\x05\x61t_ms\x18\x02 \x01(\x03\"\xb2\x01\n\rWatchResponse\x12\x31\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .tenor.exchange.v1.PositionEventH\x00\x12\x33\n\ninstrument\x18\x02 \x01(\x0b\x32\x1d.tenor.exchange.v1.InstrumentH\x00\x12\x31\n\theartbeat\x18\x03 \x01(\x0b\x32\x1c.tenor.exchange.v1.HeartbeatH\x00\x42\x06\n\x04kind\"J\n\x15ListInstrumentRequest\x12\x31\n\ninstrument\x18\x01 \x01(\x0b\x32\x1d.tenor.exchange.v1.Instrument\"?\n\x16ListInstrumentResponse\x12\x12\n\ninstrument\x18\x01 \x01(\t\x12\x11\n\tspec_hash\x18\x02 \x01(\x0c\"k\n\x0cTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x12\n\ninstrument\x18\x03 \x01(\t\x12\x0c\n\x04lots\x18\x04 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x05 \x01(\x03\"j\n\x0fTransferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\x12\x0c\n\x04lots\x18\x04 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x05 \x01(\x03\"Z\n\x0e\x43orrectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x0c\n\x04lots\x18\x03 \x01(\r\x12\x14\n\x0c\x65\x66\x66\x65\x63tive_ms\x18\x04 \x01(\x03\"@\n\rTradeResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .tenor.exchange.v1.PositionEvent*\xdc\x01\n\x11PositionEventKind\x12#\n\x1fPOSITION_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19POSITION_EVENT_KIND_TRADE\x10\x01\x12 \n\x1cPOSITION_EVENT_KIND_TRANSFER\x10\x02\x12\x1d\n\x19POSITION_EVENT_KIND_SPLIT\x10\x03\x12\x1e\n\x1aPOSITION_EVENT_KIND_EXPIRY\x10\x04\x12\"\n\x1ePOSITION_EVENT_KIND_CORRECTION\x10\x05\x32\xa7\x02\n\x0fPositionService\x12h\n\x0fListInstruments\x12).tenor.exchange.v1.ListInstrumentsRequest\x1a*.tenor.exchange.v1.ListInstrumentsResponse\x12\\\n\x0bGetSnapshot\x12%.tenor.exchange.v1.GetSnapshotRequest\x1a&.tenor.exchange.v1.GetSnapshotResponse\x12L\n\x05Watch\x12\x1f.tenor.exchange.v1.WatchRequest\x1a .tenor.exchange.v1.WatchResponse0\x01\x32\xe5\x02\n\x0eTradingService\x12\x65\n\x0eListInstrument\x12(.tenor.exchange.v1.ListInstrumentRequest\x1a).tenor.exchange.v1.ListInstrumentResponse\x12J\n\x05Trade\x12\x1f.tenor.exchange.v1.TradeRequest\x1a .tenor.exchange.v1.TradeResponse\x12P\n\x08Transfer\x12\".tenor.exchange.v1.TransferRequest\x1a .tenor.exchange.v1.TradeResponse\x12N\n\x07\x43orrect\x12!.tenor.exchange.v1.CorrectRequest\x1a .tenor.exchange.v1.TradeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scheduler.exchange.v1.positions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POSITIONEVENTKIND']._serialized_start=1715
-  _globals['_POSITIONEVENTKIND']._serialized_end=1935
+  _globals['_POSITIONEVENTKIND']._serialized_start=1732
+  _globals['_POSITIONEVENTKIND']._serialized_end=1952
   _globals['_CURSOR']._serialized_start=101
   _globals['_CURSOR']._serialized_end=153
   _globals['_POSITIONEVENT']._serialized_start=156
@@ -47,29 +47,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINSTRUMENTSRESPONSE']._serialized_start=605
   _globals['_LISTINSTRUMENTSRESPONSE']._serialized_end=682
   _globals['_GETSNAPSHOTREQUEST']._serialized_start=684
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=720
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=723
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=887
-  _globals['_WATCHREQUEST']._serialized_start=889
-  _globals['_WATCHREQUEST']._serialized_end=946
-  _globals['_HEARTBEAT']._serialized_start=948
-  _globals['_HEARTBEAT']._serialized_end=1015
-  _globals['_WATCHRESPONSE']._serialized_start=1018
-  _globals['_WATCHRESPONSE']._serialized_end=1196
-  _globals['_LISTINSTRUMENTREQUEST']._serialized_start=1198
-  _globals['_LISTINSTRUMENTREQUEST']._serialized_end=1272
-  _globals['_LISTINSTRUMENTRESPONSE']._serialized_start=1274
-  _globals['_LISTINSTRUMENTRESPONSE']._serialized_end=1337
-  _globals['_TRADEREQUEST']._serialized_start=1339
-  _globals['_TRADEREQUEST']._serialized_end=1446
-  _globals['_TRANSFERREQUEST']._serialized_start=1448
-  _globals['_TRANSFERREQUEST']._serialized_end=1554
-  _globals['_CORRECTREQUEST']._serialized_start=1556
-  _globals['_CORRECTREQUEST']._serialized_end=1646
-  _globals['_TRADERESPONSE']._serialized_start=1648
-  _globals['_TRADERESPONSE']._serialized_end=1712
-  _globals['_POSITIONSERVICE']._serialized_start=1938
-  _globals['_POSITIONSERVICE']._serialized_end=2233
-  _globals['_TRADINGSERVICE']._serialized_start=2236
-  _globals['_TRADINGSERVICE']._serialized_end=2593
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=737
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=740
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=904
+  _globals['_WATCHREQUEST']._serialized_start=906
+  _globals['_WATCHREQUEST']._serialized_end=963
+  _globals['_HEARTBEAT']._serialized_start=965
+  _globals['_HEARTBEAT']._serialized_end=1032
+  _globals['_WATCHRESPONSE']._serialized_start=1035
+  _globals['_WATCHRESPONSE']._serialized_end=1213
+  _globals['_LISTINSTRUMENTREQUEST']._serialized_start=1215
+  _globals['_LISTINSTRUMENTREQUEST']._serialized_end=1289
+  _globals['_LISTINSTRUMENTRESPONSE']._serialized_start=1291
+  _globals['_LISTINSTRUMENTRESPONSE']._serialized_end=1354
+  _globals['_TRADEREQUEST']._serialized_start=1356
+  _globals['_TRADEREQUEST']._serialized_end=1463
+  _globals['_TRANSFERREQUEST']._serialized_start=1465
+  _globals['_TRANSFERREQUEST']._serialized_end=1571
+  _globals['_CORRECTREQUEST']._serialized_start=1573
+  _globals['_CORRECTREQUEST']._serialized_end=1663
+  _globals['_TRADERESPONSE']._serialized_start=1665
+  _globals['_TRADERESPONSE']._serialized_end=1729
+  _globals['_POSITIONSERVICE']._serialized_start=1955
+  _globals['_POSITIONSERVICE']._serialized_end=2250
+  _globals['_TRADINGSERVICE']._serialized_start=2253
+  _globals['_TRADINGSERVICE']._serialized_end=2610
 # @@protoc_insertion_point(module_scope)

@@ -167,15 +167,14 @@ def usable_by(
     return found
 
 
-def test_a_node_is_taken_from_the_single_gpus_of_a_lower_class_which_take_its_place() -> None:
+def test_a_node_is_taken_from_single_gpus_of_a_lower_class_which_take_its_place_where_that_is_well() -> None:
     fleet = fleet_of(nodes=2)
     usable = all_well(fleet)
     usable[0] = False
     holdings = [held("firm", Level.NODE, 0, 0, 9), held("a", Level.GPU, 2, 0, 9), held("b", Level.GPU, 3, 0, 5)]
     covering = replace_failed(fleet, holdings, usable, 2, (), {"a": Rank(3, 0), "b": Rank(3, 1)})
-    assert covering.refused == (("a", 1),)
+    assert (covering.refused, covering.uncovered) == ((("a", 1),), (("a", 1),))
     assert covering.holdings == (
-        held("a", Level.GPU, 0, 2, 9),
         held("b", Level.GPU, 1, 2, 5),
         held("firm", Level.NODE, 1, 2, 9),
     )
@@ -228,24 +227,34 @@ def test_a_spare_is_taken_first_and_only_for_as_long_as_it_is_free() -> None:
     assert covering.holdings == (held("a", Level.NODE, 3, 2, 6), held("a", Level.NODE, 0, 6, 9))
 
 
-def test_a_lower_class_gives_up_its_cheapest_cell_and_stands_on_the_sick_one() -> None:
+def test_a_lower_class_gives_up_its_cheapest_cell_and_stands_nowhere() -> None:
     fleet = fleet_of(nodes=3)
     holdings = [held("firm", Level.NODE, 0, 0, 9), held("low", Level.NODE, 1, 0, 5), held("low", Level.NODE, 2, 0, 5)]
     usable = all_well(fleet)
     usable[1] = False
     loss = np.array([0, 0, 9, 9, 1, 1])
     covering = replace_failed(fleet, holdings, usable, 2, (), {"low": Rank(2, 0)}, loss_by_gpu=loss)
-    assert covering.refused == (("low", 1),)
+    assert (covering.refused, covering.uncovered) == ((("low", 1),), (("low", 1),))
     assert [h for h in covering.holdings if h.position == "firm"] == [
         held("firm", Level.NODE, 2, 2, 9),
     ]
     assert [h for h in covering.holdings if h.position == "low"] == [
-        held("low", Level.NODE, 0, 2, 5),
         held("low", Level.NODE, 1, 2, 5),
     ]
     taken, left = covering.certificates
     assert (taken.cells, taken.awarded) == (2, {"firm": 1, "low": 1})
     assert (left.cells, left.awarded) == (0, {"low": 0})
+
+
+def test_what_is_displaced_stands_meanwhile_on_a_cell_that_is_drained_and_still_well() -> None:
+    fleet = fleet_of(nodes=2)
+    holdings = [held("firm", Level.NODE, 0, 0, 9), held("low", Level.NODE, 1, 0, 5)]
+    usable = all_well(fleet)
+    usable[1] = False
+    ranks = {"low": Rank(2, 0)}
+    covering = replace_failed(fleet, holdings, usable, 2, (), ranks, well=all_well(fleet))
+    assert (covering.refused, covering.uncovered) == ((("low", 1),), ())
+    assert [h for h in covering.holdings if h.position == "low"] == [held("low", Level.NODE, 0, 2, 5)]
 
 
 def test_without_anything_to_replace_it_a_lot_stays_and_the_shortage_is_certified() -> None:

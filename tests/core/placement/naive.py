@@ -15,12 +15,12 @@ from scheduler.core.placement.books import NO_GPUS, NONE, Books, BoolArray
 from scheduler.core.placement.fits import Room, cells_of_nodes, has_slots, slots_by_cell
 from scheduler.core.placement.inside import packs
 from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.plan import decided
 from scheduler.core.placement.preference import ranks
 from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
-from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want, demand
 
 Spread = list[tuple[int, int]]

@@ -11,10 +11,10 @@ from scheduler.core import kernels
 from scheduler.core.cluster import Fleet, NodeSpec
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.lines import Lines
+from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.plan import decided, plan
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Stop
-from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.wants import Want
 from scheduler.core.workloads import GangSpec
 from tests.benchmarks.crowd import crowd_of

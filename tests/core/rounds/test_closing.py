@@ -7,10 +7,15 @@ from datetime import UTC, datetime
 import pytest
 
 from scheduler.core.causes import Cause
-from scheduler.core.instruments import PeakProfile
+from scheduler.core.events import IntervalClosed
+from scheduler.core.instruments import NonFirm, PeakProfile
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.rounds import closing
+from scheduler.core.state.dump import dump, load
+from scheduler.core.state.state import CORRECTION_HORIZON_MS
+from scheduler.execution.simulated import Fault, NodeDown, NodeUp
 from scheduler.replay.checks import LawChecker
+from scheduler.service import ServiceSettings
 from tests.simulation.site import START_MS, Site, listing, lost, nodes
 
 
@@ -92,6 +97,47 @@ def test_a_long_outage_closes_everything_that_fell_due_in_it_of_every_length() -
     assert len(spans(site, "quick")) == (site.now_ms - START_MS) // 10_000
     unknown = [record.unknown_gpu_ms for record in site.records("quick")]
     assert set(unknown[3:-1]) == {80_000}
+
+
+def short_until(end_ms: int | None, lag_ms: int = 0) -> Site:
+    """Two nodes, one sold firm and one not. The firm one's node is lost after 3 s, and is back at an instant."""
+    faults: list[Fault] = [NodeDown("node-0", START_MS + 3_000)]
+    faults += [] if end_ms is None else [NodeUp("node-0", START_MS + end_ms)]
+    site = Site(nodes(2), faults=faults, settings=ServiceSettings(close_lag_ms=lag_ms))
+    site.round()
+    site.listed(listing(), listing("H100.LOOSE", firmness=NonFirm()))
+    site.trade("firm", "acme")
+    site.trade("loose", "bolt", instrument="H100.LOOSE@1")
+    assert [held.cell for held in site.scheduler.state.calendar.of("firm")] == [0]
+    site.until(31_000)
+    return site
+
+
+@pytest.mark.parametrize("lag_ms", [0, 1_000])
+@pytest.mark.parametrize("end_ms", [7_000, 9_999, 10_000, 10_500, 25_000, None])
+def test_a_shortage_is_metered_by_its_rule_whenever_it_ends(end_ms: int | None, lag_ms: int) -> None:
+    """Whether it ends in the interval, with it, or before that is closed."""
+    site = short_until(end_ms, lag_ms)
+    until_ms = 30_000 if end_ms is None else end_ms
+    short_ms = [max(0, min(until_ms, start_ms + 10_000) - max(3_000, start_ms)) for start_ms in (0, 10_000, 20_000)]
+    records = site.records("loose")[:3]
+    assert [dict(record.losses) for record in records] == [
+        {Cause.SHORTAGE_RULE: 8 * length_ms} if length_ms else {} for length_ms in short_ms
+    ]
+    assert not any(record.losses for record in site.records("firm"))
+
+
+def test_what_the_causes_of_shortfalls_were_survives_a_restart_and_is_forgotten_in_the_end() -> None:
+    site = short_until(7_000)
+    state = site.scheduler.state
+    assert state.refusals["loose"].steps == ((START_MS + 3_000, Cause.SHORTAGE_RULE), (START_MS + 7_000, 0))
+    again = load(dump(state))
+    assert (again.refusals, again.refused, dump(again)) == (state.refusals, {}, dump(state))
+    far_ms = START_MS + 7_000 + CORRECTION_HORIZON_MS
+    state.apply(IntervalClosed(at_ms=far_ms, interval_ms=60_000, end_ms=far_ms, first_leaf=0, leaves=0))
+    state.contracted.clear()
+    state.apply(IntervalClosed(at_ms=far_ms + 1, interval_ms=60_000, end_ms=far_ms + 1, first_leaf=0, leaves=0))
+    assert state.refusals == {}
 
 
 def test_the_checker_sees_records_that_overlap() -> None:

@@ -1,0 +1,68 @@
+"""What one meter record must be by itself and by its instrument, each fault in words; empty for a sound one."""
+
+from __future__ import annotations
+
+from scheduler.core.causes import Cause
+from scheduler.core.instruments import InstrumentTerms, ThroughputScope
+from scheduler.core.intervals import intersect, total_ms
+from scheduler.core.metering.records import MeterRecord, RecordStatus
+from scheduler.core.profiles import delivery_intervals
+from scheduler.core.quantities import ONE_PPM, floor_div
+
+_RANK = {RecordStatus.PROVISIONAL: 0, RecordStatus.INITIAL: 1, RecordStatus.FINAL: 2, RecordStatus.CORRECTED: 2}
+
+
+def wrong_contracted(record: MeterRecord, terms: InstrumentTerms) -> str:
+    """Why the record cannot be of whole lots inside the profile, or is worth more than any deliverable."""
+    if record.start_ms >= record.end_ms:
+        return ""
+    if record.contracted_gpu_ms % terms.lot.gpus:
+        return (
+            f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected a multiple of the lot's {terms.lot.gpus} GPUs"
+        )
+    inside_ms = total_ms(intersect(delivery_intervals(terms), (record.interval,)))
+    if record.contracted_gpu_ms and not inside_ms:
+        return f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected 0 outside the profile"
+    best_ppm = max((each.conversion_ppm for each in terms.deliverables), default=ONE_PPM)
+    most = floor_div(record.delivered_gpu_ms * best_ppm, ONE_PPM)
+    if record.par_gpu_ms > most:
+        return f"par_gpu_ms was {record.par_gpu_ms}, expected at most {most} for what was delivered"
+    return ""
+
+
+def wrong_throughput(record: MeterRecord, terms: InstrumentTerms) -> str:
+    """Why what was measured and what was derated contradict each other.
+
+    What counts is the least GPU's performance, or the mean where the floor is on the total. Below the floor (below the
+    rejection limit, where the slope takes nothing) something is lost to UNDER_PERFORMANCE; at or above it, nothing is.
+    """
+    throughput = terms.throughput
+    by_total = throughput.scope is ThroughputScope.TOTAL
+    name = "measured_mean_ppm" if by_total else "measured_min_ppm"
+    ppm = record.measured_mean_ppm if by_total else record.measured_min_ppm
+    if record.measured_min_ppm > record.measured_mean_ppm:
+        return f"measured_min_ppm was {record.measured_min_ppm}, expected at most the mean, {record.measured_mean_ppm}"
+    if not ppm:
+        return ""  # nothing was healthy and seen
+    slow_gpu_ms = dict(record.losses).get(Cause.UNDER_PERFORMANCE, 0)
+    least_ppm = throughput.floor_ppm if throughput.discount_slope_ppm else throughput.reject_below_ppm
+    if ppm < least_ppm and not slow_gpu_ms:
+        return f"{name} was {ppm} and nothing is derated, expected a loss below {least_ppm}"
+    if ppm >= max(throughput.floor_ppm, throughput.reject_below_ppm) and slow_gpu_ms:
+        return f"{slow_gpu_ms} GPU-ms are lost to under-performance, expected none where {name} is {ppm}"
+    return ""
+
+
+def wrong_version(record: MeterRecord, before: MeterRecord | None) -> str:
+    """Why the record cannot follow `before`, the last version of the same position and interval (None: there is none).
+
+    Versions are dense from 1. A later one is a promotion (PROVISIONAL, INITIAL, FINAL), or it says that it corrects.
+    """
+    expected = 1 if before is None else before.version + 1
+    if record.version != expected:
+        return f"version was {record.version}, expected {expected}"
+    if before is None or record.status is RecordStatus.CORRECTED:
+        return ""
+    if _RANK[record.status] <= _RANK[before.status]:
+        return f"status was {record.status} after {before.status}, expected {RecordStatus.CORRECTED}"
+    return ""
