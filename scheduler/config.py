@@ -51,6 +51,7 @@ class UpSettings(BaseSettings):
     grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")
     site: str = Field(default="local", description="Site of the local nodes.")
     nodes_per_domain: int = Field(default=2, ge=1, description="Local nodes in one NVLink domain.")
+    devices: Path | None = Field(default=None, description="JSON file of the nodes' device UUIDs: they are pledged.")
     spares: int = Field(default=0, ge=0, description="Local nodes, the last ones, that are never sold.")
     planners: Literal["auto", "local", "ray"] = Field(
         default="auto", description="Who plans: this process, an actor a pool on Ray, or auto: Ray once it pays."

@@ -22,6 +22,7 @@ from scheduler.api.servicer import ApiSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
+from scheduler.core.events import Event, NodeJoined
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
@@ -38,11 +39,13 @@ from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from scheduler.planners.ray_workers import RayWorkers
 from scheduler.planners.rehearsals import Rehearsals
+from scheduler.pledging import pledge, read_inventory
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.rehearsing import Rehearsing
 from scheduler.service import Scheduler, ServiceSettings
 from scheduler.stop_signals import StopSignals
+from scheduler.warming import Warming
 
 Say = Callable[[str], None]
 EPOCH_CURSOR = "publisher_epoch"
@@ -68,6 +71,7 @@ class Embedded:
     own_exchange: OwnExchange | None
     probe: IdleProbe
     rehearsing: Rehearsing
+    warming: Warming
     key_changes: KeyChanges
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
@@ -85,6 +89,8 @@ class Embedded:
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             _check_addresses(settings)
+            warming = Warming(say)
+            undo.callback(warming.close)
             origin = f"tenor.local/{settings.stream}"
             signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
             folded = _folded(journal, say)
@@ -126,6 +132,7 @@ class Embedded:
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
                 rehearsing=rehearsing,
+                warming=warming,
                 key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
@@ -140,6 +147,7 @@ class Embedded:
             self.publisher.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
             self.rehearsing.maybe(self.scheduler, wall_clock_ms())
+            self.warming.maybe()
             self._keep_notes()
             wait_ms = self.settings.round_every_ms
             if due_ms is not None:
@@ -160,6 +168,7 @@ class Embedded:
             last_first.callback(self.executor.close)
             last_first.callback(self.planner.close)
             last_first.callback(self.rehearsing.close)
+            last_first.callback(self.warming.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
@@ -354,12 +363,21 @@ def _scheduler(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
     log = LogWriter(settings.stream, signer)
+    inventory = {} if settings.devices is None else read_inventory(settings.devices)
     scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state, planner)
+    joined_ms: dict[str, int] = {}
+    scheduler.listeners.append(lambda event: _note_joined(joined_ms, event))
     if journal.log_size(settings.stream):
         log.checkpoint(journal)
     reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)
     scheduler.round()
+    pledge(journal, log, inventory, scheduler.state.fleet, joined_ms, wall_clock_ms())
     return scheduler
+
+
+def _note_joined(joined_ms: dict[str, int], event: Event) -> None:
+    if isinstance(event, NodeJoined):
+        joined_ms[event.node.name] = event.at_ms
 
 
 def _api(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Row = tuple[object, ...]
 INSTRUMENTS = (
-    *("seller", "instrument", "month", "positions>", "promised>", "delivered>", "delivered>"),
+    *("seller", "instrument", "month", "positions>", "promised>", "delivered>", "share>"),
     *("shortfall by cause", "borne by", "floor met>", "corrections>", "after final>"),
 )
 POOLS = (
