@@ -43,6 +43,9 @@ class UpSettings(BaseSettings):
     calls_per_s: int = Field(default=100, ge=1, description="Calls of the API of each peer with a certificate.")
     streams_per_peer: int = Field(default=8, ge=1, description="Streams of the API that each such peer may have open.")
     stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
+    key_overlap_ms: int = Field(
+        default=604_800_000, ge=0, description="How long the log's old key signs beside the one that follows it."
+    )
     nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, with logical GPUs.")
     gpus_per_node: int = Field(default=8, ge=1, le=64, description="Logical GPUs of each local node.")
     grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")

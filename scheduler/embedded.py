@@ -31,8 +31,9 @@ from scheduler.exchange.tls import refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
+from scheduler.key_changes import KeyChanges
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import Keyring
 from scheduler.own_exchange import OwnExchange
 from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
@@ -44,6 +45,7 @@ from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconc
 from scheduler.rehearsing import Rehearsing
 from scheduler.service import Scheduler, ServiceSettings
 from scheduler.stop_signals import StopSignals
+from scheduler.warming import Warming
 
 Say = Callable[[str], None]
 EPOCH_CURSOR = "publisher_epoch"
@@ -69,6 +71,8 @@ class Embedded:
     own_exchange: OwnExchange | None
     probe: IdleProbe
     rehearsing: Rehearsing
+    warming: Warming
+    key_changes: KeyChanges
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -85,7 +89,10 @@ class Embedded:
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             _check_addresses(settings)
-            signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
+            warming = Warming(say)
+            undo.callback(warming.close)
+            origin = f"tenor.local/{settings.stream}"
+            signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
             if own is not None and own.is_new:
@@ -125,6 +132,8 @@ class Embedded:
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
                 rehearsing=rehearsing,
+                warming=warming,
+                key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -138,6 +147,7 @@ class Embedded:
             self.publisher.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
             self.rehearsing.maybe(self.scheduler, wall_clock_ms())
+            self.warming.maybe()
             self._keep_notes()
             wait_ms = self.settings.round_every_ms
             if due_ms is not None:
@@ -158,6 +168,7 @@ class Embedded:
             last_first.callback(self.executor.close)
             last_first.callback(self.planner.close)
             last_first.callback(self.rehearsing.close)
+            last_first.callback(self.warming.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
@@ -203,6 +214,9 @@ class Embedded:
         self._noted_s = time.monotonic()
         if self.own_exchange is not None:
             self.own_exchange.revive(self.say)
+        changed = self.key_changes.maybe(self.scheduler, wall_clock_ms())
+        if changed:
+            self.say(changed)
         try:
             self.scheduler.note_observed()
             seq, _ = self.journal.head
@@ -340,7 +354,7 @@ def _scheduler(
     settings: UpSettings,
     journal: Journal,
     executor: RayExecutor,
-    signer: SignerKey,
+    signer: Keyring,
     folded: Folded,
     planner: Planner,
 ) -> Scheduler:

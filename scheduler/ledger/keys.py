@@ -161,6 +161,19 @@ class SignerKey:
         """The verifier key of this key's cosignatures."""
         return VerifierKey(self.name, self.verifier.public, Kind.COSIGNATURE)
 
+    @property
+    def verifiers(self) -> tuple[VerifierKey, ...]:
+        """As a `LogSigner` of one key: the only one."""
+        return (self.verifier,)
+
+    def signers(self, acknowledged: int) -> tuple[SignerKey, ...]:  # noqa: ARG002 - a keyring needs it
+        """As a `LogSigner` of one key: itself."""
+        return (self,)
+
+    def opening(self, acknowledged: int) -> VerifierKey:  # noqa: ARG002 - a keyring needs it
+        """As a `LogSigner` of one key: its own."""
+        return self.verifier
+
     def encode(self) -> str:
         """The signer key line: a secret."""
         return f"{_PRIVATE}{self.name}+{self.verifier.key_hash.hex()}+{_base64(bytes([Kind.NOTE]) + self.seed)}"

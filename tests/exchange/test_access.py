@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +24,7 @@ from scheduler.exchange.peers import LOCAL, Peer, Role
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.server import Server
-from scheduler.exchange.tls import opened
+from scheduler.exchange.tls import bind, opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
@@ -130,6 +132,23 @@ def test_each_may_what_is_its_own(market: Market, what: str, ask: Ask, allowed: 
                 continue
             let_in.add(name)
     assert let_in == wanted
+
+
+def test_a_method_without_a_rule_is_open_to_nobody() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1), interceptors=[Admission({"/a.B/Other": anybody})])
+    echo: Any = grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"Forgotten": echo, "Other": echo}),))
+    port = bind(server, "127.0.0.1:0", None)
+    server.start()
+    with opened(f"127.0.0.1:{port}", None, CHANNEL_OPTIONS) as channel:
+        forgotten: Any = channel.unary_unary("/a.B/Forgotten")
+        other: Any = channel.unary_unary("/a.B/Other")
+        assert other(b"x", timeout=5) == b"x"
+        with pytest.raises(grpc.RpcError) as failed:
+            forgotten(b"x", timeout=5)
+    server.stop(None).wait()
+    assert isinstance(error_of(failed.value), Unauthorised)
+    assert "/a.B/Forgotten is open to nobody" in str(error_of(failed.value))
 
 
 def test_an_account_sees_its_own_positions_and_no_others(market: Market) -> None:

@@ -93,21 +93,22 @@ class InRuns:
         self._ask = runs.ask.compiled if books.compiled else runs.ask
         for gang in books.devices.joined:
             listed.renew(lines.of(gang.spec.account)[gang.shape])
-        self._roll = listed.roll(*listed.in_order())
-        fill(self._roll, np.flatnonzero(listed.with_room(-books.excess)))
+        self.roll = listed.roll(*listed.in_order())
+        """Who is asked now."""
+        fill(self.roll, np.flatnonzero(listed.with_room(-books.excess)))
         books.tables = tables_of(books, listed)
         self._record = new_record(books, len(listed.gangs))
 
     def ask(self, line: Line) -> None:
         """See `Asking`."""
         self.changed(line)
-        self._ask(stage_of(self._books, self._roll, self._record), self._at(line))
+        self._ask(stage_of(self._books, self.roll, self._record), self._at(line))
 
     def next(self) -> Line | None:
         """See `Asking`."""
         books = self._books
         while True:
-            code = self._serve(stage_of(books, self._roll, self._record), self._kinds, len(books.rows))
+            code = self._serve(stage_of(books, self.roll, self._record), self._kinds, len(books.rows))
             take_in(books, self._lines, self._listed, self._record, inside=True)
             if code >= 0:
                 return self._line(code)
@@ -118,14 +119,14 @@ class InRuns:
 
     def refuse(self, line: Line) -> None:
         """See `Asking`."""
-        self._roll.lines[self._at(line), REFUSED] = 1
+        self.roll.lines[self._at(line), REFUSED] = 1
 
     def forgive(self, account: str) -> list[Line]:
         """See `Asking`."""
         index = self._books.account_index[account]
-        low, high = self._roll.of_account[index : index + 2].tolist()
-        refused = low + np.flatnonzero(self._roll.lines[low:high, REFUSED])
-        self._roll.lines[refused, REFUSED] = 0
+        low, high = self.roll.of_account[index : index + 2].tolist()
+        refused = low + np.flatnonzero(self.roll.lines[low:high, REFUSED])
+        self.roll.lines[refused, REFUSED] = 0
         return [self._line(at) for at in refused.tolist()]
 
     def changed(self, line: Line) -> None:
@@ -135,7 +136,7 @@ class InRuns:
     def refused(self) -> dict[str, dict[Line, None]]:
         """See `Asking`."""
         found: dict[str, dict[Line, None]] = {}
-        for at in np.flatnonzero(self._roll.lines[:, REFUSED]).tolist():
+        for at in np.flatnonzero(self.roll.lines[:, REFUSED]).tolist():
             line = self._line(at)
             found.setdefault(line.account, {})[line] = None
         return found

@@ -121,6 +121,9 @@ def turn_of(gang: Gang, line: Line) -> Turn:
 class Served(Protocol):
     """Who else takes gangs from lines in this round."""
 
+    shapes: list[Shape]
+    """The shapes of all lines."""
+
     def taken(self, account: str) -> Mapping[Shape, int]:
         """How many gangs of each of the account's lines it took, of lines that nobody else knows yet."""
 
@@ -176,6 +179,8 @@ class Lines:
         """The shapes of all lines."""
         if self._by_shape is not None:
             return self._by_shape
+        if self._served is not None:
+            return self._served.shapes
         return dict.fromkeys(shape for shapes in self._queue.values() for shape in shapes)
 
     def by_shape(self) -> dict[Shape, dict[str, Line]]:

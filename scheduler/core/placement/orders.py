@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.cells import Cells
+from scheduler.core.placement.cells import Cells, shift, tally_slots
 from scheduler.core.placement.floor import (
     FIRST_GPU,
     IS_FREE,
@@ -76,6 +76,8 @@ class Orders(NamedTuple):
     """(n_orders, n_pools, most + 1): how many nodes have each count."""
     slots: IntArray
     """(n_orders, 2, most + 1, n_cells): by level and size, how many parts each cell has; see `counts`."""
+    by_slots: IntArray
+    """(n_orders, 2, most + 1, n_pools, MANY_SLOTS + 1, 2): see `cells.HOW_MANY`, of each pool's cells."""
     counts: IntArray
     """(n_orders, 2, most + 1): whether slots are counted."""
     nodes: IntArray
@@ -96,6 +98,7 @@ class Order(NamedTuple):
     head: IntArray
     tally: IntArray
     slots: IntArray
+    by_slots: IntArray
     counts: IntArray
     nodes: IntArray
     trees: IntArray
@@ -111,6 +114,7 @@ def order_at(orders: Orders, at: int) -> Order:
         orders.heads[at],
         orders.tally[at],
         orders.slots[at],
+        orders.by_slots[at],
         orders.counts[at],
         orders.nodes,
         orders.trees,
@@ -267,7 +271,7 @@ def catch_up(floor: Floor, orders: Orders, cells: Cells, at: int) -> None:
             order.leaves[leaf, FREE] = free
             refresh(order, pool, leaf, max(before, count))
             if count != before and order.head[BY_CELL]:
-                move_slots(order, cells, node, before, count)
+                move_slots(order, cells, pool, node, before, count)
     order.head[TAKEN_IN] = touched
 
 
@@ -281,12 +285,14 @@ def slots_of(order: Order, pool: int, size: int) -> int:
 
 
 @kernel
-def move_slots(order: Order, cells: Cells, node: int, before: int, count: int) -> None:
+def move_slots(order: Order, cells: Cells, pool: int, node: int, before: int, count: int) -> None:
     """The node had so many GPUs, and has so many now: its cells have other parts, of the sizes that are counted."""
     for row in range(2):
         for size in range(1, max(before, count) + 1):
             if order.counts[row, size]:
-                order.slots[row, size, cells.of_node[row, node]] += count // size - before // size
+                more = count // size - before // size
+                if more != 0:
+                    shift(order.slots[row, size], order.by_slots[row, size, pool], cells.of_node[row, node], more)
 
 
 @kernel
@@ -300,3 +306,6 @@ def count_slots(order: Order, cells: Cells, row: int, size: int) -> None:
     for leaf in range(len(order.leaves)):
         if order.leaves[leaf, COUNT] >= size:
             order.slots[row, size, cells.of_node[row, order.nodes[leaf]]] += order.leaves[leaf, COUNT] // size
+    for pool in range(cells.of_pool.shape[1] - 1):
+        low, high = cells.of_pool[row, pool], cells.of_pool[row, pool + 1]
+        tally_slots(order.slots[row, size], order.by_slots[row, size, pool], low, high)

@@ -221,18 +221,16 @@ class Listed:
     def _ages(self) -> IntArray:
         """(n_gangs, 7): see NUMBER."""
         numbers = chain.from_iterable(
-            [
-                (
-                    gang.number,
-                    (spec := gang.spec).priority,
-                    gang.submitted_ms,
-                    gang.queued_ms,
-                    spec.max_runtime_ms or 0,
-                    spec.grace_ms,
-                    0 if spec.deadline_ms is None else gang.head_start_ms,
-                )
-                for gang in self.gangs
-            ]
+            (
+                gang.number,
+                (spec := gang.spec).priority,
+                gang.submitted_ms,
+                gang.queued_ms,
+                spec.max_runtime_ms or 0,
+                spec.grace_ms,
+                0 if spec.deadline_ms is None else gang.head_start_ms,
+            )
+            for gang in self.gangs
         )
         ages = np.fromiter(numbers, dtype=np.int64, count=7 * len(self.gangs)).reshape(len(self.gangs), 7)
         ages[:, SUBMITTED_MS] -= ages[:, HEAD_START_MS]

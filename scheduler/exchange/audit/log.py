@@ -15,8 +15,17 @@ from scheduler.core.settlement import expected_intervals
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput, wrong_version
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
-from scheduler.exchange.leaves import PledgeLeaf, PoolLeaf, RecordLeaf, ShortageLeaf, WithdrawalLeaf, decode
+from scheduler.exchange.leaves import (
+    KeyChangeLeaf,
+    PledgeLeaf,
+    PoolLeaf,
+    RecordLeaf,
+    ShortageLeaf,
+    WithdrawalLeaf,
+    decode,
+)
 from scheduler.exchange.statements import RecordedLeaf
+from scheduler.ledger.keyring import KeyChange
 
 _PoolInterval = tuple[str, int, int]
 """`site/grade`, start_ms, end_ms."""
@@ -28,6 +37,8 @@ class Log:
     def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
         self.by_position: dict[str, list[RecordedLeaf]] = defaultdict(list)
         self.devices = PledgeBook()
+        self.key_changes: list[KeyChange] = []
+        """Those that both keys signed, in order."""
         self.pools: dict[_PoolInterval, tuple[str, PoolRecord]] = {}
         """The leaf that each certificate came in, and what it says."""
         self.terms = terms
@@ -38,6 +49,14 @@ class Log:
         self._covered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
+
+    def _add_key_change(self, where: str, change: KeyChange) -> None:
+        try:
+            change.verify()
+        except Refused as error:
+            self._findings.fail("leaves", f"{where}: {error}")
+            return
+        self.key_changes.append(change)
 
     def add(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
         """Checks one leaf."""
@@ -58,6 +77,8 @@ class Log:
                 self._add_pool(where, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
+            case KeyChangeLeaf():
+                self._add_key_change(where, decoded.change)
             case PledgeLeaf():
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))
             case WithdrawalLeaf():
