@@ -89,5 +89,5 @@ def test_less_is_given_up_than_by_first_fit_on_any_kind_and_shape(
         assert left <= asked * most_ppm // 1_000_000
 
 
-MOST_PPM = {counted_in: 250_000}
+MOST_PPM: dict[Kind, int] = {counted_in: 250_000}
 """Of those that fit by count alone a packing without a move may not exist, least where blocks differ in size."""
