@@ -38,6 +38,7 @@ from scheduler.core.quantities import INT64_MAX
 from scheduler.core.rounds.claims import (
     account_names,
     demands_of,
+    handed_over,
     lots_of,
     node_numbers,
     pool_of,
@@ -270,7 +271,16 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     # What is open holds everybody's: it serves where none of these holds anything yet.
     calendar = state.calendar.opened(state.fleet)
     fresh = calendar if names.isdisjoint(calendar.of_position) else None
-    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state), calendar=fresh)
+    covering = cover(
+        state.fleet,
+        wanted,
+        others,
+        from_ms,
+        usable,
+        account_of=account_names(state),
+        calendar=fresh,
+        handovers=handed_over(state),
+    )
     if all(_fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.
