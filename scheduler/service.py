@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler.collecting import collections_wait
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Refused, Unavailable, UnknownName
 from scheduler.core.events import (
@@ -236,7 +237,8 @@ class Scheduler:
             self._observe(now_ms)
             self._fall_due(now_ms)
             if not self.paused and not self._shutting_down:
-                self._place(now_ms)
+                with collections_wait():
+                    self._place(now_ms)
             self._close_intervals(now_ms)
             if self._save(observed_ms=now_ms):
                 self._act(now_ms)
