@@ -12,7 +12,7 @@ from scheduler.core.cluster import Fleet
 from scheduler.core.coverage.assign import Plan, plan
 from scheduler.core.coverage.columns import columns_of
 from scheduler.core.coverage.ownership import check
-from scheduler.core.coverage.packing import BY_LEVEL_AND_START, BY_START, ORDERS
+from scheduler.core.coverage.packing import BY_LEVEL_AND_START, BY_START
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.holdings import Demand
 from tests.core.coverage.carving import (
@@ -74,20 +74,15 @@ SHAPES = (even(Shape(2, 4, 4, 8)), even(Shape(2, 3, 9, 8)), even(Shape(3, 5, 3, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", SHAPES, ids=("2x4x4x8", "2x3x9x8", "3x5x3x4", "uneven"))
-@pytest.mark.parametrize(("kind", "hours"), [(windows, 400), (halves, 4_000), (counted_in, 700)])
-def test_less_is_given_up_than_by_first_fit_on_any_kind_and_shape(
+@pytest.mark.parametrize(("kind", "hours"), [(windows, 200), (halves, 2_000), (counted_in, 350)])
+def test_no_more_is_given_up_than_by_first_fit_on_any_kind_and_shape(
     blocks: tuple[Inside, ...], kind: Kind, hours: int
 ) -> None:
-    fleet = fleet_of(blocks)
-    for sold, most_ppm in ((97, MOST_PPM.get(kind, 11_000)), (90, MOST_PPM.get(kind, 0))):
-        demands = kind(blocks, hours, sold, 0)
-        made = plan(fleet, demands, orders=ORDERS)
-        assert check(fleet, columns_of(made.assignment().holdings)) == ()
-        left, asked = gpu_hours(fleet, made)
-        for order in (BY_START, BY_LEVEL_AND_START):
-            assert left <= gpu_hours(fleet, plan(fleet, demands, orders=(order,), rounds=0))[0]
-        assert left <= asked * most_ppm // 1_000_000
-
-
-MOST_PPM: dict[Kind, int] = {counted_in: 250_000}
-"""Of those that fit by count alone a packing without a move may not exist, least where blocks differ in size."""
+    """Or no more than the hundredth that fewer lots left out may cost."""
+    fleet, demands = fleet_of(blocks), kind(blocks, hours, 95, 0)
+    made = plan(fleet, demands)
+    assert check(fleet, columns_of(made.assignment().holdings)) == ()
+    left, asked = gpu_hours(fleet, made)
+    for order in (BY_START, BY_LEVEL_AND_START):
+        first_fit = gpu_hours(fleet, plan(fleet, demands, orders=(order,), rounds=0))[0]
+        assert left <= max(first_fit, asked // 100)
