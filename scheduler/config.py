@@ -43,11 +43,15 @@ class UpSettings(BaseSettings):
     calls_per_s: int = Field(default=100, ge=1, description="Calls of the API of each peer with a certificate.")
     streams_per_peer: int = Field(default=8, ge=1, description="Streams of the API that each such peer may have open.")
     stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
+    key_overlap_ms: int = Field(
+        default=604_800_000, ge=0, description="How long the log's old key signs beside the one that follows it."
+    )
     nodes: int = Field(default=4, ge=1, le=64, description="Local nodes, with logical GPUs.")
     gpus_per_node: int = Field(default=8, ge=1, le=64, description="Logical GPUs of each local node.")
     grade: str = Field(default="LOGICAL", description="Grade of the local nodes' GPUs.")
     site: str = Field(default="local", description="Site of the local nodes.")
     nodes_per_domain: int = Field(default=2, ge=1, description="Local nodes in one NVLink domain.")
+    devices: Path | None = Field(default=None, description="JSON file of the nodes' device UUIDs: they are pledged.")
     spares: int = Field(default=0, ge=0, description="Local nodes, the last ones, that are never sold.")
     planners: Literal["auto", "local", "ray"] = Field(
         default="auto", description="Who plans: this process, an actor a pool on Ray, or auto: Ray once it pays."

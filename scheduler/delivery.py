@@ -18,7 +18,7 @@ from scheduler.core.state.state import ClosedInterval, State
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.ledger.journal import Entry, Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import LogSigner
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 
 
@@ -39,7 +39,7 @@ class LogWriter:
     """Writes one stream's log. `signer`'s name is the log's origin."""
 
     stream: str
-    signer: SignerKey
+    signer: LogSigner
 
     def leaves_of(self, closing: Closing, written_ms: int) -> list[bytes]:
         """The leaves of a closed interval: records by position, then the pools' certificates."""
@@ -92,5 +92,6 @@ class LogWriter:
         size, kept = journal.log_size(self.stream), journal.checkpoint(self.stream)
         if size == (kept[0] if kept else 0):
             return
-        note = sign_checkpoint(Checkpoint(self.signer.name, size, journal.root(self.stream, size)), self.signer)
+        signers = self.signer.signers(journal.acknowledged(self.stream))
+        note = sign_checkpoint(Checkpoint(self.signer.name, size, journal.root(self.stream, size)), *signers)
         journal.save_checkpoint(self.stream, size, note)

@@ -22,6 +22,7 @@ from scheduler.api.servicer import ApiSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised, Unavailable
+from scheduler.core.events import Event, NodeJoined
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
@@ -30,18 +31,21 @@ from scheduler.exchange.tls import refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
+from scheduler.key_changes import KeyChanges
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import Keyring
 from scheduler.own_exchange import OwnExchange
 from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from scheduler.planners.ray_workers import RayWorkers
 from scheduler.planners.rehearsals import Rehearsals
+from scheduler.pledging import pledge, read_inventory
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.rehearsing import Rehearsing
 from scheduler.service import Scheduler, ServiceSettings
 from scheduler.stop_signals import StopSignals
+from scheduler.warming import Warming
 
 Say = Callable[[str], None]
 EPOCH_CURSOR = "publisher_epoch"
@@ -67,6 +71,8 @@ class Embedded:
     own_exchange: OwnExchange | None
     probe: IdleProbe
     rehearsing: Rehearsing
+    warming: Warming
+    key_changes: KeyChanges
     stopping: threading.Event = field(default_factory=threading.Event)
     _snapshot_seq: int = 0
     _noted_s: float = 0.0
@@ -83,7 +89,10 @@ class Embedded:
             home.mkdir(parents=True, exist_ok=True)
             journal = undo.enter_context(Journal.open(home / "journal.db"))
             _check_addresses(settings)
-            signer = SignerKey.load_or_generate(home / "log.key", f"tenor.local/{settings.stream}")
+            warming = Warming(say)
+            undo.callback(warming.close)
+            origin = f"tenor.local/{settings.stream}"
+            signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
             if own is not None and own.is_new:
@@ -104,7 +113,8 @@ class Embedded:
             undo.callback(publisher.stop)
             watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor, tls=to_exchange).start()
             undo.callback(watcher.stop)
-            api = _api(settings, journal, scheduler, watcher, publisher)
+            rehearsing = _rehearsing(settings, ray)
+            api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
             undo.callback(api.stop)
             embedded = cls(
@@ -121,7 +131,9 @@ class Embedded:
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
-                rehearsing=_rehearsing(settings, ray),
+                rehearsing=rehearsing,
+                warming=warming,
+                key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
                 stopping=stop.asked,
             )
             undo.pop_all()
@@ -135,6 +147,7 @@ class Embedded:
             self.publisher.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
             self.rehearsing.maybe(self.scheduler, wall_clock_ms())
+            self.warming.maybe()
             self._keep_notes()
             wait_ms = self.settings.round_every_ms
             if due_ms is not None:
@@ -155,6 +168,7 @@ class Embedded:
             last_first.callback(self.executor.close)
             last_first.callback(self.planner.close)
             last_first.callback(self.rehearsing.close)
+            last_first.callback(self.warming.close)
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
@@ -200,6 +214,9 @@ class Embedded:
         self._noted_s = time.monotonic()
         if self.own_exchange is not None:
             self.own_exchange.revive(self.say)
+        changed = self.key_changes.maybe(self.scheduler, wall_clock_ms())
+        if changed:
+            self.say(changed)
         try:
             self.scheduler.note_observed()
             seq, _ = self.journal.head
@@ -337,7 +354,7 @@ def _scheduler(
     settings: UpSettings,
     journal: Journal,
     executor: RayExecutor,
-    signer: SignerKey,
+    signer: Keyring,
     folded: Folded,
     planner: Planner,
 ) -> Scheduler:
@@ -346,16 +363,30 @@ def _scheduler(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
     log = LogWriter(settings.stream, signer)
+    inventory = {} if settings.devices is None else read_inventory(settings.devices)
     scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state, planner)
+    joined_ms: dict[str, int] = {}
+    scheduler.listeners.append(lambda event: _note_joined(joined_ms, event))
     if journal.log_size(settings.stream):
         log.checkpoint(journal)
     reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)
     scheduler.round()
+    pledge(journal, log, inventory, scheduler.state.fleet, joined_ms, wall_clock_ms())
     return scheduler
 
 
+def _note_joined(joined_ms: dict[str, int], event: Event) -> None:
+    if isinstance(event, NodeJoined):
+        joined_ms[event.node.name] = event.at_ms
+
+
 def _api(
-    settings: UpSettings, journal: Journal, scheduler: Scheduler, watcher: Watcher, publisher: Publisher
+    settings: UpSettings,
+    journal: Journal,
+    scheduler: Scheduler,
+    watcher: Watcher,
+    publisher: Publisher,
+    rehearsing: Rehearsing,
 ) -> ApiServer:
     def link() -> ExchangeLink:
         status = watcher.status()
@@ -378,6 +409,7 @@ def _api(
         statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
         exchange=link,
         alerts=alerts,
+        rehearsed=lambda: rehearsing.last,
     )
     return ApiServer(
         scheduler,

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler.collecting import collections_wait
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Refused, Unavailable, UnknownName
 from scheduler.core.events import (
@@ -39,6 +40,7 @@ from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.core.rounds import closing, covering, deadlines, observing, placing
+from scheduler.core.rounds.making_room import make_room
 from scheduler.core.state import observed
 from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, Gang, GangSpec, GangStatus, StopCause
@@ -235,7 +237,8 @@ class Scheduler:
             self._observe(now_ms)
             self._fall_due(now_ms)
             if not self.paused and not self._shutting_down:
-                self._place(now_ms)
+                with collections_wait():
+                    self._place(now_ms)
             self._close_intervals(now_ms)
             if self._save(observed_ms=now_ms):
                 self._act(now_ms)
@@ -305,7 +308,7 @@ class Scheduler:
         if self._turn_coverage:
             self._turn_coverage = False
             self._emit_all(covering.retry(self.state, now_ms, self.settings.spares))
-            self._follow(now_ms)
+            self._emit_all(covering.follow(self.state, now_ms))
         for event in deadlines.due(self.state, now_ms):
             if isinstance(event, GangStopAsked):
                 self._stop(self.state.gangs.get(event.gang), event.cause, event.at_ms, event.deadline_ms)
@@ -317,6 +320,7 @@ class Scheduler:
         for gang in observing.outlived_rights(self.state):
             self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
         for number in range(PLANS_A_ROUND * max(1, len(self.state.fleet.pools))):
+            self._emit_all(make_room(self.state, now_ms))
             if not self._plan(now_ms, first=number == 0):
                 return
 
@@ -352,9 +356,6 @@ class Scheduler:
         for gang, cause in observing.to_stop_after(event, self.state):
             self._stop(gang, cause, now_ms, now_ms + gang.spec.grace_ms)
         self._emit_all(covering.after_health(self.state, event, now_ms, self.settings.spares))
-
-    def _follow(self, now_ms: int) -> None:
-        self._emit_all(covering.follow(self.state, now_ms))
 
     def _close_intervals(self, now_ms: int) -> None:
         if self._positions_changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -67,6 +68,23 @@ def test_what_a_rehearsal_finds_is_an_event_and_orders_nodes_from_then_on(here: 
     site.round()
     assert len(site.scheduler.state.gangs.placed) == 5
     assert not site.scheduler.choose_score(heard[0]), "the same choice again is no news"
+
+
+def test_a_rehearsal_that_is_lost_says_why_and_is_asked_again(
+    here: Rehearsals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = busy_site()
+    rehearsing = Rehearsing(here, EVERY_MS, site.now_ms)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        site.now_ms += EVERY_MS
+        rehearsing.maybe(site.scheduler, site.now_ms)
+    rehearsed(site, rehearsing)
+    assert rehearsing.last == "the rehearsal's process ended with 1: it said nothing"
+    assert site.scheduler.state.score is None
+    site.now_ms += EVERY_MS
+    rehearsing.maybe(site.scheduler, site.now_ms)
+    assert here.running
 
 
 def test_without_work_there_is_nothing_to_rehearse(here: Rehearsals) -> None:

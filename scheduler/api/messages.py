@@ -57,6 +57,8 @@ class Status:
     paused: str
     alerts: tuple[str, ...] = ()
     planned_by: str = ""
+    score: str = ""
+    rehearsed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from scheduler.api.v1 import api_pb2_grpc
 from scheduler.api.why import Facts, why
 from scheduler.core.errors import InvalidValue, Refused, UnknownName
 from scheduler.core.events import Event, decode
+from scheduler.core.placement.scores.table import DEFAULT
 from scheduler.core.quantities import MS_PER_DAY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, GangStatus
@@ -52,6 +53,8 @@ class ApiSources:
     statement: Callable[[str], bytes] | None = None
     exchange: Callable[[], messages.ExchangeLink] | None = None
     alerts: Callable[[], tuple[str, ...]] | None = None
+    rehearsed: Callable[[], str] | None = None
+    """What the last rehearsal of scores came to."""
 
 
 class Servicer(api_pb2_grpc.SchedulerServicer):
@@ -100,6 +103,8 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 paused=self._scheduler.paused,
                 alerts=(*self._scheduler.alerts, *(sources.alerts() if sources.alerts else ())),
                 planned_by=self._scheduler.planned_by,
+                score=DEFAULT if state.score is None else state.score.score,
+                rehearsed=sources.rehearsed() if sources.rehearsed else "",
             )
         return wire.GetStatusResponse(status=codec.to_wire(status, wire.Status))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.api import choices, views, wishes
+from scheduler.api import choices, handovers, views, wishes
 from scheduler.api.messages import Held, Number, Why
 from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
@@ -69,7 +69,7 @@ def _told(facts: Facts, gang: Gang, waiting: Waiting | None, held: tuple[Held, .
             headline, told = _of_stopping(facts, gang)
         case GangStatus.SUCCEEDED | GangStatus.FAILED | GangStatus.CANCELLED:
             headline, told = _of_ended(facts, gang), []
-    told = [*told, *wishes.of_deadline(gang, facts.now_ms, None)]
+    told = [*told, *wishes.of_deadline(gang, facts.now_ms, None), *handovers.of_placed(facts.state, gang, facts.now_ms)]
     return headline, [*told, *_past(facts, gang)]
 
 

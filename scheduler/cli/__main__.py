@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli import certs, delivery, demo, exchange, fleet, jobs, overview, replay, selling, up
+from scheduler.cli import certs, delivery, demo, disclosure, exchange, fleet, jobs, keys, overview, replay, selling, up
 from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
 INTERRUPTED_EXIT_CODE = 130
@@ -26,7 +26,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
-    ("Exchanges and auditors", (delivery.statement, delivery.audit)),
+    ("Exchanges and auditors", (delivery.statement, delivery.audit, disclosure.disclosure)),
 )
 
 
@@ -62,6 +62,7 @@ def application() -> typer.Typer:
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
     app.add_typer(certs.app, name="certs")
+    app.add_typer(keys.app, name="keys")
     return app
 
 
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = given.index("--") if "--" in given else len(given)
     debug = DEBUG in given[:ours]
     given = [each for at, each in enumerate(given) if each != DEBUG or at >= ours] or ["--help"]
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's own lines on handshakes: we say why, in one
     try:
         code = application()(given, standalone_mode=False, prog_name="tenor")
         sys.stdout.flush()

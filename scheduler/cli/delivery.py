@@ -112,21 +112,21 @@ def _write_statement(found: dict[str, Any]) -> None:
             ("instrument", found["instrument"]),
             ("period", f"{instant(found['start_ms'])} to {instant(found['end_ms'])}, {state}"),
             ("records", f"{found['records']}, {found['records_unsettled']} not yet settled"),
-            ("contracted", _gpu_hours(found["contracted_gpu_ms"])),
+            ("contracted", gpu_hours(found["contracted_gpu_ms"])),
             (
                 "availability",
-                f"{_percent(found['availability_ppm'])}, target {_percent(found['availability_target_ppm'])} {met}",
+                f"{percent(found['availability_ppm'])}, target {percent(found['availability_target_ppm'])} {met}",
             ),
         ]
     )
-    states = [(name.replace("_", " "), _gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
+    states = [(name.replace("_", " "), gpu_hours(gpu_ms)) for name, gpu_ms in found["states"] if gpu_ms]
     write_table(("state", "quantity>"), states)
     if found["losses"]:
-        lost = [(_cause(number), _gpu_hours(gpu_ms)) for number, gpu_ms in found["losses"]]
+        lost = [(_cause(number), gpu_hours(gpu_ms)) for number, gpu_ms in found["losses"]]
         write_table(("cause of loss", "quantity>"), lost)
     currency = found["currency"]
     lines = [
-        (line["kind"].replace("_", " "), _gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
+        (line["kind"].replace("_", " "), gpu_hours(line["gpu_ms"]), _money(line["amount_micro"], currency))
         for line in found["lines"]
     ]
     write_table(("line", "quantity>", "amount>"), [*lines, ("total", "", _money(found["amount_micro"], currency))])
@@ -139,13 +139,14 @@ def _cause(number: int) -> str:
     return f"{cause.name.lower().replace('_', ' ')} (borne by {cause.bearer})"
 
 
-def _gpu_hours(gpu_ms: int) -> str:
+def gpu_hours(gpu_ms: int) -> str:
     """GPU-ms as GPU-hours with three digits, rounded down."""
     whole, rest = divmod(gpu_ms, 3_600_000)
     return f"{whole:,}.{rest * 1_000 // 3_600_000:03d} GPU-h"
 
 
-def _percent(ppm: int) -> str:
+def percent(ppm: int) -> str:
+    """With four digits, which are all there are."""
     whole, rest = divmod(ppm, 10_000)
     return f"{whole}.{rest:04d} %"
 

@@ -35,6 +35,7 @@ def status(output: OutputOption = Output.TABLE, address: AddressOption = None) -
         ("positions", f"{now.positions} of {count(now.accounts, 'account')}, {now.positions_uncovered} not covered"),
         ("jobs", jobs or "none"),
         ("planned", now.planned_by or "not yet"),
+        ("score", f"{now.score}; last rehearsal: {now.rehearsed or 'none yet'}"),
         ("journal", f"event {now.journal_seq}"),
         ("exchange", link),
         ("delivery log", f"{now.log_leaves} leaves, {now.outbox_leaves} not yet acknowledged"),

@@ -10,12 +10,15 @@ Laws: at an instant a device is pledged to one pool at most; it is pledged again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from pydantic import Field
 
 from scheduler.core.ids import Name
+from scheduler.core.intervals import StepFunction
 from scheduler.core.models import Model
 
 _PREFIX = b"tenor.dev/device/v1\0"
@@ -69,11 +72,6 @@ class PledgedSpan:
         begins_ms = max(self.pledge.from_ms, other.pledge.from_ms)
         return all(each.end_ms is None or begins_ms < each.end_ms for each in (self, other))
 
-    def length_ms(self, start_ms: int, end_ms: int) -> int:
-        """How long it held within `[start_ms, end_ms)`."""
-        until_ms = end_ms if self.end_ms is None else min(end_ms, self.end_ms)
-        return max(0, until_ms - max(start_ms, self.pledge.from_ms))
-
 
 @dataclass(slots=True)
 class PledgeBook:
@@ -105,16 +103,26 @@ class PledgeBook:
         known[-1] = replace(known[-1], end_ms=withdrawal.from_ms)
         return ""
 
-    def spans(self) -> Iterator[PledgedSpan]:
-        """Every pledge, by device, in the order of the log."""
-        for device in sorted(self.by_device):
-            yield from self.by_device[device]
+    def gpus_by_pool(self) -> dict[str, StepFunction]:
+        """How many devices are pledged to each pool, over time."""
+        changes: dict[str, Counter[int]] = defaultdict(Counter)
+        for spans in self.by_device.values():
+            for span in spans:
+                changes[span.pledge.pool][span.pledge.from_ms] += 1
+                if span.end_ms is not None:
+                    changes[span.pledge.pool][span.end_ms] -= 1
+        return {pool: _summed(changes[pool]) for pool in sorted(changes)}
 
 
 def pledged_in_both(left: PledgeBook, right: PledgeBook) -> Iterator[tuple[PledgedSpan, PledgedSpan]]:
     """The pledges of the same device at the same time in two logs, by device."""
     for device in sorted(left.by_device.keys() & right.by_device.keys()):
         yield from _overlapping(left.by_device[device], right.by_device[device])
+
+
+def _summed(changes: Mapping[int, int]) -> StepFunction:
+    instants = sorted(changes)
+    return StepFunction.of(zip(instants, accumulate(changes[at_ms] for at_ms in instants), strict=True))
 
 
 def _overlapping(

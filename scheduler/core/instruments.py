@@ -16,7 +16,15 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, assert_never
 
-from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from scheduler.core.cluster import Level
 from scheduler.core.ids import InstrumentId, Name, instrument_id
@@ -377,6 +385,10 @@ class InstrumentTerms(Model):
     replace_within_s: Seconds = 600
     bind_limit_s: Seconds = 60
     drain_s: Seconds = 0
+    handovers: bool = False
+    """Whether a lot may pass from one cell to another inside the window, at an instant that is known in advance. Came
+    later than other terms: left out of the canonical bytes where it is false, so that older listings keep their hash.
+    """
     maintenance: Maintenance = Maintenance()
     unused_rule: UnusedRule = PayUnused()
     damages: Damages = Damages()
@@ -384,6 +396,13 @@ class InstrumentTerms(Model):
     settlement_calendar: SettlementCalendar = SettlementCalendar.DELIVERY_END
     price_micro_per_gpu_hour: Amount
     currency: Currency = "USD"
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = written(self)
+        if not self.handovers:
+            del plain["handovers"]
+        return plain
 
     @cached_property
     def id(self) -> InstrumentId:

@@ -29,6 +29,18 @@ WORTH_COMPILING_STEPS = 2_000_000
 """Steps of plain Python (about a tenth of a microsecond each) from which on loading machine code pays."""
 
 
+class Compiler:
+    """Whether machine code may be used in this process, and whether it would have been. Set by whoever makes it beside
+    the work that must not wait for it (`scheduler.warming`).
+    """
+
+    ready: bool = True
+    wanted: bool = False
+
+
+COMPILER = Compiler()
+
+
 class Kernel(Generic[P, R]):
     """See the module. `kernel(f)` makes one."""
 
@@ -84,5 +96,8 @@ def ingredients(plain: Callable[..., Any]) -> str:
 
 
 def worth_compiling(steps: int) -> bool:
-    """Whether work of so many steps of plain Python is worth machine code."""
-    return numba is not None and steps >= WORTH_COMPILING_STEPS
+    """Whether work of so many steps of plain Python is worth machine code, and that may be used."""
+    if numba is None or steps < WORTH_COMPILING_STEPS:
+        return False
+    COMPILER.wanted |= not COMPILER.ready
+    return COMPILER.ready

@@ -8,6 +8,8 @@
     checks               what makes a leaf one that is settled
     statements           what a statement is made of, the same on every side
     audit bundles        the evidence as a folder, and its judge
+    disclosure           a seller's track record, from such evidence alone
+    witnessing           what a cluster keeps of its witness
     reference            the reference exchange itself
 
 The cluster only dials out. Losing the exchange loses nothing: positions stay as last known, the outbox grows.

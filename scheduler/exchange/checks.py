@@ -15,7 +15,16 @@ from scheduler.core.errors import Refused
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.positions import Position
-from scheduler.exchange.leaves import Leaf, PledgeLeaf, PoolLeaf, RecordLeaf, ShortageLeaf, WithdrawalLeaf, decode
+from scheduler.exchange.leaves import (
+    KeyChangeLeaf,
+    Leaf,
+    PledgeLeaf,
+    PoolLeaf,
+    RecordLeaf,
+    ShortageLeaf,
+    WithdrawalLeaf,
+    decode,
+)
 
 
 class Reason(StrEnum):
@@ -31,6 +40,7 @@ class Reason(StrEnum):
     WRONG_CERTIFICATE = "WRONG_CERTIFICATE"
     PLEDGED_TWICE = "PLEDGED_TWICE"
     NOT_PLEDGED = "NOT_PLEDGED"
+    WRONG_KEY_CHANGE = "WRONG_KEY_CHANGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,12 @@ def checked_leaf(
                 verify(decoded.certificate)
             except Refused as error:
                 return decoded, Rejected(Reason.WRONG_CERTIFICATE, str(error))
+            return decoded, None
+        case KeyChangeLeaf():
+            try:
+                decoded.change.verify()
+            except Refused as error:
+                return decoded, Rejected(Reason.WRONG_KEY_CHANGE, str(error))
             return decoded, None
         case PledgeLeaf() | WithdrawalLeaf():
             return decoded, None

@@ -19,6 +19,8 @@ from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.errors import Damaged, InvalidValue, Refused
 from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
 from scheduler.exchange.v1 import delivery_pb2 as wire
+from scheduler.ledger.keyring import KeyChange
+from scheduler.ledger.keys import VerifierKey
 
 MAX_INSTANT_MS = 7_258_118_400_000
 """2200-01-01T00:00:00Z: nothing is written later."""
@@ -80,7 +82,15 @@ class WithdrawalLeaf:
     withdrawal: DeviceWithdrawal
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf
+@dataclass(frozen=True, slots=True)
+class KeyChangeLeaf:
+    """Another key signs the log from here on. Who signed the change is not looked at here (`KeyChange.verify`)."""
+
+    written_ms: int
+    change: KeyChange
+
+
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -165,6 +175,18 @@ def encode_withdrawal(withdrawal: DeviceWithdrawal, written_ms: int) -> bytes:
     return wire.LogEntry(written_ms=written_ms, withdrawal=sent).SerializeToString()
 
 
+def encode_key_change(change: KeyChange, written_ms: int) -> bytes:
+    """The leaf of a change of the log's key."""
+    sent = wire.KeyChange(
+        old=change.old.encode(),
+        new=change.new.encode(),
+        until_ms=change.until_ms,
+        old_signature=change.old_signature,
+        new_signature=change.new_signature,
+    )
+    return wire.LogEntry(written_ms=written_ms, key_change=sent).SerializeToString()
+
+
 def decode(leaf: bytes) -> Leaf:
     """What a leaf says. Raises Refused for bytes that are no leaf, a kind or an enum value that is not known, and
     values outside what they may be.
@@ -186,8 +208,11 @@ def decode(leaf: bytes) -> Leaf:
             return PledgeLeaf(entry.written_ms, _pledge(entry.pledge))
         case "withdrawal":
             return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
+        case "key_change":
+            return KeyChangeLeaf(entry.written_ms, _key_change(entry.key_change))
         case _:
-            raise InvalidValue("kind", "a leaf", "not known", "record, coverage, shortage, pledge or withdrawal")
+            expected = "record, coverage, shortage, pledge, withdrawal or key_change"
+            raise InvalidValue("kind", "a leaf", "not known", expected)
 
 
 def _record(sent: wire.MeterRecord) -> MeterRecord:
@@ -270,6 +295,13 @@ def _withdrawal(sent: wire.DeviceWithdrawal) -> DeviceWithdrawal:
         return DeviceWithdrawal(device=sent.device.hex(), from_ms=sent.from_ms)
     except ValidationError as error:
         raise _refused(f"the withdrawal of device {sent.device.hex()[:16]}", error) from error
+
+
+def _key_change(sent: wire.KeyChange) -> KeyChange:
+    if not 0 <= sent.until_ms <= MAX_INSTANT_MS:
+        raise InvalidValue("until_ms", "a change of keys", sent.until_ms, f"0..{MAX_INSTANT_MS}")
+    old, new = VerifierKey.parse(sent.old), VerifierKey.parse(sent.new)
+    return KeyChange(old, new, sent.until_ms, sent.old_signature, sent.new_signature)
 
 
 def _cause(number: int, where: str) -> Cause:

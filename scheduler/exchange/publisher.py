@@ -26,7 +26,7 @@ from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
 from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
-from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.keyring import LogSigner
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 
 BATCH_LEAVES = 512
@@ -77,7 +77,7 @@ class Publisher:
         address: str,
         journal: Journal,
         stream: str,
-        signer: SignerKey,
+        signer: LogSigner,
         epoch: int,
         *,
         chance: random.Random | None = None,
@@ -222,7 +222,7 @@ class Publisher:
         held = response.acknowledged
         self._journal.acknowledge(self._stream, held)
         if response.cosigned:
-            keep_cosigned(self._journal, self._stream, self._signer.verifier, response.cosigned, response.witness)
+            keep_cosigned(self._journal, self._stream, self._signer.verifiers, response.cosigned, response.witness)
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again
@@ -235,7 +235,8 @@ class Publisher:
 
     def _requests(self, turn: int) -> Iterator[delivery_pb2.PublishRequest]:
         """The opening, then batches as long as the connection lasts; gRPC takes them in a thread of its own."""
-        opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=self._signer.verifier.encode())
+        key = self._signer.opening(self._journal.acknowledged(self._stream))
+        opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=key.encode())
         yield delivery_pb2.PublishRequest(open=opening)
         while self._may_send(turn):
             try:
@@ -293,7 +294,8 @@ class Publisher:
             return kept
         size = self._journal.log_size(self._stream)
         root = self._journal.root(self._stream, size)
-        note = sign_checkpoint(Checkpoint(self._signer.name, size, root), self._signer)
+        signers = self._signer.signers(self._journal.acknowledged(self._stream))
+        note = sign_checkpoint(Checkpoint(self._signer.name, size, root), *signers)
         try:
             self._journal.save_checkpoint(self._stream, size, note)
         except Conflict:  # whoever writes the log has signed a longer one meanwhile

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from scheduler.core.placement.afterwards import ReasonsAfter
+from scheduler.core.placement.afterwards import ReasonsAfter, kept
 from scheduler.core.placement.lines import Key
 from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
 from scheduler.core.placement.pools import Division, merged
@@ -65,14 +65,16 @@ class Coordinator:
             for pool, track in enumerate(self._tracks)
             if pool in dealt or self._planned_at.get(pool) != track.version
         ]
-        decided = self._decided(pools, snapshot.now_ms, policy, division)
+        asked = self._ask(pools, snapshot.now_ms, policy, division)
+        before = kept(snapshot)  # while they plan
+        decided = self._decided(pools, asked, snapshot.now_ms, policy, division)
         for pool in pools:
             self._tracks[pool].planned(decided[pool])
             self._planned_at[pool] = self._tracks[pool].version
         actions = merged([decided[pool] for pool in pools])
         left = self._note_refused(lines, dealt, {a.gang.number for a in actions if isinstance(a, Place)})
         backfill = self._backfill()
-        plan = Plan(actions, ReasonsAfter(snapshot, policy, actions, backfill), backfill)
+        plan = Plan(actions, ReasonsAfter(before, policy, actions, backfill), backfill)
         return Planned(plan, self._said(), unfinished=left and bool(dealt or actions))
 
     # -- 1. look -------------------------------------------------------------------------------------------------------
@@ -164,22 +166,25 @@ class Coordinator:
 
     # -- 3. ask --------------------------------------------------------------------------------------------------------
 
-    def _decided(
-        self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division
-    ) -> dict[int, list[Place | Stop]]:
-        """What each pool's plan decided. Answers are taken in as they come, while other pools are still planned."""
+    def _ask(self, pools: Iterable[int], now_ms: int, policy: Policy, division: Division) -> dict[int, int]:
+        """The pools whose actors are asked, by ticket."""
         numbers = division.number_in_part
-        open_tickets = {
+        return {
             ticket: pool
             for pool in pools
             if (post := self._posts.get(pool)) is not None and (ticket := post.ask(now_ms, policy, numbers)) is not None
         }
-        away = set(open_tickets.values())
+
+    def _decided(
+        self, pools: Iterable[int], asked: dict[int, int], now_ms: int, policy: Policy, division: Division
+    ) -> dict[int, list[Place | Stop]]:
+        """What each pool's plan decided. Answers are taken in as they come, while other pools are still planned."""
+        away = set(asked.values())
         here = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in away}
         decided = {pool: self._noted(pool, verdicts, division) for pool, verdicts in here.items()}
-        while open_tickets and self._workers is not None:
-            for ticket in self._workers.wait(list(open_tickets)):
-                pool = open_tickets.pop(ticket)
+        while asked and self._workers is not None:
+            for ticket in self._workers.wait(list(asked)):
+                pool = asked.pop(ticket)
                 verdicts = self._posts[pool].answer(ticket, now_ms)
                 if verdicts is None:
                     verdicts = self._plan_here(pool, now_ms, policy, division)

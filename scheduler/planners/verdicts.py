@@ -92,13 +92,17 @@ class Verdicts:
         waits_for = self.waits_for.tolist()
         until, waited = accumulate(self.counts[0].tolist()), accumulate(self.counts[1].tolist())
         actions: list[Place | Stop] = []
+        place = division.place
         first = first_waited = 0
         for number, cause, inside, for_gang, end, end_waited in zip(*self.told.tolist(), until, waited, strict=True):
             gang = gangs[number]
             if cause == _PLACED:
-                names = tuple([gangs[waited_for].id for waited_for in waits_for[first_waited:end_waited]])
-                actions.append(division.place(gang, tuple(gpus[first:end]), inside=bool(inside), waits_for=names))
-                first, first_waited = end, end_waited
+                names: tuple[str, ...] = ()
+                if end_waited > first_waited:
+                    names = tuple([gangs[waited_for].id for waited_for in waits_for[first_waited:end_waited]])
+                    first_waited = end_waited
+                actions.append(place(gang, tuple(gpus[first:end]), bool(inside), names))
+                first = end
             else:
                 actions.append(Stop(gang, _CAUSES[cause], None if for_gang == _NOBODY else gangs[for_gang].id))
         return actions

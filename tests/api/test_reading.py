@@ -7,8 +7,9 @@ import json
 from scheduler.api.client import Client
 from scheduler.api.messages import JobCount
 from scheduler.core.causes import Cause
+from scheduler.core.events import ScoreChosen
 from scheduler.execution.simulated import GpuFault
-from tests.api.world import DAY_MS, HOUR_MS, START_MS, World
+from tests.api.world import DAY_MS, GRADE, HOUR_MS, START_MS, World
 
 
 def test_status_counts_the_fleet_and_the_jobs(world: World, client: Client) -> None:
@@ -27,8 +28,18 @@ def test_status_counts_the_fleet_and_the_jobs(world: World, client: Client) -> N
     assert JobCount("running", 2) in status.jobs
     assert (status.positions, status.positions_uncovered, status.paused) == (2, 0, "")
     assert status.planned_by == "in the scheduler's process"
+    assert (status.score, status.rehearsed) == ("gradient", "")
     assert status.exchange == world.link
     assert status.journal_seq == world.journal.head[0]
+
+
+def test_status_names_the_score_in_use_and_what_the_last_rehearsal_came_to(world: World, client: Client) -> None:
+    world.rehearsed = "the rehearsal's process ended with 1: no room"
+    world.scheduler.choose_score(
+        ScoreChosen(at_ms=world.now_ms, score="fgd", seed=1, offered_ppm=1, mix="", kinds=(), grades=(GRADE,))
+    )
+    status = client.status()
+    assert (status.score, status.rehearsed) == ("fgd", "the rehearsal's process ended with 1: no room")
 
 
 def test_positions_say_what_they_entitle_to_and_who_uses_it(world: World, client: Client) -> None:

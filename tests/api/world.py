@@ -50,6 +50,8 @@ class World:
         self.works: dict[str, Work] = {}
         self.log_dir = folder / "logs"
         self.statements: dict[str, bytes] = {}
+        self.rehearsed = ""
+        """What the last rehearsal came to."""
         self.link = ExchangeLink(connected=True, detail="127.0.0.1:7000", last_heard_ms=START_MS)
         self.journal = Journal.open(folder / "journal.db", durable=False)
         self.executor = SimulatedExecutor(fleet, self.clock_ms, self._work)
@@ -156,7 +158,14 @@ class World:
         self, address_file: Path | None = None, *, tls: Tls | None = None, limits: Limits | None = None
     ) -> Iterator[ApiServer]:
         """The API of this world, on a port that was free."""
-        sources = ApiSources(self.clock_ms, "local", self.log_dir, self.statement, lambda: self.link)
+        sources = ApiSources(
+            self.clock_ms,
+            "local",
+            self.log_dir,
+            self.statement,
+            exchange=lambda: self.link,
+            rehearsed=lambda: self.rehearsed,
+        )
         server = ApiServer(
             self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file, tls=tls, limits=limits
         )

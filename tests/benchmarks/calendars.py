@@ -27,6 +27,7 @@ from scheduler.core.holdings import Demand
 from scheduler.core.quantities import MS_PER_HOUR
 from scheduler.traces.calendars import FleetShape, fleet_shape, load
 from tests.benchmarks.harness import Figure, Missing, Result, Settings, peak_mib
+from tests.benchmarks.plots import planned
 
 QUICK_GPUS = 2_000
 """Larger fleets, and calendars that are sold out, are left out of a quick run."""
@@ -62,7 +63,7 @@ def run(settings: Settings) -> Result:
     ours = [row for row in rows if row["method"] == "tenor"]
     shown = ", ".join(f"{row['calendar']} {row['unplaced_lots']}/{row['handovers']}" for row in ours)
     line = f"lots unplaced/handovers: {shown}; one trade {trades['median_ms']} ms, p99 {trades['p99_ms']} ms"
-    return Result([*rows, trades, {"peak_mib": peak_mib()}], line)
+    return Result([*rows, trades, {"peak_mib": peak_mib()}], line, {"svg": planned(rows)})
 
 
 def _is_quick(name: str) -> bool:

@@ -15,6 +15,7 @@ from scheduler.core.placement.scores.table import Score, gpus_of_model, score
 from scheduler.core.placement.scores.trials import Work, outcome, placed
 from tests.benchmarks.harness import Figure, Result, Settings
 from tests.benchmarks.packing_inputs import PodList, in_processes, list_paths, pod_list, rehearsed
+from tests.benchmarks.plots import churned
 
 LOADS = (95, 100, 110)
 SEEDS = (1, 2, 3, 4)
@@ -33,7 +34,8 @@ def run(settings: Settings) -> Result:
     cases: list[Case] = [(path, load, seeds, stays) for path in paths for load in loads]
     rows = [row for rows in in_processes(_rows, cases) for row in rows]
     shown = [f"{name} {_mean(rows, name):.2f}" for name in ("tenor", *BASELINES)]
-    return Result(rows, f"mean unallocated % over {len(paths)} lists and {len(loads)} loads: {', '.join(shown)}")
+    line = f"mean unallocated % over {len(paths)} lists and {len(loads)} loads: {', '.join(shown)}"
+    return Result(rows, line, {"svg": churned(rows)})
 
 
 def _rows(case: Case) -> list[Row]:

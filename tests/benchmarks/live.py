@@ -10,6 +10,7 @@ from random import Random
 
 import numpy as np
 
+from scheduler.collecting import collections_wait
 from scheduler.core.causes import Cause
 from scheduler.core.events import VERSION, Event, GangEnded, GangStarted, GangSubmitted, HealthChanged, encode
 from scheduler.core.placement.snapshot import Place, Plan, Snapshot
@@ -63,6 +64,10 @@ class Live:
 
     def round(self) -> Plan:
         """A plan, as events, folded and kept: timed."""
+        with collections_wait():
+            return self._round()
+
+    def _round(self) -> Plan:
         begun, cpu = time.perf_counter(), time.process_time()
         plan = self.planner.plan(self.state.snapshot(self.now_ms), self.state.take_touched())
         self.plan_s, self.plan_cpu_s = time.perf_counter() - begun, time.process_time() - cpu

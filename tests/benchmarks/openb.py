@@ -21,6 +21,7 @@ from scheduler.traces.openb import load_published
 from tests.benchmarks.harness import Figure, Result, Settings
 from tests.benchmarks.packing_bound import bound_pct
 from tests.benchmarks.packing_inputs import PodList, in_processes, list_paths, pod_list, rehearsed
+from tests.benchmarks.plots import filled
 
 SEEDS = tuple(range(42, 52))
 END_PERCENT = 130
@@ -45,7 +46,8 @@ def run(settings: Settings) -> Result:
     by_list = in_processes(_rows, [(path, seeds, not settings.quick) for path in paths])
     published = _published(folder / "published_allocation.csv", {path.stem for path in paths})
     rows = [*(row for rows in by_list for row in rows), *published]
-    return Result(rows, "unallocated % at 100/130: " + "; ".join(_line(path.stem, rows) for path in paths))
+    line = "unallocated % at 100/130: " + "; ".join(_line(path.stem, rows) for path in paths)
+    return Result(rows, line, {"svg": filled(rows)})
 
 
 def _rows(asked: tuple[Path, tuple[int, ...], bool]) -> list[Row]:

@@ -27,6 +27,7 @@ from scheduler.ledger.journal import Journal
 from tests.benchmarks.crowd import crowd_of
 from tests.benchmarks.harness import Figure, Result, Settings, peak_mib
 from tests.benchmarks.live import Live
+from tests.benchmarks.plots import growth
 from tests.core.placement.naive import naive_plan
 
 SIZES = (10_000, 100_000, 1_000_000)
@@ -48,7 +49,7 @@ def run(settings: Settings) -> Result:
         for row in rows
         if row["method"] == OURS
     )
-    return Result(rows, f"a full round: {'; '.join(shown)}")
+    return Result(rows, f"a full round: {'; '.join(shown)}", {"svg": growth(rows)})
 
 
 def measured_apart(gpus: int, repeats: int, *, naive: bool) -> list[Row]:

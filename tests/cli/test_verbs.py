@@ -39,6 +39,7 @@ def test_status(run: Run) -> None:
     assert found["exchange"]["connected"] is True
     lines = table(run, "status")
     assert ["GPUs", "32:", "24", "sold,", "8", "unsold"] in lines
+    assert ["score", "gradient;", "last", "rehearsal:", "none", "yet"] in lines
 
 
 def test_positions(run: Run) -> None:

@@ -13,10 +13,10 @@ from scheduler.core.devices import (
     DevicePledge,
     DeviceWithdrawal,
     PledgeBook,
-    PledgedSpan,
     device_hash,
     pledged_in_both,
 )
+from scheduler.core.intervals import StepFunction
 
 DEVICE = device_hash("GPU-8a5c1f0e-9f5b-4f3e-8b53-6f2d0a1c9e77")
 
@@ -39,7 +39,7 @@ def test_a_device_is_pledged_again_from_its_withdrawal_on() -> None:
     assert book.pledge(pledge(10), "leaf 0") == ""
     assert book.withdraw(withdrawal(20)) == ""
     assert book.pledge(pledge(20, grade="A100"), "leaf 2") == ""
-    assert [(span.pledge.pool, span.pledge.from_ms, span.end_ms) for span in book.spans()] == [
+    assert [(span.pledge.pool, span.pledge.from_ms, span.end_ms) for span in book.by_device[DEVICE]] == [
         ("local/H100SXM", 10, 20),
         ("local/A100", 20, None),
     ]
@@ -65,6 +65,7 @@ def test_what_contradicts_itself_is_named(told: list[DevicePledge | DeviceWithdr
     assert says in wrong[-1]
 
 
+Edge = tuple[int, int | None]
 edges = st.tuples(st.integers(0, 30), st.none() | st.integers(0, 30)).filter(
     lambda edge: edge[1] is None or edge[1] >= edge[0]
 )
@@ -88,13 +89,16 @@ def test_two_pledges_meet_where_an_instant_is_in_both(
     assert bool(found) == bool(instants(left) & instants(right))
 
 
-@given(edges, edges.filter(lambda edge: edge[1] is not None))
-def test_how_long_a_pledge_held_is_counted_by_the_millisecond(
-    held: tuple[int, int | None], within: tuple[int, int]
-) -> None:
-    span = PledgedSpan(pledge(held[0]), held[1], "leaf 0")
-    until = 60 if held[1] is None else held[1]
-    assert span.length_ms(*within) == len(set(range(held[0], until)) & set(range(*within)))
+@given(st.lists(edges, max_size=6), st.integers(0, 40))
+def test_how_many_devices_are_pledged_is_counted_by_the_millisecond(held: list[Edge], at_ms: int) -> None:
+    book = PledgeBook()
+    for number, (from_ms, end_ms) in enumerate(held):
+        device = device_hash(f"GPU-{number}")
+        book.pledge(pledge(from_ms, device=device), f"leaf {number}")
+        if end_ms is not None:
+            book.withdraw(withdrawal(end_ms, device=device))
+    pledged = sum(from_ms <= at_ms and (end_ms is None or at_ms < end_ms) for from_ms, end_ms in held)
+    assert book.gpus_by_pool().get("local/H100SXM", StepFunction()).at(at_ms) == pledged
 
 
 def test_other_devices_never_meet() -> None:

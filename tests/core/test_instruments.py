@@ -82,6 +82,15 @@ def test_the_canonical_bytes_of_a_listing_do_not_change() -> None:
     assert read(MINIMAL).spec_hash == "18eccc01089fbfa5a605f41aa68257e92e2df281ccb9c1f8480ab97347324e01"
 
 
+def test_a_term_that_came_later_is_written_only_where_it_is_not_what_it_was_before() -> None:
+    assert "handovers" not in json.loads(canonical_bytes(read(MINIMAL)))
+    accepted = read({**MINIMAL, "handovers": True})
+    assert json.loads(canonical_bytes(accepted))["handovers"] is True
+    assert accepted.spec_hash != read(MINIMAL).spec_hash
+    for terms in (read(MINIMAL), accepted):
+        assert read(json.loads(canonical_bytes(terms))) == terms
+
+
 profiles: st.SearchStrategy[Profile] = st.one_of(
     st.just(BaseProfile()),
     st.builds(

@@ -43,6 +43,19 @@ def test_without_a_compiler_there_is_only_plain_python(monkeypatch: pytest.Monke
     assert not worth_compiling(1 << 60)
 
 
+def test_while_machine_code_is_made_elsewhere_plain_python_serves_and_the_wish_is_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba", reason="without numba there is only the plain way")
+    compiler = kernels.Compiler()
+    monkeypatch.setattr(kernels, "COMPILER", compiler)
+    compiler.ready = False
+    assert (worth_compiling(WORTH_COMPILING_STEPS - 1), compiler.wanted) == (False, False)
+    assert (doubled_sum.at(WORTH_COMPILING_STEPS), compiler.wanted) == (doubled_sum.plain, True)
+    compiler.ready = True
+    assert doubled_sum.at(WORTH_COMPILING_STEPS) is doubled_sum.compiled
+
+
 STEP = 3
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,9 +24,11 @@ from scheduler.exchange.peers import LOCAL, Peer, Role
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.server import Server
-from scheduler.exchange.tls import opened
+from scheduler.exchange.tls import bind, opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
+from scheduler.ledger.keys import SignerKey
+from scheduler.ledger.notes import cosign
 from tests.exchange.test_trust import WAIT_S, until, venue
 from tests.exchange.trust import Trust
 from tests.exchange.world import SIGNER, START_MS, STREAM, delivered, terms, trade_all, write_log
@@ -67,6 +71,15 @@ def test_every_method_has_a_rule_and_every_rule_a_method(market: Market) -> None
 
 
 Ask = Callable[[ExchangeClient], object]
+WITNESS = SignerKey("witness.test/klm", bytes(range(1, 33)))
+
+
+def cosigned(on: ExchangeClient) -> object:
+    """The latest checkpoint with one more witness."""
+    note = on.checkpoint(STREAM)[1]
+    return on.add_cosignature(STREAM, cosign(note, WITNESS, START_MS // 1_000), WITNESS.witness.encode())
+
+
 OWNER, MARKET = "account/account-0", "exchange"
 READERS = "cluster exchange auditor"
 EVERYBODY = f"{OWNER} account/nobody {READERS} admin"
@@ -79,6 +92,7 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("checkpoint", lambda on: on.checkpoint(STREAM), EVERYBODY),
     ("inclusion", lambda on: on.inclusion_proof(STREAM, 1, 9), EVERYBODY),
     ("consistency", lambda on: on.consistency_proof(STREAM, 1, 9), EVERYBODY),
+    ("cosign", cosigned, "exchange auditor"),
     ("list", lambda on: on.list_instrument(terms("OTHER")), MARKET),
     ("correct", lambda on: on.correct("pos-3", 1, effective_ms=START_MS, request_id="c"), MARKET),
     (
@@ -118,6 +132,23 @@ def test_each_may_what_is_its_own(market: Market, what: str, ask: Ask, allowed: 
                 continue
             let_in.add(name)
     assert let_in == wanted
+
+
+def test_a_method_without_a_rule_is_open_to_nobody() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(1), interceptors=[Admission({"/a.B/Other": anybody})])
+    echo: Any = grpc.unary_unary_rpc_method_handler(lambda request, _: request)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.B", {"Forgotten": echo, "Other": echo}),))
+    port = bind(server, "127.0.0.1:0", None)
+    server.start()
+    with opened(f"127.0.0.1:{port}", None, CHANNEL_OPTIONS) as channel:
+        forgotten: Any = channel.unary_unary("/a.B/Forgotten")
+        other: Any = channel.unary_unary("/a.B/Other")
+        assert other(b"x", timeout=5) == b"x"
+        with pytest.raises(grpc.RpcError) as failed:
+            forgotten(b"x", timeout=5)
+    server.stop(None).wait()
+    assert isinstance(error_of(failed.value), Unauthorised)
+    assert "/a.B/Forgotten is open to nobody" in str(error_of(failed.value))
 
 
 def test_an_account_sees_its_own_positions_and_no_others(market: Market) -> None:

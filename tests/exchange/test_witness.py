@@ -98,12 +98,15 @@ def test_the_exchange_keeps_its_witness_key_and_says_at_once_what_it_cosigned(tm
         assert SignerKey.load(key).witness == witness_of(exchange)
 
 
-def test_an_older_database_gets_a_witness(tmp_path: Path, journal: Journal) -> None:
+@pytest.mark.parametrize(("version", "newer"), [(1, ("cosigner", "device", "key_change")), (2, ("key_change",))])
+def test_an_older_database_gets_what_it_lacks(
+    tmp_path: Path, journal: Journal, version: int, newer: tuple[str, ...]
+) -> None:
     path = tmp_path / "exchange.db"
     with embedded(path) as exchange:
         trade_all(exchange.client)
     with sqlite3.connect(path) as older:
-        older.executescript("DROP TABLE cosigner; DROP TABLE device; PRAGMA user_version = 1;")
+        older.executescript("".join(f"DROP TABLE {table};" for table in newer) + f"PRAGMA user_version = {version};")
     with embedded(path) as exchange:
         publish(exchange, journal)
         assert len(exchange.client.witnesses(STREAM)) == 1
@@ -177,11 +180,11 @@ def test_nothing_is_kept_that_is_not_over_this_log(journal: Journal) -> None:
         (cosigned(7, bytes(32)), Conflict, "cosigned the root 0000"),
     ):
         with pytest.raises(error, match=says):
-            keep_cosigned(journal, STREAM, SIGNER.verifier, note, vkey)
+            keep_cosigned(journal, STREAM, SIGNER.verifiers, note, vkey)
     assert (journal.cosigned(STREAM), journal.checkpoint(STREAM)) == (None, plain)
     seven, five = cosigned(7, journal.root(STREAM, 7)), cosigned(5, journal.root(STREAM, 5))
-    keep_cosigned(journal, STREAM, SIGNER.verifier, seven, vkey)
-    keep_cosigned(journal, STREAM, SIGNER.verifier, five, vkey)  # late: an older one changes nothing
+    keep_cosigned(journal, STREAM, SIGNER.verifiers, seven, vkey)
+    keep_cosigned(journal, STREAM, SIGNER.verifiers, five, vkey)  # late: an older one changes nothing
     assert (journal.cosigned(STREAM), journal.checkpoint(STREAM)) == ((7, seven, vkey), plain)
     with pytest.raises(Conflict, match="expected at most 50"):
         journal.save_cosigned(STREAM, size + 1, seven, vkey)

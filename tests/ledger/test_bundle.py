@@ -13,8 +13,9 @@ from scheduler.core import merkle
 from scheduler.core.errors import Conflict, Damaged, InvalidValue, TenorError
 from scheduler.ledger.bundle import read_bundle, write_bundle
 from scheduler.ledger.keys import SignerKey
-from scheduler.ledger.notes import Checkpoint, open_checkpoint, sign_checkpoint
+from scheduler.ledger.notes import Checkpoint, cosign, open_checkpoint, sign_checkpoint
 
+WITNESS = SignerKey("exchange.example", bytes(range(1, 33)))
 KEY = SignerKey("log.example/acme", bytes(range(32)))
 TERMS = {"H100SXM.8N.USE.BASE.FIRM.2027-01@1": b'{"symbol":"H100"}', "X@12": b"{}"}
 
@@ -43,6 +44,23 @@ def test_a_bundle_reads_back(tmp_path: Path, size: int) -> None:
     assert open_checkpoint(bundle.checkpoint, bundle.keys()) == bundle.stated
     assert bundle.stated.size == size
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_witnesses_and_what_they_saw_of_a_shorter_log_read_back(tmp_path: Path) -> None:
+    leaves = _leaves(300)
+    seen = cosign(_note(leaves[:200]), WITNESS, 1_800_000_000)
+    vkey = WITNESS.witness.encode()
+    write_bundle(
+        tmp_path / "bundle", leaves, _note(leaves), [KEY.verifier.encode()], {}, witnesses=[vkey], cosigned_note=seen
+    )
+    bundle = read_bundle(tmp_path / "bundle")
+    assert (bundle.cosigned, bundle.witness_keys()) == (seen, (WITNESS.witness,))
+    assert list(bundle.leaves()) == leaves
+    with pytest.raises(InvalidValue, match="vkey"):
+        write_bundle(tmp_path / "bundle", leaves, _note(leaves), [], {}, witnesses=["not a key"])
+    (tmp_path / "bundle/witness").write_bytes(b"\xff")
+    with pytest.raises(Damaged, match="is not a bundle"):
+        read_bundle(tmp_path / "bundle")
 
 
 def test_the_files_are_where_the_layout_has_them(tmp_path: Path) -> None:

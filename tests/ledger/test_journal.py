@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import struct
 import threading
 from pathlib import Path
@@ -259,3 +260,18 @@ def test_a_reader_in_the_middle_does_not_hold_up_a_commit(path: Path) -> None:
         committer.join(30)
         assert not committer.is_alive()
         assert [it.seq for it in reader][-1] == 3_001  # the reader sees what came meanwhile
+
+
+def test_a_journal_from_before_witnesses_keeps_their_cosignatures(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with Journal.open(path) as journal:
+        journal.commit((), leaves=[b"a", b"b"], stream="s")
+        journal.save_checkpoint("s", 2, b"signed")
+    with sqlite3.connect(path) as older:
+        older.executescript("DROP TABLE cosigned; UPDATE meta SET value = 1 WHERE key = 'schema_version';")
+    with Journal.open(path) as journal:
+        assert journal.cosigned("s") is None
+        journal.save_cosigned("s", 2, b"cosigned", "vkey")
+    with Journal.open(path) as journal:
+        assert journal.cosigned("s") == (2, b"cosigned", "vkey")
+        assert journal.checkpoint("s") == (2, b"cosigned")

@@ -19,6 +19,7 @@ from scheduler.ledger.notes import (
     parse_note,
     sign_checkpoint,
     sign_note,
+    with_cosignature,
 )
 
 LOG, OTHER, WITNESS = (SignerKey(name, bytes([number]) * 32) for number, name in enumerate(("log", "other", "witness")))
@@ -145,6 +146,26 @@ def test_a_checkpoint_of_another_log_is_refused() -> None:
     assert open_checkpoint(note, [LOG.verifier], origin="log").size == 5
     with pytest.raises(Conflict, match="expected 'another'"):
         open_checkpoint(note, [LOG.verifier], origin="another")
+
+
+def test_a_cosignature_is_taken_over_from_a_copy_of_the_same_checkpoint_only() -> None:
+    note = sign_checkpoint(Checkpoint("log", 5, bytes(32)), LOG)
+    one, two = cosign(note, WITNESS, 100), cosign(note, OTHER, 200)
+    both = with_cosignature(one, two, OTHER.witness)
+    assert both == cosign(one, OTHER, 200)
+    assert with_cosignature(both, two, OTHER.witness) == both
+    other = cosign(sign_checkpoint(Checkpoint("log", 6, bytes(32)), LOG), OTHER, 200)
+    with pytest.raises(Conflict, match="was of 6 leaves of log with root 00"):
+        with_cosignature(note, other, OTHER.witness)
+    with pytest.raises(Unauthorised):
+        with_cosignature(note, one, OTHER.witness)
+    with pytest.raises(InvalidValue, match="a witness's"):
+        with_cosignature(note, two, OTHER.verifier)
+    full = note
+    for number in range(99):
+        full = cosign(full, SignerKey(f"witness-{number}", bytes(32)), 1)
+    with pytest.raises(Conflict, match="has 100 signatures, expected fewer than 100"):
+        with_cosignature(full, two, OTHER.witness)
 
 
 def test_a_witness_cosigns_and_its_newer_cosignature_replaces_the_older() -> None:

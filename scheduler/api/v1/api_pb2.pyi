@@ -247,6 +247,8 @@ class Status(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
     PLANNED_BY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    REHEARSED_FIELD_NUMBER: _builtins.int
     now_ms: _builtins.int
     version: _builtins.str
     nodes: _builtins.int
@@ -276,6 +278,10 @@ class Status(_message.Message):
     """Who made the last plan, and what of it was planned in the scheduler's own process because an actor was not there.
     Empty before the first.
     """
+    score: _builtins.str
+    """The score by which partly used nodes are filled."""
+    rehearsed: _builtins.str
+    """What the last rehearsal of scores came to, or why it came to nothing; empty before the first since the start."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobCount]: ...
     @_builtins.property
@@ -313,10 +319,12 @@ class Status(_message.Message):
         paused: _builtins.str = ...,
         alerts: _abc.Iterable[_builtins.str] | None = ...,
         planned_by: _builtins.str = ...,
+        score: _builtins.str = ...,
+        rehearsed: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "alerts", b"alerts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "planned_by", b"planned_by", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves", "_exchange", b"_exchange", "accounts", b"accounts", "alerts", b"alerts", "checkpoint_leaves", b"checkpoint_leaves", "exchange", b"exchange", "gpus", b"gpus", "idle_gpus", b"idle_gpus", "ill_gpus", b"ill_gpus", "jobs", b"jobs", "journal_seq", b"journal_seq", "lent_gpus", b"lent_gpus", "log_leaves", b"log_leaves", "nodes", b"nodes", "nodes_draining", b"nodes_draining", "nodes_ill", b"nodes_ill", "now_ms", b"now_ms", "outbox_leaves", b"outbox_leaves", "paused", b"paused", "planned_by", b"planned_by", "positions", b"positions", "positions_uncovered", b"positions_uncovered", "rehearsed", b"rehearsed", "score", b"score", "sold_gpus", b"sold_gpus", "unsold_gpus", b"unsold_gpus", "used_gpus", b"used_gpus", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__checkpoint_leaves: _TypeAlias = _typing.Literal["checkpoint_leaves"]  # noqa: Y015
     _WhichOneofArgType__checkpoint_leaves: _TypeAlias = _typing.Literal["_checkpoint_leaves", b"_checkpoint_leaves"]  # noqa: Y015

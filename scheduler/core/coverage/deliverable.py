@@ -11,7 +11,7 @@ but for GPU lots against the loss of blocks and above that are sold too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,14 +96,16 @@ def planned_lots(
     *,
     account_of: Mapping[str, str] | None = None,
     rounds: int = TRADE_ROUNDS,
+    handovers: Collection[str] = (),
 ) -> Deliverable:
     """The bounds with `planned`: the most lots, by halving between the bounds, that `cover` finds cells for and after
-    which the loss is still survived. With no losses it is what a trade would be granted.
+    which the loss is still survived. With no losses it is what a trade would be granted. `handovers`: the positions,
+    `OFFER` for the offer's own, whose lots may be handed over by plan.
     """
     lowest, highest = found.proven, found.at_most
     while lowest < highest:
         lots = floor_div(lowest + highest + 1, 2)
-        if _accepted(fleet, holdings, offer, lots, now_ms, usable, sellable, account_of, rounds):
+        if _accepted(fleet, holdings, offer, lots, now_ms, usable, sellable, account_of, rounds, handovers):
             lowest = lots
         else:
             highest = lots - 1
@@ -207,10 +209,13 @@ def _accepted(
     sellable: Mask,
     account_of: Mapping[str, str] | None,
     rounds: int,
+    handovers: Collection[str],
 ) -> bool:
     """Whether the planner finds cells for so many lots, and the loss is survived once they are sold."""
     wanted = [each._replace(position=OFFER, lots=each.lots * lots) for each in offer.stretches]
-    covering = cover(fleet, wanted, holdings, now_ms, sellable, account_of=account_of, rounds=rounds)
+    covering = cover(
+        fleet, wanted, holdings, now_ms, sellable, account_of=account_of, rounds=rounds, handovers=handovers
+    )
     if covering.refused:
         return False
     changed = set(covering.positions)

@@ -9,7 +9,7 @@ nothing replaces stays on its sick cell: that is its shortfall, and it is whole 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -62,15 +62,16 @@ def cover(
     account_of: Mapping[str, str] | None = None,
     rounds: int = TRADE_ROUNDS,
     calendar: OpenCalendar | None = None,
-    handovers: bool = False,
+    handovers: Collection[str] = (),
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
     First beside everything already planned, where a lot that has not begun may trade places with another one of the
     same window, so that an account stays where it is (see `renewal`); where that fails, with the future of healthy
     cells planned anew, in force pinned. `account_of` (account by position) tells whose cells are whose. `calendar`,
-    which must hold the same holdings, answers for one position without looking at all of them. `handovers`: whether
-    lots that nothing else places may be split in time between cells, as the last resort.
+    which must hold the same holdings, answers for one position without looking at all of them. `handovers`: the
+    positions whose lots may be split in time between cells, as the last resort; with lots of no other one is that done,
+    and what others hold stays where it is meanwhile.
     """
     wanted = [d._replace(start_ms=max(d.start_ms, now_ms)) for d in demands if d.end_ms > now_ms and d.lots]
     names = {demand.position for demand in wanted}
@@ -91,11 +92,13 @@ def cover(
     failing = [demand for demand in wanted if demand.position in short]
     before = (*ahead, *placed)
     future, short = _replanned(fleet, failing, before, now_ms, usable, account_of=account_of, rounds=rounds)
-    if short and handovers:
-        failing = [demand for demand in failing if demand.position in short]
-        future, short = _replanned(
-            fleet, failing, future, now_ms, usable, account_of=account_of, rounds=rounds, handovers=True
+    failing = [demand for demand in failing if demand.position in short and demand.position in handovers]
+    if failing:
+        asked = {demand.position for demand in failing}
+        future, left = _replanned(
+            fleet, failing, future, now_ms, usable, account_of=account_of, rounds=rounds, handovers=handovers
         )
+        short = {name: lots for name, lots in short.items() if name not in asked} | left
     changed = {d.position for d in wanted} - set(short) | _differing(ahead, future)
     return _covering(future, changed, short)
 
@@ -261,15 +264,19 @@ def _replanned(
     *,
     account_of: Mapping[str, str] | None,
     rounds: int,
-    handovers: bool = False,
+    handovers: Collection[str] = (),
 ) -> tuple[list[Holding], dict[str, int]]:
     """(the whole future, what is refused): as many of the failing positions as a new plan of the future can take in.
 
-    Whatever happens, all that was covered stays covered.
+    Whatever happens, all that was covered stays covered. `handovers`: of these alone the future is planned anew, and
+    lots may be split.
     """
     topology = topology_of(fleet)
     healthy = [topology.whole_and_usable(level, usable) for level in LEVELS]
-    free = [h.start_ms > now_ms and bool(healthy[h.level][h.cell]) for h in ahead]
+    free = [
+        h.start_ms > now_ms and bool(healthy[h.level][h.cell]) and (not handovers or h.position in handovers)
+        for h in ahead
+    ]
     pinned = columns_of(h for h, is_free in zip(ahead, free, strict=True) if not is_free)
     old = _as_demands(topology, [h for h, is_free in zip(ahead, free, strict=True) if is_free])
     trying, refused = _admissible(fleet, old, failing, pinned, usable)
@@ -283,7 +290,7 @@ def _replanned(
             usable=usable,
             account_of=account_of,
             rounds=rounds,
-            handovers=handovers,
+            handovers=bool(handovers),
         )
         short = _most_lots(plan.unplaced)
         new = {demand.position for demand in trying}

@@ -24,10 +24,10 @@ from scheduler.core.workloads import Gang, Shape, Waiting, asked_shape
 
 
 class ReasonsAfter(Mapping[Key, Waiting]):
-    """A reason for every line that still waits once the actions are done. Keeps what it needs of the snapshot."""
+    """A reason for every line that still waits once the actions are done. `before`: a snapshot that is `kept`."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy, actions: Sequence[Action], backfill: Backfill) -> None:
-        self._before = _kept(snapshot)
+    def __init__(self, before: Snapshot, policy: Policy, actions: Sequence[Action], backfill: Backfill) -> None:
+        self._before = before
         self._policy = policy
         self._backfill = backfill
         self._actions = tuple(actions)
@@ -94,7 +94,7 @@ def _play(books: Books, action: Place) -> None:
     books.place(gang, gpus, inside=action.inside)
 
 
-def _kept(snapshot: Snapshot) -> Snapshot:
+def kept(snapshot: Snapshot) -> Snapshot:
     """The snapshot with copies of what the state goes on to change."""
     return replace(
         snapshot,

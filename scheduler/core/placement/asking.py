@@ -16,7 +16,7 @@ from scheduler.core.placement.books import Books
 from scheduler.core.placement.intake import new_record, stage_of, take_in
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.repack import Tables
-from scheduler.core.placement.roll import ACCOUNT, PLAIN, REFUSED, SHAPE, Listed, fill
+from scheduler.core.placement.roll import ACCOUNT, FREELY, REFUSED, SERVED, SHAPE, Listed, fill
 from scheduler.core.placement.wants import Want, demand, least_demand
 from scheduler.core.workloads import Shape
 
@@ -93,34 +93,40 @@ class InRuns:
         self._ask = runs.ask.compiled if books.compiled else runs.ask
         for gang in books.devices.joined:
             listed.renew(lines.of(gang.spec.account)[gang.shape])
-        self._roll = listed.roll(*listed.in_order())
-        fill(self._roll, np.flatnonzero(listed.with_room(-books.excess)))
+        self.roll = listed.roll(*listed.in_order())
+        """Who is asked now."""
+        fill(self.roll, np.flatnonzero(listed.with_room(-books.excess)))
         books.tables = tables_of(books, listed)
         self._record = new_record(books, len(listed.gangs))
 
     def ask(self, line: Line) -> None:
         """See `Asking`."""
         self.changed(line)
-        self._ask(stage_of(self._books, self._roll, self._record), self._listed.index[line.account, line.shape])
+        self._ask(stage_of(self._books, self.roll, self._record), self._at(line))
 
     def next(self) -> Line | None:
         """See `Asking`."""
-        code = runs.FULL
-        while code == runs.FULL:
-            code = self._serve(stage_of(self._books, self._roll, self._record), self._kinds, len(self._books.rows))
-            take_in(self._books, self._lines, self._listed, self._record, inside=True)
-        return None if code == runs.DONE else self._line(code)
+        books = self._books
+        while True:
+            code = self._serve(stage_of(books, self.roll, self._record), self._kinds, len(books.rows))
+            take_in(books, self._lines, self._listed, self._record, inside=True)
+            if code >= 0:
+                return self._line(code)
+            if code == runs.DONE:
+                return None
+            if code <= runs.NO_ORDER:
+                self._listed.order_firm(books, runs.NO_ORDER - code)
 
     def refuse(self, line: Line) -> None:
         """See `Asking`."""
-        self._roll.lines[self._listed.index[line.account, line.shape], REFUSED] = 1
+        self.roll.lines[self._at(line), REFUSED] = 1
 
     def forgive(self, account: str) -> list[Line]:
         """See `Asking`."""
         index = self._books.account_index[account]
-        low, high = self._roll.of_account[index : index + 2].tolist()
-        refused = low + np.flatnonzero(self._roll.lines[low:high, REFUSED])
-        self._roll.lines[refused, REFUSED] = 0
+        low, high = self.roll.of_account[index : index + 2].tolist()
+        refused = low + np.flatnonzero(self.roll.lines[low:high, REFUSED])
+        self.roll.lines[refused, REFUSED] = 0
         return [self._line(at) for at in refused.tolist()]
 
     def changed(self, line: Line) -> None:
@@ -130,14 +136,17 @@ class InRuns:
     def refused(self) -> dict[str, dict[Line, None]]:
         """See `Asking`."""
         found: dict[str, dict[Line, None]] = {}
-        for at in np.flatnonzero(self._roll.lines[:, REFUSED]).tolist():
+        for at in np.flatnonzero(self.roll.lines[:, REFUSED]).tolist():
             line = self._line(at)
             found.setdefault(line.account, {})[line] = None
         return found
 
     def _line(self, at: int) -> Line:
-        account, shape = self._listed.keys[at]
+        account, shape = self._listed.key(at)
         return self._lines.of(account)[shape]
+
+    def _at(self, line: Line) -> int:
+        return self._listed.at(self._books.account_index[line.account], line.shape)
 
 
 def _has_room(books: Books, line: Line) -> bool:
@@ -170,7 +179,7 @@ def tables_of(books: Books, listed: Listed) -> Tables:
     asked = np.full(len(listed.shapes), -1)
     for at, shape in enumerate(listed.shapes):
         least = least_demand(shape)
-        if listed.shape_rows[at, PLAIN] and least is not None:
+        if listed.shape_rows[at, SERVED] == FREELY and least is not None:
             asked[at] = index.setdefault(least, len(index))
     of_line = asked[listed.lines[:, SHAPE]]
     parts, wanted = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
@@ -179,5 +188,4 @@ def tables_of(books: Books, listed: Listed) -> Tables:
         parts.append(listed.lines[chosen, ACCOUNT] * n_pools + pool)
         wanted.append(of_line[chosen])
     held = np.array(held_part, dtype=np.int64), np.array(held_want, dtype=np.int64)
-    firsts = np.array(books.units.first_unit, dtype=np.int64)
-    return Tables.of(list(index), held, (np.concatenate(parts), np.concatenate(wanted)), firsts)
+    return Tables.of(list(index), held, (np.concatenate(parts), np.concatenate(wanted)), books.units)

@@ -64,11 +64,12 @@ class Books(Rows):
         carried = riders_of(snapshot)
         riding = {rider.gang.number for riders in carried.values() for rider in riders}
         rows = [snapshot.placed[number] for number in sorted(snapshot.placed) if number not in riding]
-        for name in sorted({*(gang.spec.account for gang in rows), *snapshot.queue} - self.account_index.keys()):
+        owners = [gang.spec.account for gang in rows]
+        for name in sorted({*owners, *snapshot.queue} - self.account_index.keys()):
             self.account_index[name] = len(self.account_index)
         self.names = list(self.account_index)
         # 2. rows
-        super().__init__(self.fleet, rows, self.account_index, carried)
+        super().__init__(self.fleet, rows, list(map(self.account_index.__getitem__, owners)), carried)
         self.devices = Devices({row: carried[g.number] for row, g in enumerate(rows) if g.number in carried})
         self._n_first = len(rows)
         # 3. the floor, and what each account owns and uses, by pool
@@ -95,8 +96,11 @@ class Books(Rows):
     def _look(self) -> None:
         """How questions are answered: by machine code where the fleet and the queue are large enough for it."""
         snapshot = self.snapshot
-        waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
-        self.in_runs = self.compiled = compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
+        compiled = worth_compiling(self.n_nodes * STEPS_A_GANG)
+        if not compiled:
+            waiting = sum(len(gangs) for shapes in snapshot.queue.values() for gangs in shapes.values())
+            compiled = worth_compiling((waiting + self.n_nodes) * STEPS_A_GANG)
+        self.in_runs = self.compiled = compiled
         self.search = Search(self.fleet, self.floor, self.units, dict(self.policy.preferences), compiled=compiled)
         self._hold = floors.hold.compiled if compiled else floors.hold
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew

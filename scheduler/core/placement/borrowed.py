@@ -21,7 +21,7 @@ from scheduler.core.placement.borrowing import InRuns, OneByOne, Turns
 from scheduler.core.placement.elastic import most_free, sized, tried_sizes
 from scheduler.core.placement.ends import ends_ms
 from scheduler.core.placement.firm import LASTING, owns_for, rest_repacks
-from scheduler.core.placement.lines import Key, Line, Lines, Turn
+from scheduler.core.placement.lines import Key, Line, Lines, Turn, turn_of
 from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.protect import Protected, protected
 from scheduler.core.placement.roll import Listed
@@ -122,15 +122,25 @@ class Borrowed:
         """Find who is protected, of those that do not fit now."""
         long_ms = self._books.now_ms - self._books.policy.protect_after_ms
         found: list[Turn] = []
-        for shape in self._lines.by_shape():
+        for shape in self._lines.shapes():
             if shape.preemptible and not shape.reckless and not self._may_fit(shape):
-                turns = (turn for turn in self._lines.in_turn(shape) if turn[2].account not in self._moving)
-                first = next(turns, None)
+                first = self._first_in_turn(shape)
                 if first is not None and first[2].first().queued_ms < long_ms:
                     found.append(first)
         if found:
             heads = [head for _, _, line in sorted(found, key=_turn) if (head := line.head()) is not None]
             self.protected = protected(self._books, heads)
+
+    def _first_in_turn(self, shape: Shape) -> Turn | None:
+        if self._listed is None:
+            turns = (turn for turn in self._lines.in_turn(shape) if turn[2].account not in self._moving)
+            return next(turns, None)
+        at = self._listed.first_in_turn(shape, [self._books.account_index[name] for name in self._moving])
+        if at is None:
+            return None
+        account, shape = self._listed.key(at)
+        line = self._lines.of(account)[shape]
+        return turn_of(line.first(), line)
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""

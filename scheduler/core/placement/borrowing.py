@@ -19,7 +19,21 @@ from scheduler.core.placement.intake import new_record, stage_of, take_in
 from scheduler.core.placement.lines import Line, Lines, Turn, turn_of
 from scheduler.core.placement.orders import UNSOLD_OR_LASTING
 from scheduler.core.placement.protect import Protected
-from scheduler.core.placement.roll import ACCOUNT, AFTER, HEAD, IS_OUT, SHAPE, Listed, fill, push
+from scheduler.core.placement.roll import (
+    ACCOUNT,
+    AFTER,
+    FIRMLY,
+    GRACE_MS,
+    HEAD,
+    IS_OUT,
+    QUEUED_MS,
+    RUNTIME_MS,
+    SERVED,
+    SHAPE,
+    Listed,
+    fill,
+    push,
+)
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.workloads import Shape, asked_shape
 
@@ -125,7 +139,7 @@ class InRuns:
             listed.renew(lines.of(gang.spec.account)[gang.shape])
         for at, shape in enumerate(listed.shapes):
             listed.shape_rows[at, IS_OUT] = int(not may_fit(shape))
-        self._roll = listed.roll(*listed.in_order(self._waiting_ms(), self._ties()))
+        self._roll = listed.roll(*listed.in_order(listed.ages[:, QUEUED_MS], self._ties()))
         lines_now = listed.lines
         waits = (lines_now[:, HEAD] < lines_now[:, AFTER]) & (listed.shape_rows[lines_now[:, SHAPE], IS_OUT] == 0)
         if moving:
@@ -137,7 +151,9 @@ class InRuns:
     def line_up(self, line: Line) -> None:
         """See `Turns`."""
         self._listed.renew(line)
-        head, after = self._roll.lines[self._listed.index[line.account, line.shape], [HEAD, AFTER]].tolist()
+        head, after = self._roll.lines[
+            self._listed.at(self._books.account_index[line.account], line.shape), [HEAD, AFTER]
+        ].tolist()
         if head < after:
             push(self._roll.heap, int(self._roll.turns[head]))
 
@@ -148,23 +164,25 @@ class InRuns:
             code = self._serve(stage, self._bound, len(self._books.rows))
             take_in(self._books, self._lines, self._listed, self._record, inside=False)
             if code >= 0:
-                account, shape = self._listed.keys[code]
+                account, shape = self._listed.key(code)
                 return self._lines.of(account)[shape]
             if code == runs.DONE:
                 return None
             if code <= runs.NO_ORDER:
-                at = runs.NO_ORDER - code
-                end_ms = int(self._bound.ends[at, 0])
-                self._bound.ends[at, 1] = self._books.search.order(UNSOLD_OR_LASTING, end_ms)
+                self._order(runs.NO_ORDER - code)
+
+    def _order(self, line: int) -> None:
+        """Make the order that the line's head needs."""
+        shape, head = self._roll.lines[line, [SHAPE, HEAD]].tolist()
+        if self._roll.shapes[shape, SERVED] == FIRMLY:
+            self._listed.order_firm(self._books, line)
+            return
+        end = self._bound.ends[self._bound.end[head]]
+        end[1] = self._books.search.order(UNSOLD_OR_LASTING, int(end[0]))
 
     def refuse(self, shape: Shape) -> None:
         """See `Turns`."""
         self._listed.shape_rows[self._listed.at_shape[shape], IS_OUT] = 1
-
-    def _waiting_ms(self) -> IntArray:
-        """(n_gangs): since when each waits, earlier by what a near deadline adds."""
-        since_ms: IntArray = self._listed.column("queued_ms") - self._listed.head_start_ms
-        return since_ms
 
     def _ties(self) -> IntArray:
         """(n_gangs): what its account borrowed more than it lent."""
@@ -176,10 +194,9 @@ class InRuns:
     def _terms(
         self, kinds: tuple[int, int], guards: Mapping[int, Protected], spare: IntArray, idle: list[int]
     ) -> runs.Terms:
-        books, gangs = self._books, self._listed.gangs
+        books = self._books
         changes_ms = books.search.changes_ms
-        runtimes_ms = np.array([gang.spec.max_runtime_ms or 0 for gang in gangs], dtype=np.int64)
-        graces_ms = self._listed.column("spec.grace_ms")
+        runtimes_ms, graces_ms = self._listed.ages[:, RUNTIME_MS], self._listed.ages[:, GRACE_MS]
         end = np.array(changes_ms, dtype=np.int64).searchsorted(books.now_ms + runtimes_ms)
         ends = np.full((len(changes_ms), 2), -1, dtype=np.int64)
         ends[:, 0] = changes_ms
@@ -195,4 +212,5 @@ class InRuns:
             idle=np.array(idle, dtype=np.int64),
             start_ms=start_ms,
             spare=spare,
+            not_unsold=np.zeros((len(self._listed.shapes), books.n_pools), dtype=np.int64),
         )

@@ -15,6 +15,12 @@ ROW_OF_LEVEL = {None: -1, Level.NVLINK_DOMAIN: 0, Level.FABRIC_BLOCK: 1}
 LEVELS = (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
 
 
+MANY_SLOTS = 64
+"""Cells with so many slots or more are told apart by looking at them."""
+HOW_MANY, FROM = range(2)
+"""Columns of a table by slots: how many of a pool's cells have so many, none of which comes before FROM."""
+
+
 class Cells(NamedTuple):
     """The cells of both levels, pool by pool, and in each pool in order of their numbers in the fleet."""
 
@@ -55,8 +61,38 @@ class Cells(NamedTuple):
 
 
 @kernel
-def smallest(slots: IntArray, low: int, high: int, parts: int) -> int:
-    """Of these cells the one with the fewest slots that has enough, ties by number; -1 none."""
+def tally_slots(slots: IntArray, by_slots: IntArray, low: int, high: int) -> None:
+    """Make the table of these cells."""
+    by_slots[:, HOW_MANY] = 0
+    by_slots[:, FROM] = high
+    for cell in range(low, high):
+        number = min(slots[cell], MANY_SLOTS)
+        by_slots[number, HOW_MANY] += 1
+        by_slots[number, FROM] = min(by_slots[number, FROM], cell)
+
+
+@kernel
+def shift(slots: IntArray, by_slots: IntArray, cell: int, more: int) -> None:
+    """The cell has so many more slots."""
+    by_slots[min(slots[cell], MANY_SLOTS), HOW_MANY] -= 1
+    slots[cell] += more
+    number = min(slots[cell], MANY_SLOTS)
+    by_slots[number, HOW_MANY] += 1
+    by_slots[number, FROM] = min(by_slots[number, FROM], cell)
+
+
+@kernel
+def smallest(slots: IntArray, by_slots: IntArray, low: int, high: int, parts: int) -> int:
+    """Of these cells, those of a pool, the one with the fewest slots that has enough, ties by number; -1 none."""
+    number = parts
+    while number < MANY_SLOTS and by_slots[number, HOW_MANY] == 0:
+        number += 1
+    if number < MANY_SLOTS:
+        cell = by_slots[number, FROM]
+        while slots[cell] != number:
+            cell += 1
+        by_slots[number, FROM] = cell
+        return int(cell)
     best, least = -1, 0
     for cell in range(low, high):
         if slots[cell] >= parts and (best < 0 or slots[cell] < least):

@@ -54,7 +54,8 @@ class RowEnds:
         self._forgotten.clear()
         ends_ms = np.full(total + 1, books.now_ms, dtype=np.int64)
         np.maximum(self._ends_ms, books.now_ms + 1, out=ends_ms[:first])
-        for row in {*books.stopped, *books.riders, *range(first, total)}:
+        ends_ms[first:total] = [_ends_ms(gang, books.now_ms, stopped=False) for gang in books.rows[first:]]
+        for row in {*books.stopped, *books.riders}:
             ends_ms[row] = _row_ends_ms(books, row)
         return ends_ms
 

@@ -27,7 +27,9 @@ def stage_of(books: Books, roll: Roll, record: Record) -> Stage:
     if books.tables is None:
         raise AssertionError("runs count in tables")
     search = books.search
-    return Stage(books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, record)
+    return Stage(
+        books.floor, search.orders, search.desk, search.cells, roll, books.tables, books.excess, books.firm_used, record
+    )
 
 
 def take_in(books: Books, lines: Lines, listed: Listed, record: Record, *, inside: bool) -> None:
@@ -37,17 +39,19 @@ def take_in(books: Books, lines: Lines, listed: Listed, record: Record, *, insid
     if not n_placed:
         return
     places = record.placed[:n_placed]
-    listed.take(lines, places[:, GANG])
+    of_line = listed.lines[listed.line_of_gang[places[:, GANG]]]
+    accounts: list[int] = of_line[:, ACCOUNT].tolist()
+    shapes: list[int] = of_line[:, SHAPE].tolist()
+    lines.take((listed.names[account], listed.shapes[shape]) for account, shape in zip(accounts, shapes, strict=True))
     gangs = [listed.gangs[at] for at in places[:, GANG].tolist()]
     gpus, highs = record.gpus[:n_gpus].tolist(), places[:, LAST_GPU].tolist()
     numbers = [tuple(gpus[low:high]) for low, high in zip([0, *highs], highs, strict=False)]
     rows = range(len(books.rows), len(books.rows) + n_placed)
-    accounts: list[int] = listed.lines[listed.line_of_gang[places[:, GANG]], ACCOUNT].tolist()
     books.open_rows(gangs, numbers, accounts, places[:, POOL].tolist(), range(LATE + rows.start, LATE + rows.stop))
     books.action_of_row.update(zip(rows, range(len(books.actions), len(books.actions) + n_placed), strict=True))
     books.decided.update((row, (gang, inside)) for row, gang in zip(rows, gangs, strict=True))
     host_of_gpu = books.fleet.host_of_gpu
-    sizes = listed.shape_rows[listed.lines[listed.line_of_gang[places[:, GANG]], SHAPE], WORKER_GPUS].tolist()
+    sizes = listed.shape_rows[of_line[:, SHAPE], WORKER_GPUS].tolist()
     books.actions += [
         Place(gang, gpu_numbers, tuple([host_of_gpu[gpu] for gpu in gpu_numbers[::size]]), inside, ())
         for gang, gpu_numbers, size in zip(gangs, numbers, sizes, strict=True)

@@ -19,10 +19,9 @@ class Joins:
     def __init__(self, books: Books, lines: Lines) -> None:
         self._books = books
         by_account: dict[str, list[Line]] = {}
-        for shape, of_shape in lines.by_shape().items():
-            if shape.is_share:
-                for account, line in of_shape.items():
-                    by_account.setdefault(account, []).append(line)
+        for shape in [shape for shape in lines.shapes() if shape.is_share]:
+            for account, line in lines.by_shape()[shape].items():
+                by_account.setdefault(account, []).append(line)
         self._lines = [by_account[account] for account in sorted(by_account)]
 
     def run(self) -> None:

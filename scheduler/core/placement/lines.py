@@ -6,7 +6,8 @@ Gangs of one line share their fate, so only heads are ever looked at. The queue 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from scheduler.core.placement.snapshot import Queue
 from scheduler.core.placement.wants import Want, least_demand, wants
@@ -23,7 +24,8 @@ class Line:
 
     __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "refused", "shape")
 
-    def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang]) -> None:
+    def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang], taken: int = 0) -> None:
+        """`taken`: so many of the gangs were placed already."""
         self.account = account
         self.shape = shape
         self.gpus = shape.min_workers * shape.gpus_per_worker
@@ -37,7 +39,7 @@ class Line:
         its account, to nodes where that owns GPUs, or to unsold ones.
         """
         self._gangs = gangs
-        self._taken = 0
+        self._taken = taken
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
         self._passed: list[tuple[tuple[int, int, int], Gang]] = []
 
@@ -120,11 +122,25 @@ def turn_of(gang: Gang, line: Line) -> Turn:
     return (gang.queued_ms - head_start_ms, (-gang.spec.priority, gang.submitted_ms - head_start_ms, gang.number), line)
 
 
+class Served(Protocol):
+    """Who else takes gangs from lines in this round."""
+
+    shapes: list[Shape]
+    """The shapes of all lines."""
+
+    def taken(self, account: str) -> Mapping[Shape, int]:
+        """How many gangs of each of the account's lines it took, of lines that nobody else knows yet."""
+
+    def ended(self) -> Mapping[str, Collection[Shape]]:
+        """Lines that have no gang left, by account."""
+
+
 class Lines:
     """All lines of the queue, made when they are asked for; `follow` carries them into the next round."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
+        self._served: Served | None = None
         self._lines: dict[str, dict[Shape, Line]] = {}
         self._by_shape: dict[Shape, dict[str, Line]] | None = None
         self._firm: dict[str, dict[Shape, Line]] = {}
@@ -146,8 +162,30 @@ class Lines:
         lines = self._lines.get(account)
         if lines is None:
             shapes = self._queue.get(account, {})
-            lines = self._lines[account] = {shape: Line(account, shape, gangs) for shape, gangs in shapes.items()}
+            taken = {} if self._served is None else self._served.taken(account)
+            lines = self._lines[account] = {
+                shape: Line(account, shape, gangs, taken.get(shape, 0)) for shape, gangs in shapes.items()
+            }
         return lines
+
+    def serve_by(self, served: Served) -> None:
+        """In this round gangs are also taken elsewhere, which says how many of which line, and tells `take`."""
+        self._served = served
+
+    def take(self, keys: Iterable[Key]) -> None:
+        """The heads of these lines, in turn, were placed elsewhere."""
+        for account, shape in keys:
+            lines = self._lines.get(account)
+            if lines is not None:
+                lines[shape].take()
+
+    def shapes(self) -> Collection[Shape]:
+        """The shapes of all lines."""
+        if self._by_shape is not None:
+            return self._by_shape
+        if self._served is not None:
+            return self._served.shapes
+        return dict.fromkeys(shape for shapes in self._queue.values() for shape in shapes)
 
     def by_shape(self) -> dict[Shape, dict[str, Line]]:
         """Every line of the queue, by shape and account; also those that are empty by now."""
@@ -186,16 +224,20 @@ class Lines:
         if self._waiting is None:
             self._waiting = {account: dict.fromkeys(shapes) for account, shapes in sorted(self._queue.items())}
         left = dict(self._waiting)
+        ended = {} if self._served is None else self._served.ended()
         for account in {gang.spec.account for gang in placed} & left.keys():
-            lines = self.of(account)
-            left[account] = {shape: None for shape in left[account] if lines[shape].head() is not None}
+            if self._served is None or account in self._lines:
+                lines = self.of(account)
+                left[account] = {shape: None for shape in left[account] if lines[shape].head() is not None}
+            elif account in ended:
+                left[account] = {shape: None for shape in left[account] if shape not in ended[account]}
             if not left[account]:
                 del left[account]
         return left
 
     def follow(self, queue: Queue, keys: Iterable[Key]) -> None:
         """The next round's queue, in which these lines are others than they were when the last one began."""
-        self._queue = queue
+        self._queue, self._served = queue, None
         for account, shape in keys:
             gangs = queue.get(account, {}).get(shape, ())
             lines = self._lines.get(account) if self._by_shape is None else self._lines.setdefault(account, {})

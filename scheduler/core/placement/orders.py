@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.cells import Cells
+from scheduler.core.placement.cells import Cells, shift, tally_slots
 from scheduler.core.placement.floor import (
     FIRST_GPU,
     IS_FREE,
@@ -76,6 +76,8 @@ class Orders(NamedTuple):
     """(n_orders, n_pools, most + 1): how many nodes have each count."""
     slots: IntArray
     """(n_orders, 2, most + 1, n_cells): by level and size, how many parts each cell has; see `counts`."""
+    by_slots: IntArray
+    """(n_orders, 2, most + 1, n_pools, MANY_SLOTS + 1, 2): see `cells.HOW_MANY`, of each pool's cells."""
     counts: IntArray
     """(n_orders, 2, most + 1): whether slots are counted."""
     nodes: IntArray
@@ -96,6 +98,7 @@ class Order(NamedTuple):
     head: IntArray
     tally: IntArray
     slots: IntArray
+    by_slots: IntArray
     counts: IntArray
     nodes: IntArray
     trees: IntArray
@@ -111,6 +114,7 @@ def order_at(orders: Orders, at: int) -> Order:
         orders.heads[at],
         orders.tally[at],
         orders.slots[at],
+        orders.by_slots[at],
         orders.counts[at],
         orders.nodes,
         orders.trees,
@@ -148,26 +152,37 @@ def allows(floor: Floor, gpu: int, kind: int, account: int, end_ms: int) -> bool
 
 
 @kernel
-def tightest_of_leaves(order: Order, pool: int, at: int, size: int) -> int:
+def tightness(order: Order, pool: int, leaf: int, size: int) -> int:
+    """How tight the leaf is for a part of that size; NONE where it has none, or is set aside."""
+    free = order.leaves[leaf, FREE]
+    if free >= NONE or order.leaves[leaf, COUNT] < size:
+        return NONE
+    return int(order.ranks[pool, size, free])
+
+
+@kernel
+def tightest_of_leaves(order: Order, pool: int, at: int, size: int, bound: int) -> int:
     """The tightness of the tightest leaf with a part of that size below the pool's `at`-th inner node of the lowest
-    level.
+    level; none is tighter than the bound.
     """
     best = NONE
     low = order.trees[pool, FIRST_LEAF] + at * FAN
     for leaf in range(low, min(low + FAN, order.trees[pool, AFTER_LEAF])):
-        free = order.leaves[leaf, FREE]
-        if free < NONE and order.leaves[leaf, COUNT] >= size:  # else it is set aside
-            best = min(best, order.ranks[pool, size, free])
+        best = min(best, tightness(order, pool, leaf, size))
+        if best == bound:
+            break
     return best
 
 
 @kernel
-def tightest_of_inner(order: Order, pool: int, level: int, at: int, size: int) -> int:
+def tightest_of_inner(order: Order, pool: int, level: int, at: int, size: int, bound: int) -> int:
     """The same below the `at`-th inner node of a higher level."""
     best = NONE
     low = order.trees[pool, STARTS + level - 1] + at * FAN
     for below in range(low, min(low + FAN, order.trees[pool, STARTS + level])):
         best = min(best, order.least[below, size])
+        if best == bound:
+            break
     return best
 
 
@@ -176,15 +191,19 @@ def refresh(order: Order, pool: int, leaf: int, most: int) -> None:
     """Carry a changed leaf up the tree for parts up to that size, as far as it makes a difference."""
     for size in range(1, most + 1):
         at = (leaf - order.trees[pool, FIRST_LEAF]) // FAN
-        best = tightest_of_leaves(order, pool, at, size)
-        level = 0
-        while order.least[order.trees[pool, STARTS + level] + at, size] != best:
-            order.least[order.trees[pool, STARTS + level] + at, size] = best
-            level += 1
-            if level == order.trees[pool, LEVELS]:
+        mine = tightness(order, pool, leaf, size)
+        for level in range(order.trees[pool, LEVELS]):
+            row = order.trees[pool, STARTS + level] + at
+            known = order.least[row, size]
+            best = mine
+            if mine > known and level == 0:
+                best = tightest_of_leaves(order, pool, at, size, known)
+            elif mine > known:
+                best = tightest_of_inner(order, pool, level, at, size, known)
+            if best == known:
                 break
+            order.least[row, size] = mine = best
             at //= FAN
-            best = tightest_of_inner(order, pool, level, at, size)
 
 
 @kernel
@@ -206,16 +225,9 @@ def tightest(order: Order, pool: int, size: int) -> int:
             row += 1
             at += 1
     leaf = order.trees[pool, FIRST_LEAF] + at * FAN
-    while not is_as_tight(order, pool, leaf, size, tight):
+    while tightness(order, pool, leaf, size) != tight:
         leaf += 1
     return int(leaf)
-
-
-@kernel
-def is_as_tight(order: Order, pool: int, leaf: int, size: int, tight: int) -> bool:
-    """Whether the leaf has a part of that size, is not set aside, and is just so tight."""
-    free = order.leaves[leaf, FREE]
-    return bool(free < NONE and order.leaves[leaf, COUNT] >= size and order.ranks[pool, size, free] == tight)
 
 
 @kernel
@@ -238,9 +250,9 @@ def begin(floor: Floor, orders: Orders, at: int) -> None:
             for inner in range(order.trees[pool, STARTS + at_level + 1] - low):
                 for size in range(1, most + 1):
                     if at_level == 0:
-                        order.least[low + inner, size] = tightest_of_leaves(order, pool, inner, size)
+                        order.least[low + inner, size] = tightest_of_leaves(order, pool, inner, size, -1)
                     else:
-                        order.least[low + inner, size] = tightest_of_inner(order, pool, at_level, inner, size)
+                        order.least[low + inner, size] = tightest_of_inner(order, pool, at_level, inner, size, -1)
     order.head[TAKEN_IN] = floor.ring[RING]
 
 
@@ -267,7 +279,7 @@ def catch_up(floor: Floor, orders: Orders, cells: Cells, at: int) -> None:
             order.leaves[leaf, FREE] = free
             refresh(order, pool, leaf, max(before, count))
             if count != before and order.head[BY_CELL]:
-                move_slots(order, cells, node, before, count)
+                move_slots(order, cells, pool, node, before, count)
     order.head[TAKEN_IN] = touched
 
 
@@ -281,12 +293,14 @@ def slots_of(order: Order, pool: int, size: int) -> int:
 
 
 @kernel
-def move_slots(order: Order, cells: Cells, node: int, before: int, count: int) -> None:
+def move_slots(order: Order, cells: Cells, pool: int, node: int, before: int, count: int) -> None:
     """The node had so many GPUs, and has so many now: its cells have other parts, of the sizes that are counted."""
     for row in range(2):
         for size in range(1, max(before, count) + 1):
             if order.counts[row, size]:
-                order.slots[row, size, cells.of_node[row, node]] += count // size - before // size
+                more = count // size - before // size
+                if more != 0:
+                    shift(order.slots[row, size], order.by_slots[row, size, pool], cells.of_node[row, node], more)
 
 
 @kernel
@@ -300,3 +314,6 @@ def count_slots(order: Order, cells: Cells, row: int, size: int) -> None:
     for leaf in range(len(order.leaves)):
         if order.leaves[leaf, COUNT] >= size:
             order.slots[row, size, cells.of_node[row, order.nodes[leaf]]] += order.leaves[leaf, COUNT] // size
+    for pool in range(cells.of_pool.shape[1] - 1):
+        low, high = cells.of_pool[row, pool], cells.of_pool[row, pool + 1]
+        tally_slots(order.slots[row, size], order.by_slots[row, size, pool], low, high)

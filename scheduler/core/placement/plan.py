@@ -33,6 +33,8 @@ def plan(snapshot: Snapshot, policy: Policy = Policy()) -> Plan:  # noqa: B008 -
 def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     """The round's steps over these books; `due`: who alone may have come inside since the last round over them."""
     listed = Listed(books, lines.queue) if due is None and books.in_runs else None
+    if listed is not None:
+        lines.serve_by(listed)
     joins, owned, borrowed = Joins(books, lines), Owned(books, lines, listed), Borrowed(books, lines, listed)
     joins.run()
     owned.run(due)

@@ -8,7 +8,7 @@ and blocks, so that every tie falls as in the whole; each node is in exactly one
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -90,13 +90,16 @@ class Division:
         """The pool in which a placed gang stands."""
         return int(self.pool_of_gpu[gang.gpu_numbers[0]])
 
-    def place(self, gang: Gang, gpus: tuple[int, ...], *, inside: bool, waits_for: tuple[str, ...]) -> Place:
+    def place(self, gang: Gang, gpus: tuple[int, ...], inside: bool, waits_for: tuple[str, ...]) -> Place:  # noqa: FBT001
         """A placement that a part's plan made on these of the fleet's GPUs, as the whole plan says it: with the workers
         that an elastic gang gets.
         """
-        size, host_of_gpu = gang.shape.gpus_per_worker, self.fleet.host_of_gpu
-        hosts = tuple([host_of_gpu[gpu] for gpu in gpus[::size]])
-        placed = replace(gang, shape=gang.shape.sized(len(hosts))) if gang.shape.is_elastic else gang
+        shape, host_of_gpu = gang.shape, self.fleet.host_of_gpu
+        if len(gpus) == shape.gpus_per_worker:  # one worker, as most have
+            hosts: tuple[tuple[str, int], ...] = (host_of_gpu[gpus[0]],)
+        else:
+            hosts = tuple([host_of_gpu[gpu] for gpu in gpus[:: shape.gpus_per_worker]])
+        placed = gang.changed(shape=shape.sized(len(hosts))) if shape.is_elastic else gang
         return Place(placed, gpus, hosts, inside, waits_for)
 
 

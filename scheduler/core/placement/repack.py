@@ -15,7 +15,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.cells import Cells
-from scheduler.core.placement.floor import MARK_HERE, ON_NODE, ROOM_HERE, UNIT, Floor
+from scheduler.core.placement.floor import MARK_HERE, ON_NODE, ROOM_HERE, UNIT, Floor, Units
 from scheduler.core.placement.inside import packed, packing_order
 from scheduler.core.placement.wants import Want
 
@@ -43,16 +43,20 @@ class Tables(NamedTuple):
     """(n_parts, 1): whether the part's counts are those of the table; else they stand elsewhere (`Counts`)."""
     first_unit: IntArray
     """(n_parts + 1): where the units of each part begin on the floor."""
+    first_gpu: IntArray
+    """(n_parts + 1): where its GPUs begin in `gpus`."""
+    gpus: IntArray
+    """(n): owned GPUs by part and number."""
 
     @classmethod
     def of(
-        cls, wants: Sequence[Want], held: tuple[IntArray, IntArray], asked: tuple[IntArray, IntArray], firsts: IntArray
+        cls, wants: Sequence[Want], held: tuple[IntArray, IntArray], asked: tuple[IntArray, IntArray], units: Units
     ) -> Tables:
-        """Held gangs, counted, and room for those that ask: (part, which of the wants) of each; `firsts`: first units.
+        """Held gangs, counted, and room for those that ask: (part, which of the wants) of each.
 
         Parts that hold gangs that must be apart are not kept here.
         """
-        n_parts, n_wants = len(firsts) - 1, max(1, len(wants))
+        n_parts, n_wants = len(units.first_unit) - 1, max(1, len(wants))
         order = sorted(range(len(wants)), key=lambda at: packing_order(wants[at]))
         place = np.empty(len(wants), dtype=np.int64)
         place[order] = np.arange(len(wants))
@@ -66,7 +70,9 @@ class Tables(NamedTuple):
         table = np.empty((len(keys), 4), dtype=np.int64)
         table[:, :NUMBER] = rows.reshape(-1, 3)[np.array(order, dtype=np.int64)[keys % n_wants]]
         table[:, NUMBER] = numbers
-        return cls(table, (keys // n_wants).searchsorted(np.arange(n_parts + 1)), state, firsts)
+        first = (keys // n_wants).searchsorted(np.arange(n_parts + 1))
+        owned = (np.array(units.first_unit, dtype=np.int64), np.array(units.first_gpu, dtype=np.int64), units.gpus)
+        return cls(table, first, state, *owned)
 
 
 class Counts:

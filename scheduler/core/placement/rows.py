@@ -14,13 +14,13 @@ from scheduler.core.workloads import MOVED, Gang, GangStatus
 class Rows:
     """See the module. A row's rank breaks ties: ranks follow numbers, and rows opened by the round come after."""
 
-    def __init__(
-        self, fleet: Fleet, gangs: list[Gang], account_index: Mapping[str, int], riders: Mapping[int, list[Rider]]
-    ) -> None:
-        """One row for each of these, which are placed, by number; `riders`, by number: who is beside it on a device."""
+    def __init__(self, fleet: Fleet, gangs: list[Gang], accounts: list[int], riders: Mapping[int, list[Rider]]) -> None:
+        """One row for each of these gangs, which are placed, by number, and are of these accounts; `riders`, by number:
+        who is beside it on a device.
+        """
         self._fleet, self._n_pools = fleet, len(fleet.pools)
         self.rows = gangs
-        self.account_of_row = [account_index[gang.spec.account] for gang in gangs]
+        self.account_of_row = accounts
         self.pool_of_row = self.pools_of(gangs)
         self.gpus_of_row = [gang.gpu_numbers for gang in gangs]
         self.firm_of_row = [not gang.shape.preemptible for gang in gangs]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.cells import Cells
-from scheduler.core.placement.floor import AT_NODE, RING, Floor, hold
-from scheduler.core.placement.orders import OF_UNSOLD, Orders
+from scheduler.core.placement.floor import AT_NODE, RING, UNTIL_MS, USABLE, Floor, hold
+from scheduler.core.placement.orders import LASTING_OWN, LASTING_OWN_OR_UNSOLD, LASTING_UNSOLD, OF_UNSOLD, Orders
 from scheduler.core.placement.repack import KEPT, LEVEL, NUMBER, Tables, repacks
 from scheduler.core.placement.repack import PARTS as GANG_PARTS
 from scheduler.core.placement.repack import SIZE as GANG_SIZE
@@ -24,16 +24,21 @@ from scheduler.core.placement.roll import (
     AFTER_WANT,
     ASKED,
     BY_HAND,
+    BY_RULES,
+    END_MS,
+    FIRMLY,
     FIRST_POOL,
     FIRST_WANT,
+    FREELY,
     GPUS,
     HEAD,
     IS_OUT,
+    ORDER,
     PARTS,
-    PLAIN,
     RECKLESS,
     REFUSED,
     ROW,
+    SERVED,
     SHAPE,
     SIZE,
     Roll,
@@ -42,8 +47,8 @@ from scheduler.core.placement.roll import (
 )
 from scheduler.core.placement.tight import Desk, fit
 
-DONE, FULL = -1, -2
-"""Nobody is asked any more; the record must be emptied first."""
+DONE, FULL, NO_ORDER = -1, -2, -3
+"""Nobody is asked any more; the record must be emptied; this less a line: an order that it needs has to be made."""
 
 GANG, POOL, LAST_GPU = range(3)
 """Columns of placements."""
@@ -71,6 +76,8 @@ class Stage(NamedTuple):
     tables: Tables
     excess: IntArray
     """(n_pools, n_accounts): by how much each account is over its count."""
+    firm_used: IntArray
+    """(n_pools, n_accounts): GPUs of each account's gangs that cannot be preempted."""
     record: Record
 
 
@@ -116,10 +123,12 @@ def entry_of(tables: Tables, part: int, row: int, parts: int, size: int) -> int:
 
 @kernel
 def place(stage: Stage, line: int, pool: int, n_gpus: int, row: int, entry: int) -> None:
-    """Give the line's head the GPUs at the desk, as this row of the books."""
+    """Give the line's head the GPUs at the desk, as this row of the books; `entry`: where it counts, -1: elsewhere."""
     roll, record = stage.roll, stage.record
     gpus = stage.desk.gpus[:n_gpus]
-    hold(stage.floor, gpus, row, 0)
+    firm = int(roll.shapes[roll.lines[line, SHAPE], SERVED] == FIRMLY)
+    hold(stage.floor, gpus, row, firm)
+    stage.firm_used[pool, roll.lines[line, ACCOUNT]] += firm * n_gpus
     number, low = record.size[0], record.size[1]
     record.gpus[low : low + n_gpus] = gpus
     record.placed[number, GANG] = roll.lines[line, HEAD]
@@ -142,32 +151,50 @@ def free_fit(stage: Stage, line: int, pool: int, kinds: int, lasting: int, end_m
         low, high = stage.tables.first_unit[part], stage.tables.first_unit[part + 1]
     shape = roll.lines[line, SHAPE]
     for i in range(roll.shapes[shape, FIRST_WANT], roll.shapes[shape, AFTER_WANT]):
-        found = fit(
-            stage.floor,
-            stage.orders,
-            stage.desk,
-            stage.cells,
-            kinds,
-            lasting,
-            pool,
-            roll.wants[i, ROW],
-            roll.wants[i, PARTS],
-            roll.wants[i, SIZE],
-            account,
-            end_ms,
-            low,
-            high,
-            0,
-        )
+        found = fit_want(stage, i, pool, kinds, lasting, end_ms, account, low, high)
         if found > 0:
             return found
     return 0
 
 
 @kernel
+def fit_want(
+    stage: Stage, want: int, pool: int, kinds: int, lasting: int, end_ms: int, account: int, low: int, high: int
+) -> int:
+    """GPUs for one of the wants, at the desk; how many, 0: it does not fit."""
+    wants = stage.roll.wants
+    return fit(
+        stage.floor,
+        stage.orders,
+        stage.desk,
+        stage.cells,
+        kinds,
+        lasting,
+        pool,
+        wants[want, ROW],
+        wants[want, PARTS],
+        wants[want, SIZE],
+        account,
+        end_ms,
+        low,
+        high,
+        0,
+    )
+
+
+@kernel
+def repack_part(stage: Stage, part: int, taken: IntArray) -> bool:
+    """Whether what the part's table counts repacks into its own GPUs without the taken ones."""
+    tables = stage.tables
+    table = tables.table[tables.first[part] : tables.first[part + 1]]
+    low, high = tables.first_unit[part], tables.first_unit[part + 1]
+    return repacks(stage.floor, low, high, table, taken, stage.cells, stage.desk.by_cell)
+
+
+@kernel
 def place_inside(stage: Stage, line: int, kinds: int, row: int) -> int:
-    """Place the line's head where it is inside its entitlement: 1; 0: it is not; -1: it is, but not on free GPUs, or
-    that cannot be told here.
+    """Place the line's head, which can be preempted, where it is inside its entitlement: 1; 0: it is not; -1: it is,
+    but not on free GPUs, or that cannot be told here.
     """
     roll, tables = stage.roll, stage.tables
     account, shape = roll.lines[line, ACCOUNT], roll.lines[line, SHAPE]
@@ -181,9 +208,7 @@ def place_inside(stage: Stage, line: int, kinds: int, row: int) -> int:
         if entry < 0:
             return -1
         tables.table[entry, NUMBER] += 1
-        low, high = tables.first_unit[part], tables.first_unit[part + 1]
-        table = tables.table[tables.first[part] : tables.first[part + 1]]
-        repacked = repacks(stage.floor, low, high, table, stage.desk.none, stage.cells, stage.desk.by_cell)
+        repacked = repack_part(stage, part, stage.desk.none)
         tables.table[entry, NUMBER] -= 1
         if not repacked:
             roll.lines[line, REFUSED] = 1
@@ -197,32 +222,86 @@ def place_inside(stage: Stage, line: int, kinds: int, row: int) -> int:
 
 
 @kernel
+def owns_for(stage: Stage, line: int, pool: int) -> bool:
+    """Whether the line's account owns enough until its head has ended, for all its gangs that cannot be preempted."""
+    roll, tables = stage.roll, stage.tables
+    account, shape = roll.lines[line, ACCOUNT], roll.lines[line, SHAPE]
+    part = account * len(stage.excess) + pool
+    lasting = 0
+    for i in range(tables.first_gpu[part], tables.first_gpu[part + 1]):
+        gpu = tables.gpus[i]
+        if stage.floor.gpus[gpu, USABLE] and stage.floor.gpus[gpu, UNTIL_MS] >= roll.shapes[shape, END_MS]:
+            lasting += 1
+    return bool(stage.firm_used[pool, account] + roll.shapes[shape, GPUS] <= lasting)
+
+
+@kernel
+def place_firm(stage: Stage, line: int, row: int) -> int:
+    """The same for one that cannot be preempted (see `firm`); NO_ORDER - line: the order of its end is not made yet."""
+    roll, tables = stage.roll, stage.tables
+    account, shape = roll.lines[line, ACCOUNT], roll.lines[line, SHAPE]
+    for i in range(roll.shapes[shape, FIRST_POOL], roll.shapes[shape, AFTER_POOL]):
+        pool = roll.pools[i]
+        if -stage.excess[pool, account] < roll.shapes[shape, GPUS] or not owns_for(stage, line, pool):
+            continue
+        part = account * len(stage.excess) + pool
+        if not tables.state[part, KEPT]:
+            return -1
+        if not repack_part(stage, part, stage.desk.none):
+            continue
+        order, end_ms = roll.shapes[shape, ORDER], roll.shapes[shape, END_MS]
+        if order < 0:
+            return NO_ORDER - line
+        low, high = tables.first_unit[part], tables.first_unit[part + 1]
+        for at in range(roll.shapes[shape, FIRST_WANT], roll.shapes[shape, AFTER_WANT]):
+            for kind in range(LASTING_OWN, LASTING_OWN_OR_UNSOLD + 1):
+                found = fit_want(stage, at, pool, 1 << kind, order, end_ms, account, low, high)
+                if found > 0 and repack_part(stage, part, stage.desk.gpus[:found]):
+                    place(stage, line, pool, found, row, -1)
+                    return 1
+        return -1
+    return 0
+
+
+@kernel
 def serve_inside(stage: Stage, kinds: int, row: int) -> int:
     """Serve gangs inside their entitlement (see `owned`), the first as this row; the line whose turn it is and which
-    is not for here, DONE, or FULL.
+    is not for here, DONE, FULL, or NO_ORDER and below.
     """
     roll = stage.roll
     while roll.heap[0] > 0:
-        line = roll.line_of_turn[roll.heap[1]]
-        if is_full(stage, roll.shapes[roll.lines[line, SHAPE], GPUS]):
+        line = int(roll.line_of_turn[roll.heap[1]])
+        shape = roll.lines[line, SHAPE]
+        if is_full(stage, roll.shapes[shape, GPUS]):
             return FULL
+        placed = -1
+        if not roll.lines[line, BY_HAND] and roll.lines[line, HEAD] == roll.lines[line, AFTER]:
+            placed = 0
+        elif not roll.lines[line, BY_HAND] and roll.shapes[shape, SERVED] == FREELY:
+            placed = place_inside(stage, line, kinds, row + stage.record.size[0])
+        elif not roll.lines[line, BY_HAND] and roll.shapes[shape, SERVED] == FIRMLY:
+            placed = place_firm(stage, line, row + stage.record.size[0])
+        if placed <= NO_ORDER:
+            return placed
         pop(roll.heap)
         roll.lines[line, ASKED] = 0
-        if roll.lines[line, BY_HAND] or not roll.shapes[roll.lines[line, SHAPE], PLAIN]:
-            return int(line)
-        if roll.lines[line, HEAD] == roll.lines[line, AFTER]:
-            continue
-        placed = place_inside(stage, line, kinds, row + stage.record.size[0])
         if placed < 0:
-            return int(line)
+            return line
         if placed:
-            ask(stage, line)
-            account = roll.lines[line, ACCOUNT]
-            for other in range(roll.of_account[account], roll.of_account[account + 1]):
-                if roll.lines[other, REFUSED]:
-                    roll.lines[other, REFUSED] = 0
-                    ask(stage, other)
+            ask_again(stage, line)
     return DONE
+
+
+@kernel
+def ask_again(stage: Stage, line: int) -> None:
+    """Gangs of the line were placed: ask the next one, and the lines that its account's cells refused before."""
+    roll = stage.roll
+    ask(stage, line)
+    account = roll.lines[line, ACCOUNT]
+    for other in range(roll.of_account[account], roll.of_account[account + 1]):
+        if roll.lines[other, REFUSED]:
+            roll.lines[other, REFUSED] = 0
+            ask(stage, other)
 
 
 class Terms(NamedTuple):
@@ -242,10 +321,8 @@ class Terms(NamedTuple):
     """(n_pools): when the protected gang should start; INT64_MAX where there is none."""
     spare: IntArray
     """(n_nodes): GPUs that may be taken beyond that."""
-
-
-NO_ORDER = -3
-"""This and below: the order of an end has to be made first."""
+    not_unsold: IntArray
+    """(n_shapes, n_pools): whether unsold GPUs have no room for the shape, which cannot be preempted."""
 
 
 @kernel
@@ -267,8 +344,8 @@ def spares(stage: Stage, terms: Terms, n_gpus: int, taken: int) -> bool:
 
 @kernel
 def place_borrower(stage: Stage, terms: Terms, line: int, row: int) -> int:
-    """Place the line's head on free GPUs: 1; 0: they do not have room; -1: they would, but another gang needs them;
-    NO_ORDER and below: see there.
+    """Place the line's head, which can be preempted, on free GPUs: 1; 0: they do not have room; -1: they would, but
+    another gang needs them; NO_ORDER and below: see there.
     """
     roll = stage.roll
     shape, head = roll.lines[line, SHAPE], roll.lines[line, HEAD]
@@ -276,25 +353,52 @@ def place_borrower(stage: Stage, terms: Terms, line: int, row: int) -> int:
     if end >= 0:
         kinds, end_ms, lasting = terms.kinds[0], terms.ends[end, 0], terms.ends[end, 1]
         if lasting < 0:
-            return int(NO_ORDER - end)
+            return NO_ORDER - line
     for i in range(roll.shapes[shape, FIRST_POOL], roll.shapes[shape, AFTER_POOL]):
         pool = roll.pools[i]
         left = stage.floor.ring[RING + 1 + pool] - roll.shapes[shape, GPUS]
         if roll.shapes[shape, RECKLESS] and left < terms.idle[pool]:
             continue
         found = free_fit(stage, line, pool, kinds, lasting, end_ms, -2)
-        if found == 0:
+        if found > 0:
+            least = roll.shapes[shape, AFTER_WANT] - 1
+            part = roll.lines[line, ACCOUNT] * len(stage.excess) + pool
+            wants = roll.wants
+            entry = entry_of(stage.tables, part, wants[least, ROW], wants[least, PARTS], wants[least, SIZE])
+            return beside(stage, terms, line, pool, found, row, entry)
+    return 0
+
+
+@kernel
+def beside(stage: Stage, terms: Terms, line: int, pool: int, found: int, row: int, entry: int) -> int:
+    """Give the line's head the GPUs at the desk: 1; -1: a protected gang needs them before it has ended."""
+    if terms.gone_ms[stage.roll.lines[line, HEAD]] > terms.start_ms[pool]:
+        if not spares(stage, terms, found, 0):
+            return -1
+        spares(stage, terms, found, 1)
+    place(stage, line, pool, found, row, entry)
+    return 1
+
+
+@kernel
+def place_firm_borrower(stage: Stage, terms: Terms, line: int, row: int) -> int:
+    """The same for one that cannot be preempted; -1 also where its account's own GPUs have room."""
+    roll = stage.roll
+    shape, order = roll.lines[line, SHAPE], roll.shapes[roll.lines[line, SHAPE], ORDER]
+    if order < 0:
+        return NO_ORDER - line
+    end_ms = roll.shapes[shape, END_MS]
+    own = 1 << LASTING_OWN | 1 << LASTING_UNSOLD | 1 << LASTING_OWN_OR_UNSOLD
+    for i in range(roll.shapes[shape, FIRST_POOL], roll.shapes[shape, AFTER_POOL]):
+        pool = roll.pools[i]
+        if owns_for(stage, line, pool) and free_fit(stage, line, pool, own, order, end_ms, roll.lines[line, ACCOUNT]):
+            return -1
+        if terms.not_unsold[shape, pool]:
             continue
-        if terms.gone_ms[head] > terms.start_ms[pool]:
-            if not spares(stage, terms, found, 0):
-                return -1
-            spares(stage, terms, found, 1)
-        account = roll.lines[line, ACCOUNT]
-        least = roll.shapes[shape, AFTER_WANT] - 1
-        part = account * len(stage.excess) + pool
-        entry = entry_of(stage.tables, part, roll.wants[least, ROW], roll.wants[least, PARTS], roll.wants[least, SIZE])
-        place(stage, line, pool, found, row, entry)
-        return 1
+        found = free_fit(stage, line, pool, 1 << LASTING_UNSOLD, order, end_ms, -2)
+        if found > 0:
+            return beside(stage, terms, line, pool, found, row, -1)
+        terms.not_unsold[shape, pool] = 1
     return 0
 
 
@@ -305,25 +409,26 @@ def serve_borrowers(stage: Stage, terms: Terms, row: int) -> int:
     """
     roll = stage.roll
     while roll.heap[0] > 0:
-        line = roll.line_of_turn[roll.heap[1]]
+        line = int(roll.line_of_turn[roll.heap[1]])
         shape = roll.lines[line, SHAPE]
-        if roll.shapes[shape, IS_OUT] or roll.lines[line, HEAD] == roll.lines[line, AFTER]:
-            pop(roll.heap)
-            continue
+        served = BY_RULES if roll.lines[line, BY_HAND] else roll.shapes[shape, SERVED]
         if is_full(stage, roll.shapes[shape, GPUS]):
             return FULL
-        if roll.lines[line, BY_HAND] or not roll.shapes[shape, PLAIN]:
-            pop(roll.heap)
-            return int(line)
-        placed = place_borrower(stage, terms, line, row + stage.record.size[0])
+        placed = 0
+        if not roll.shapes[shape, IS_OUT] and roll.lines[line, HEAD] < roll.lines[line, AFTER]:
+            if served == FREELY:
+                placed = place_borrower(stage, terms, line, row + stage.record.size[0])
+                if placed == 0:
+                    roll.shapes[shape, IS_OUT] = 1
+            elif served == FIRMLY:
+                placed = place_firm_borrower(stage, terms, line, row + stage.record.size[0])
+            else:
+                placed = -1
         if placed <= NO_ORDER:
             return placed
         pop(roll.heap)
         if placed < 0:
-            return int(line)
-        if placed:
-            if roll.lines[line, HEAD] < roll.lines[line, AFTER]:
-                push(roll.heap, roll.turns[roll.lines[line, HEAD]])
-        else:
-            roll.shapes[shape, IS_OUT] = 1
+            return line
+        if placed and roll.lines[line, HEAD] < roll.lines[line, AFTER]:
+            push(roll.heap, roll.turns[roll.lines[line, HEAD]])
     return DONE

@@ -15,7 +15,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.placement import orders as stacks
 from scheduler.core.placement import tight
-from scheduler.core.placement.cells import ROW_OF_LEVEL, Cells
+from scheduler.core.placement.cells import MANY_SLOTS, ROW_OF_LEVEL, Cells
 from scheduler.core.placement.floor import Floor, Units, leaves_of
 from scheduler.core.placement.orders import (
     ANY,
@@ -24,7 +24,6 @@ from scheduler.core.placement.orders import (
     LASTING_OWN_OR_UNSOLD,
     LASTING_UNSOLD,
     MOST_LEVELS,
-    NONE,
     OF_UNSOLD,
     STARTS,
     UNSOLD,
@@ -39,6 +38,8 @@ from scheduler.core.quantities import ceil_div
 
 FIRM = 1 << LASTING_OWN | 1 << LASTING_UNSOLD | 1 << LASTING_OWN_OR_UNSOLD
 BORROWED = 1 << UNSOLD_OR_LASTING
+ROOM = 8
+"""So many orders have room at first: memory that nobody writes to costs nothing."""
 
 
 class Tiers(NamedTuple):
@@ -125,7 +126,7 @@ class Search:
             low, high = self._units.first_unit[at], self._units.first_unit[at + 1]
         lasting = OF_UNSOLD
         if end_ms:
-            end_ms, some, other = self._turn_ms(end_ms)
+            end_ms, some, other = self.turn_ms(end_ms)
             if kinds & FIRM:
                 lasting = self.order(LASTING_UNSOLD, end_ms)
             elif some and other:
@@ -152,7 +153,7 @@ class Search:
             whether,
         )
 
-    def _turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
+    def turn_ms(self, end_ms: int) -> tuple[int, bool, bool]:
         """The first instant from then on at which ownership changes (few of them, so that orders are shared), and
         whether some ownership lasts until then, and some other does not.
         """
@@ -162,7 +163,7 @@ class Search:
 
 
 def _stack(fleet: Fleet, by_pool: list[IntArray], cells: Cells) -> Orders:
-    """Room for the two orders that always are."""
+    """Room for the first orders."""
     nodes, firsts = leaves_of(fleet)
     most = int(np.diff(fleet.first_gpu).max(initial=0))
     trees = np.zeros((len(fleet.pools), STARTS + MOST_LEVELS + 1), dtype=np.int64)
@@ -176,12 +177,13 @@ def _stack(fleet: Fleet, by_pool: list[IntArray], cells: Cells) -> Orders:
         trees[pool, : STARTS + len(starts)] = firsts[pool], firsts[pool + 1], len(starts) - 1, *starts
         inner = starts[-1]
     return Orders(
-        leaves=np.zeros((2, len(nodes), 2), dtype=np.int64),
-        least=np.full((2, inner, most + 1), NONE, dtype=np.int64),
-        heads=np.zeros((2, 4), dtype=np.int64),
-        tally=np.zeros((2, len(fleet.pools), most + 1), dtype=np.int64),
-        slots=np.zeros((2, 2, most + 1, cells.number), dtype=np.int64),
-        counts=np.zeros((2, 2, most + 1), dtype=np.int64),
+        leaves=np.zeros((ROOM, len(nodes), 2), dtype=np.int64),
+        least=np.zeros((ROOM, inner, most + 1), dtype=np.int64),
+        heads=np.zeros((ROOM, 4), dtype=np.int64),
+        tally=np.zeros((ROOM, len(fleet.pools), most + 1), dtype=np.int64),
+        slots=np.zeros((ROOM, 2, most + 1, cells.number), dtype=np.int64),
+        by_slots=np.zeros((ROOM, 2, most + 1, len(fleet.pools), MANY_SLOTS + 1, 2), dtype=np.int64),
+        counts=np.zeros((ROOM, 2, most + 1), dtype=np.int64),
         nodes=nodes,
         trees=trees,
         ranks=np.array(by_pool, dtype=np.int64).reshape(len(fleet.pools), most + 1, most + 1),
@@ -196,6 +198,7 @@ def _doubled(orders: Orders) -> Orders:
         heads=_twice(orders.heads),
         tally=_twice(orders.tally),
         slots=_twice(orders.slots),
+        by_slots=_twice(orders.by_slots),
         counts=_twice(orders.counts),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.cells import Cells, smallest
+from scheduler.core.placement.cells import Cells, shift, smallest
 from scheduler.core.placement.floor import (
     FIRST_GPU,
     FREE_HERE,
@@ -226,31 +226,35 @@ def smallest_cell(floor: Floor, order: Order, desk: Desk, ask: Ask, cells: Cells
     """The cell with the fewest parts that has enough, ties by number; -1 none."""
     if ask.listed:
         count_slots(order, cells, ask.row, ask.size)
-        slots = order.slots[ask.row, ask.size]
-        add_own(floor, order, slots, ask, cells, 1)
-        best = smallest(slots, cells.of_pool[ask.row, ask.pool], cells.of_pool[ask.row, ask.pool + 1], ask.parts)
-        add_own(floor, order, slots, ask, cells, -1)
+        slots, by_slots = order.slots[ask.row, ask.size], order.by_slots[ask.row, ask.size, ask.pool]
+        low, high = cells.of_pool[ask.row, ask.pool], cells.of_pool[ask.row, ask.pool + 1]
+        shift_own(floor, order, ask, cells, 1)
+        best = smallest(slots, by_slots, low, high, ask.parts)
+        shift_own(floor, order, ask, cells, -1)
         return best
     best, least = -1, NONE * FACTOR
-    add_own(floor, order, desk.by_cell, ask, cells, 1)
+    for unit in range(ask.low, ask.high):
+        desk.by_cell[cells.of_node[ask.row, floor.units[unit, ON_NODE]]] += floor.units[unit, MARK_HERE] // ask.size
     for unit in range(ask.low, ask.high):
         cell = cells.of_node[ask.row, floor.units[unit, ON_NODE]]
         slots_here = desk.by_cell[cell]
         if slots_here >= ask.parts and (slots_here < least or (slots_here == least and cell < best)):
             best, least = cell, slots_here
-    add_own(floor, order, desk.by_cell, ask, cells, -1)
+    for unit in range(ask.low, ask.high):
+        desk.by_cell[cells.of_node[ask.row, floor.units[unit, ON_NODE]]] = 0
     return best
 
 
 @kernel
-def add_own(floor: Floor, order: Order, slots: IntArray, ask: Ask, cells: Cells, sign: int) -> None:
+def shift_own(floor: Floor, order: Order, ask: Ask, cells: Cells, sign: int) -> None:
     """Put into the cells what own units have beside what the order says of their nodes, or take it out again (-1)."""
+    slots, by_slots = order.slots[ask.row, ask.size], order.by_slots[ask.row, ask.size, ask.pool]
     for unit in range(ask.low, ask.high):
         node = floor.units[unit, ON_NODE]
         more = floor.units[unit, MARK_HERE] // ask.size
-        if ask.listed:
-            more -= order.leaves[floor.nodes[node, PLACE], COUNT] // ask.size
-        slots[cells.of_node[ask.row, node]] += sign * more
+        more -= order.leaves[floor.nodes[node, PLACE], COUNT] // ask.size
+        if more != 0:
+            shift(slots, by_slots, cells.of_node[ask.row, node], sign * more)
 
 
 @kernel

@@ -54,6 +54,12 @@ def rank_of(state: State, name: str) -> Rank:
     return Rank(state.instruments[position.instrument].firmness_rank, position.acquired_ms)
 
 
+def handed_over(state: State) -> frozenset[str]:
+    """Positions whose buyers accept planned handovers."""
+    terms = state.instruments
+    return frozenset(name for name, position in state.book.positions.items() if terms[position.instrument].handovers)
+
+
 def account_names(state: State) -> dict[str, str]:
     """Account by position."""
     return {name: position.account for name, position in state.book.positions.items()}

@@ -2,7 +2,7 @@
 
 A position that cannot be covered as sold is refused whole, and its shortfall is metered: nothing is oversold in
 silence. It is tried again whenever something changed that could help: a node joined or is well again, a window opened
-or closed.
+or closed, work that cannot be preempted ended.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scheduler.core.events import (
     CoverageRefused,
     DrainOrdered,
     Event,
+    GangEnded,
     HealthChanged,
     NodeJoined,
     ShortageDecided,
@@ -38,6 +39,7 @@ from scheduler.core.quantities import INT64_MAX
 from scheduler.core.rounds.claims import (
     account_names,
     demands_of,
+    handed_over,
     lots_of,
     node_numbers,
     pool_of,
@@ -45,6 +47,7 @@ from scheduler.core.rounds.claims import (
     rank_of,
     short_now,
 )
+from scheduler.core.rounds.making_room import wanted
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.health import HEALTHY
@@ -84,11 +87,15 @@ def after_position_event(state: State, event: PositionEvent, now_ms: int, spares
 
 
 def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well."""
+    """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well, and
+    on those that work which cannot be preempted has left.
+    """
     match event:
         case HealthChanged() if event.cause is not None:
             yield from replaced(state, now_ms, spares)
         case HealthChanged() | NodeJoined():
+            yield from retry(state, now_ms, spares)
+        case GangEnded() if state.refused and not state.gangs.get(event.gang).spec.preemptible:
             yield from retry(state, now_ms, spares)
         case _:
             pass
@@ -195,7 +202,7 @@ def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
-    """Swaps of equal cells, so that accounts own the cells on which their work runs."""
+    """Swaps of equal cells, so that accounts own the cells on which their work runs; not of such as they want free."""
     accounts = np.full(len(state.gangs.ids) + 1, NOBODY, dtype=np.int32)
     fixed_numbers = np.zeros(len(state.gangs.ids) + 1, dtype=np.bool_)
     for number, gang in state.gangs.placed.items():
@@ -212,7 +219,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
-        usable=state.health.usable,
+        usable=state.health.usable & ~wanted(state, now_ms),
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
@@ -269,7 +276,16 @@ def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequenc
     # What is open holds everybody's: it serves where none of these holds anything yet.
     calendar = state.calendar.opened(state.fleet)
     fresh = calendar if names.isdisjoint(calendar.of_position) else None
-    covering = cover(state.fleet, wanted, others, from_ms, usable, account_of=account_names(state), calendar=fresh)
+    covering = cover(
+        state.fleet,
+        wanted,
+        others,
+        from_ms,
+        usable,
+        account_of=account_names(state),
+        calendar=fresh,
+        handovers=handed_over(state),
+    )
     if all(_fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.

@@ -40,14 +40,15 @@ def next_due_ms(state: State) -> int | None:
     return min((*state.gangs.due_ms.values(), *(at_ms for _, at_ms in _drains(state))), default=None)
 
 
-def bind_limit_ms(state: State, account: str) -> int:
-    """The tightest bind limit of the account's instruments in force or to come; the default where it owns nothing."""
-    limits = [
-        state.instruments[position.instrument].bind_limit_s * 1_000
-        for position in state.book.positions.values()
-        if position.account == account and position.instrument in state.instruments
-    ]
-    return min(limits, default=DEFAULT_BIND_LIMIT_MS)
+def bind_limits_ms(state: State) -> dict[str, int]:
+    """The tightest bind limit of each account's instruments in force or to come, of those that own anything."""
+    limits_ms: dict[str, int] = {}
+    for position in state.book.positions.values():
+        terms = state.instruments.get(position.instrument)
+        if terms is not None:
+            limit_ms = terms.bind_limit_s * 1_000
+            limits_ms[position.account] = min(limit_ms, limits_ms.get(position.account, limit_ms))
+    return limits_ms
 
 
 def grace_given_ms(victim: Gang, limit_ms: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from scheduler.core.events import CellsSwapped, Event, GangPlaced, GangStopAsked
 from scheduler.core.placement.snapshot import Place, Plan, Stop, Swap
-from scheduler.core.rounds.deadlines import DEFAULT_BIND_LIMIT_MS, bind_limit_ms, grace_given_ms
+from scheduler.core.rounds.deadlines import DEFAULT_BIND_LIMIT_MS, bind_limits_ms, grace_given_ms
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, StopCause
 
@@ -27,19 +27,20 @@ class _Telling:
         self._deadlines: dict[str, int] = {}
         """When each gang that was told to stop by this plan must be gone."""
         self._causes: dict[str, StopCause] = {}
-        self._limits: dict[str, int] = {}
+        self._limits: dict[str, int] | None = None
+        """Bind limits by account, of those that own anything; None: not asked for yet."""
 
     def all(self, plan: Plan) -> Iterator[Event]:
         for action in plan.actions:
             match action:
-                case Swap():
-                    yield CellsSwapped(at_ms=self._now_ms, level=action.level, left=action.left, right=action.right)
-                case Stop():
-                    yield self._stop(action.gang, action.cause, action.for_gang)
                 case Place():
-                    if action.inside:
+                    if action.inside and action.waits_for:
                         yield from self._hurried(action)
                     yield self._placed(action)
+                case Stop():
+                    yield self._stop(action.gang, action.cause, action.for_gang)
+                case Swap():
+                    yield CellsSwapped(at_ms=self._now_ms, level=action.level, left=action.left, right=action.right)
 
     def _stop(self, gang: Gang, cause: StopCause, for_gang: str | None) -> GangStopAsked:
         owner = self._state.gangs.get(for_gang).account if for_gang else None
@@ -79,7 +80,9 @@ class _Telling:
         """The bind limit: 30 s beyond the last victim's grace, and no later than the instrument's cap, which bounds
         both, since graces are cut to it.
         """
-        gone_ms = max([self._deadline_ms(name) for name in place.waits_for], default=self._now_ms)
+        gone_ms = self._now_ms
+        if place.waits_for:
+            gone_ms = max(self._deadline_ms(name) for name in place.waits_for)
         return min(gone_ms + DEFAULT_BIND_LIMIT_MS, self._now_ms + self._limit_ms(place.gang.account))
 
     def _deadline_ms(self, name: str) -> int:
@@ -87,6 +90,6 @@ class _Telling:
         return self._now_ms if known is None else known
 
     def _limit_ms(self, account: str) -> int:
-        if account not in self._limits:
-            self._limits[account] = bind_limit_ms(self._state, account)
-        return self._limits[account]
+        if self._limits is None:  # one look at all positions, where anybody is owed anything
+            self._limits = bind_limits_ms(self._state)
+        return self._limits.get(account, DEFAULT_BIND_LIMIT_MS)

@@ -26,7 +26,7 @@ from scheduler.core.holdings import Demand
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Position
 from scheduler.core.quantities import floor_div
-from scheduler.core.rounds.claims import account_names, demands_of, node_numbers, promised_until_ms
+from scheduler.core.rounds.claims import account_names, demands_of, handed_over, node_numbers, promised_until_ms
 from scheduler.core.state.state import State
 
 MOST_ROWS = 2_000
@@ -48,6 +48,8 @@ class SalesView:
     """Lots that are sold and covered by nothing."""
     accounts: Mapping[str, str]
     """Account by position."""
+    handovers: frozenset[str] = frozenset()
+    """Positions whose buyers accept planned handovers."""
 
     def sellable(self, from_ms: int) -> Mask:
         """What a trade that begins then may be given."""
@@ -84,6 +86,7 @@ def sales_view(state: State, now_ms: int, spares: Iterable[str]) -> SalesView:
         promised_until_ms=promised_until_ms(state),
         uncovered=_uncovered(state, now_ms),
         accounts=account_names(state),
+        handovers=handed_over(state),
     )
 
 
@@ -123,7 +126,15 @@ def may_be_sold(view: SalesView, terms: InstrumentTerms, offer: Offer, *, plan: 
     if not plan:
         return found
     return planned_lots(
-        view.fleet, view.held, offer, view.now_ms, view.usable, sellable, found, account_of=view.accounts
+        view.fleet,
+        view.held,
+        offer,
+        view.now_ms,
+        view.usable,
+        sellable,
+        found,
+        account_of=view.accounts,
+        handovers=view.handovers | {OFFER} if terms.handovers else (),
     )
 
 

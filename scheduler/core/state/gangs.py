@@ -48,6 +48,8 @@ class Gangs:
         """Numbers of the gangs that are BINDING or STOPPING: those of which execution may have to be told."""
         self.firm: set[int] = set()
         """Numbers of the placed gangs that cannot be preempted."""
+        self.firm_lines: set[tuple[str, Shape]] = set()
+        """Account and shape of the waiting gangs that cannot be preempted."""
         self.growing: set[int] = set()
         """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
 
@@ -299,18 +301,22 @@ class Gangs:
         insort(gangs, gang, key=lambda waiting: waiting.order)
         self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count += 1
+        if not gang.shape.preemptible:
+            self.firm_lines.add((gang.account, gang.shape))
 
     def _dequeue(self, gang: Gang) -> None:
-        shapes = self.queue[gang.account]
+        account = gang.account
+        shapes = self.queue[account]
         gangs = shapes[gang.shape]
         # A line is served from its head.
         gangs.pop(0 if gangs[0] is gang else bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
-        self.touched.lines.add((gang.account, gang.shape))
+        self.touched.lines.add((account, gang.shape))
         self.waiting_count -= 1
         if not gangs:
             del shapes[gang.shape]
-        if not shapes:
-            del self.queue[gang.account]
+            self.firm_lines.discard((account, gang.shape))
+            if not shapes:
+                del self.queue[account]
 
 
 def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> list[int]:
@@ -319,10 +325,12 @@ def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> list[int]:
     """
     if event.attempt != gang.attempt + 1:
         raise Conflict(f"attempt {event.attempt} of {gang.id} was placed, expected {gang.attempt + 1}")
-    numbers = [number for piece in event.pieces for number in numbers_named(fleet, piece.node, piece.gpus)]
-    sizes = {len(piece.gpus) for piece in event.pieces}
+    size, numbers = gang.shape.gpus_per_worker, list[int]()
     fits = gang.shape.min_workers <= len(event.pieces) <= gang.shape.workers
-    if sizes != {gang.shape.gpus_per_worker} or not fits or len(set(numbers)) != len(numbers):
+    for piece in event.pieces:
+        numbers += numbers_named(fleet, piece.node, piece.gpus)
+        fits &= len(piece.gpus) == size
+    if not fits or len(set(numbers)) != len(numbers):
         least = f"{gang.shape.least_gpus}.." if gang.shape.is_elastic else ""
         raise Conflict(f"{gang.id} was placed on {numbers}, expected {least}{gang.shape.gpus} GPUs, as it asked")
     return numbers

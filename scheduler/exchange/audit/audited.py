@@ -41,7 +41,6 @@ def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
         findings.fail("folder", str(error))
         return Audited(findings.report(folder, None), None, None)
     findings.examined["folder"] += 1
-    check_checkpoint(bundle, trusted, findings)
     witnessed = Witnessed(bundle, trusted, findings)
     log = Log(_checked_terms(bundle, findings), findings)
     try:
@@ -53,6 +52,7 @@ def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
     except TenorError as error:
         findings.fail("tree", str(error))
         findings.reached_all = False
+    check_checkpoint(bundle, trusted, log.key_changes, findings)
     witnessed.close()
     log.close()
     check_statements(log, statements, findings)

@@ -9,14 +9,23 @@ from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.devices import PledgeBook
 from scheduler.core.errors import Damaged, Refused
 from scheduler.core.instruments import InstrumentTerms
-from scheduler.core.intervals import Interval
+from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.settlement import expected_intervals
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput, wrong_version
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
-from scheduler.exchange.leaves import PledgeLeaf, PoolLeaf, RecordLeaf, ShortageLeaf, WithdrawalLeaf, decode
+from scheduler.exchange.leaves import (
+    KeyChangeLeaf,
+    PledgeLeaf,
+    PoolLeaf,
+    RecordLeaf,
+    ShortageLeaf,
+    WithdrawalLeaf,
+    decode,
+)
 from scheduler.exchange.statements import RecordedLeaf
+from scheduler.ledger.keyring import KeyChange
 
 _PoolInterval = tuple[str, int, int]
 """`site/grade`, start_ms, end_ms."""
@@ -28,6 +37,10 @@ class Log:
     def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
         self.by_position: dict[str, list[RecordedLeaf]] = defaultdict(list)
         self.devices = PledgeBook()
+        self.key_changes: list[KeyChange] = []
+        """Those that both keys signed, in order."""
+        self.pools: dict[_PoolInterval, tuple[str, PoolRecord]] = {}
+        """The leaf that each certificate came in, and what it says."""
         self.terms = terms
         self._findings = findings
         self._latest: dict[tuple[str, int], MeterRecord] = {}
@@ -36,7 +49,14 @@ class Log:
         self._covered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
-        self._pools: dict[_PoolInterval, tuple[str, int]] = {}
+
+    def _add_key_change(self, where: str, change: KeyChange) -> None:
+        try:
+            change.verify()
+        except Refused as error:
+            self._findings.fail("leaves", f"{where}: {error}")
+            return
+        self.key_changes.append(change)
 
     def add(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
         """Checks one leaf."""
@@ -57,6 +77,8 @@ class Log:
                 self._add_pool(where, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
+            case KeyChangeLeaf():
+                self._add_key_change(where, decoded.change)
             case PledgeLeaf():
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))
             case WithdrawalLeaf():
@@ -68,6 +90,11 @@ class Log:
         self._check_backed()
         self._check_shortages()
         self._check_tiling()
+
+    @property
+    def shortages(self) -> tuple[Certificate, ...]:
+        """Every shortage certificate, in the order of the log."""
+        return tuple(certificate for _, certificate in self._shortages)
 
     def latest(self, position: str) -> list[MeterRecord]:
         """The last version of each of a position's records, in order of time."""
@@ -122,9 +149,9 @@ class Log:
         which = f"{where}, pool {pool.pool} [{pool.start_ms}, {pool.end_ms})"
         self._note("pools", which, broken_pool(pool))
         key = (pool.pool, pool.start_ms, pool.end_ms)
-        if key in self._pools:
-            self._findings.fail("pools", f"{which}: a second certificate, expected one, {self._pools[key][0]}")
-        self._pools[key] = (where, pool.total_gpu_ms)
+        if key in self.pools:
+            self._findings.fail("pools", f"{which}: a second certificate, expected one, {self.pools[key][0]}")
+        self.pools[key] = (where, pool)
         contracted = self._contracted[pool.grade, pool.site, pool.start_ms, pool.end_ms]
         if contracted > pool.sold_gpu_ms:
             was = f"sold_gpu_ms was {pool.sold_gpu_ms}, its records contract {contracted}"
@@ -167,17 +194,17 @@ class Log:
 
     def _check_backed(self) -> None:
         """From the first pledge on, no pool has more GPUs than devices are pledged to it."""
-        spans = list(self.devices.spans())
-        since_ms = min((span.pledge.from_ms for span in spans), default=None)
+        pledged = self.devices.gpus_by_pool()
+        since_ms = min((each.steps[0][0] for each in pledged.values() if each.steps), default=None)
         if since_ms is None:
             return
-        for (pool, start_ms, end_ms), (where, total_gpu_ms) in sorted(self._pools.items()):
+        for (pool, start_ms, end_ms), (where, said) in sorted(self.pools.items(), key=lambda item: item[0]):
             if start_ms < since_ms:
                 continue
-            pledged = sum(span.length_ms(start_ms, end_ms) for span in spans if span.pledge.pool == pool)
+            most = pledged.get(pool, StepFunction()).integral(Interval(start_ms, end_ms)) if start_ms < end_ms else 0
             wrong = ""
-            if total_gpu_ms > pledged:
-                wrong = f"total_gpu_ms was {total_gpu_ms}, expected at most {pledged}, as devices are pledged"
+            if said.total_gpu_ms > most:
+                wrong = f"total_gpu_ms was {said.total_gpu_ms}, expected at most {most}, as devices are pledged"
             self._note("devices", f"{where}, pool {pool} [{start_ms}, {end_ms})", wrong)
 
     def _check_shortages(self) -> None:

@@ -13,15 +13,20 @@ from scheduler.core.errors import TenorError, Unauthorised
 from scheduler.core.merkle import CompactRange
 from scheduler.exchange.audit.report import Findings
 from scheduler.ledger.bundle import Bundle
+from scheduler.ledger.keyring import KeyChange, followed
 from scheduler.ledger.keys import Kind, VerifierKey
 from scheduler.ledger.notes import Checkpoint, open_checkpoint, open_note, parse_note
 
 
-def check_checkpoint(bundle: Bundle, trusted: Sequence[VerifierKey], findings: Findings) -> None:
-    """The checkpoint is signed by a key of the log that is trusted; `trusted` empty: by one of the bundle's own."""
+def check_checkpoint(
+    bundle: Bundle, trusted: Sequence[VerifierKey], changes: Sequence[KeyChange], findings: Findings
+) -> None:
+    """The checkpoint is signed by a key of the log that is trusted, or that one such leads to by the log's own changes;
+    `trusted` empty: by one of the bundle's own.
+    """
     findings.examined["checkpoint"] += 1
     try:
-        keys = _of_kind(trusted, Kind.NOTE) or bundle.keys()
+        keys = followed(_of_kind(trusted, Kind.NOTE) or bundle.keys(), changes)
         checkpoint = open_checkpoint(bundle.checkpoint, keys)
         origins = sorted({key.name for key in keys})
         if checkpoint.origin not in origins:

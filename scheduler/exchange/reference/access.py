@@ -34,6 +34,7 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
         evidence + "GetCheckpoint": anybody,
         evidence + "GetInclusionProof": anybody,
         evidence + "GetConsistencyProof": anybody,
+        evidence + "AddCosignature": only(Role.EXCHANGE, Role.AUDITOR),  # places for witnesses are few
     }
 
 

@@ -19,7 +19,7 @@ from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
 
 APPLICATION_ID = 0x54454E58  # "TENX"
-VERSION = 2
+VERSION = 3
 MEMORY = ":memory:"
 
 _SCHEMA = (
@@ -65,20 +65,32 @@ _SCHEMA = (
     "CREATE TABLE evidence (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, what TEXT NOT NULL, body BLOB NOT NULL)",
     *treestore.SCHEMA,
 )
-_SINCE_VERSION_2 = (
-    """CREATE TABLE cosigner (
-        stream TEXT NOT NULL,
-        vkey TEXT NOT NULL,                 -- of a witness other than this exchange
-        PRIMARY KEY (stream, vkey)
-    ) WITHOUT ROWID""",
-    """CREATE TABLE device (
-        device BLOB PRIMARY KEY,            -- the hash of its UUID
-        stream INTEGER NOT NULL,            -- stream.number, of the log that pledged it last
-        leaf INTEGER NOT NULL,
-        from_ms INTEGER NOT NULL,
-        until_ms INTEGER                    -- of its withdrawal; NULL: it is pledged
-    ) WITHOUT ROWID""",
-)
+_SINCE = {
+    2: (
+        """CREATE TABLE cosigner (
+            stream TEXT NOT NULL,
+            vkey TEXT NOT NULL,                 -- of a witness other than this exchange
+            PRIMARY KEY (stream, vkey)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE device (
+            device BLOB PRIMARY KEY,            -- the hash of its UUID
+            stream INTEGER NOT NULL,            -- stream.number, of the log that pledged it last
+            leaf INTEGER NOT NULL,
+            from_ms INTEGER NOT NULL,
+            until_ms INTEGER                    -- of its withdrawal; NULL: it is pledged
+        ) WITHOUT ROWID""",
+    ),
+    3: (
+        """CREATE TABLE key_change (
+            stream TEXT NOT NULL,
+            leaf INTEGER NOT NULL,
+            vkey TEXT NOT NULL,                 -- of the key that signs from this leaf on
+            until_ms INTEGER NOT NULL,          -- when the one before it signs no longer
+            PRIMARY KEY (stream, leaf)
+        ) WITHOUT ROWID""",
+    ),
+}
+"""What each version of the file added to the one before it."""
 
 
 class Database:
@@ -174,7 +186,8 @@ class Database:
         if version > VERSION:
             raise InvalidValue("version", self.location, version, f"at most {VERSION}; a newer exchange wrote it")
         if version < VERSION:
-            self._create((*_SCHEMA, *_SINCE_VERSION_2) if not tables else _SINCE_VERSION_2)
+            added = [each for since, statements in _SINCE.items() if since > version for each in statements]
+            self._create(added if tables else [*_SCHEMA, *added])
 
     def _create(self, statements: Sequence[str]) -> None:
         """Makes the tables of this version that are missing: all of a new file, or those that an older one lacks."""

@@ -20,9 +20,10 @@ from scheduler.core.positions import Position
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, checked_leaf
-from scheduler.exchange.leaves import Leaf, PledgeLeaf, RecordLeaf, WithdrawalLeaf
+from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, WithdrawalLeaf
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.devices import Devices
+from scheduler.exchange.reference.stream_keys import StreamKeys
 from scheduler.exchange.reference.venue import Venue
 from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.statements import RecordedLeaf, statement_of
@@ -80,14 +81,15 @@ class Intake:
         self._venue = venue
         self._witness = witness
         self._devices = Devices(database)
+        self._keys = StreamKeys(database, venue.now_ms)
         self._turns: dict[str, int] = {}
         self._verified: dict[str, tuple[bytes, Checkpoint]] = {}
 
     def open(self, stream: str, epoch: int, vkey: str) -> tuple[Session, Receipt]:
         """Begins a publisher's turn, and says how much of the log is here.
 
-        Raises InvalidValue, Equivocation where the stream is frozen, Unauthorised for another key than the first one
-        seen, Fenced for an epoch that is over.
+        Raises InvalidValue, Equivocation where the stream is frozen, Unauthorised for a key that is neither the first
+        one seen nor one that followed it, Fenced for an epoch that is over.
         """
         checked_name("stream", stream)
         if not 1 <= epoch <= INT64_MAX:
@@ -230,11 +232,13 @@ class Intake:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _admit(self, stream: str, epoch: int, key: VerifierKey, row: tuple[int, int, str, str]) -> None:
-        _, known_epoch, vkey, frozen = row
+        _, known_epoch, _, frozen = row
         if frozen:
             raise Equivocation(f"stream {stream} is frozen: {frozen}")
-        if VerifierKey.parse(vkey) != key:
-            raise Unauthorised(f"the key of stream {stream} was {key.encode()}, expected {vkey}")
+        known = self._keys.known(stream)
+        if key not in known:
+            expected = " or ".join(each.encode() for each in reversed(known))
+            raise Unauthorised(f"the key of stream {stream} was {key.encode()}, expected {expected}")
         if epoch < known_epoch:
             raise Fenced(f"epoch of stream {stream} was {epoch}, expected {known_epoch} or later")
 
@@ -247,7 +251,9 @@ class Intake:
         seen = self._verified.get(session.stream)
         if seen is not None and seen[0] == note:
             return seen[1]
-        checkpoint = open_checkpoint(note, (session.key,), origin=session.key.name)
+        with self._database.guard:
+            keys = self._keys.in_force(session.stream)
+        checkpoint = open_checkpoint(note, keys, origin=session.key.name)
         self._verified[session.stream] = (note, checkpoint)
         return checkpoint
 
@@ -382,6 +388,8 @@ class Intake:
             ordered = rejected is None or rejected.reason in _USES_UP_ITS_VERSION
             if isinstance(leaf, PledgeLeaf | WithdrawalLeaf):
                 rejected = self._devices.noted(session.number, index, leaf)  # noqa: PLW2901 - as for records
+            elif isinstance(leaf, KeyChangeLeaf) and rejected is None:
+                rejected = self._keys.change(session.stream, index, leaf)  # noqa: PLW2901 - as for records
             elif isinstance(leaf, RecordLeaf) and ordered:
                 record = leaf.record
                 key = (numbers[record.position], record.start_ms)

@@ -56,6 +56,10 @@ class Venue:
         self._changed = threading.Condition(database.guard)
         self._load()
 
+    def now_ms(self) -> int:
+        """The instant by this exchange's clock."""
+        return self._clock_ms()
+
     @property
     def cursor(self) -> Cursor:
         """The last event."""

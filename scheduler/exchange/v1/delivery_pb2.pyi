@@ -330,6 +330,41 @@ class DeviceWithdrawal(_message.Message):
 Global___DeviceWithdrawal: _TypeAlias = DeviceWithdrawal  # noqa: Y015
 
 @_typing.final
+class KeyChange(_message.Message):
+    """Another key signs this log's checkpoints from here on; the old one too, until `until_ms`. Keys are verifier keys in C2SP
+    form, and each signs `tenor.dev/key-change/v1`, the old key, the new key and `until_ms` in decimal, a line each.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    OLD_SIGNATURE_FIELD_NUMBER: _builtins.int
+    NEW_SIGNATURE_FIELD_NUMBER: _builtins.int
+    old: _builtins.str
+    new: _builtins.str
+    until_ms: _builtins.int
+    old_signature: _builtins.bytes
+    new_signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        old: _builtins.str = ...,
+        new: _builtins.str = ...,
+        until_ms: _builtins.int = ...,
+        old_signature: _builtins.bytes = ...,
+        new_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "new_signature", b"new_signature", "old", b"old", "old_signature", b"old_signature", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -341,6 +376,7 @@ class LogEntry(_message.Message):
     SHORTAGE_FIELD_NUMBER: _builtins.int
     PLEDGE_FIELD_NUMBER: _builtins.int
     WITHDRAWAL_FIELD_NUMBER: _builtins.int
+    KEY_CHANGE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -353,6 +389,8 @@ class LogEntry(_message.Message):
     def pledge(self) -> Global___DevicePledge: ...
     @_builtins.property
     def withdrawal(self) -> Global___DeviceWithdrawal: ...
+    @_builtins.property
+    def key_change(self) -> Global___KeyChange: ...
     def __init__(
         self,
         *,
@@ -362,12 +400,13 @@ class LogEntry(_message.Message):
         shortage: Global___ShortageCertificate | None = ...,
         pledge: Global___DevicePledge | None = ...,
         withdrawal: Global___DeviceWithdrawal | None = ...,
+        key_change: Global___KeyChange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.assign import Assignment, Handover, assign
+from scheduler.core.coverage.backing import handovers
 from scheduler.core.coverage.replace import cover
 from scheduler.core.holdings import Demand, Holding
 from tests.core.coverage.drawn import calendars, cells_at, faults, fleet_of, fleets
@@ -77,7 +78,8 @@ def test_a_trade_that_needs_a_handover_is_refused_unless_handovers_are_accepted(
     held = assign(fleet, before).holdings
     refused = cover(fleet, [last], held, -1, usable)
     assert refused.refused == (("p4", 1),)
-    accepted = cover(fleet, [last], held, -1, usable, handovers=True)
+    assert cover(fleet, [last], held, -1, usable, handovers={"p0", "p1", "p2", "p3"}) == refused
+    accepted = cover(fleet, [last], held, -1, usable, handovers={"p0", "p1", "p2", "p3", "p4"})
     assert accepted.refused == ()
     future = [h for h in held if h.position not in accepted.positions] + list(accepted.holdings)
     assert faults(fleet, future) == []
@@ -86,10 +88,30 @@ def test_a_trade_that_needs_a_handover_is_refused_unless_handovers_are_accepted(
             assert cells_at(fleet, future, demand.position, at_ms) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_only_lots_whose_buyers_accept_it_are_handed_over(data: st.DataObject) -> None:
+    fleet = data.draw(fleets())
+    demands = [demand._replace(position=f"p{k}") for k, demand in enumerate(data.draw(calendars(fleet)))]
+    names = [demand.position for demand in demands]
+    accepting = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    usable = np.ones(fleet.n_gpus, dtype=np.bool_)
+    held: list[Holding] = []
+    for demand in demands:
+        made = cover(fleet, [demand], held, -1, usable, rounds=5, handovers=accepting)
+        held = [h for h in held if h.position not in made.positions] + list(made.holdings)
+        assert faults(fleet, held) == []
+    assert {each.position for each in handovers(held, -1, 99)} <= accepting
+    covered = {h.position for h in held}
+    for demand in demands:
+        for at_ms in range(demand.start_ms, demand.end_ms):
+            assert cells_at(fleet, held, demand.position, at_ms) == (demand.lots if demand.position in covered else 0)
+
+
 def test_what_is_in_force_stays_where_it_is_also_with_handovers() -> None:
     fleet: Fleet = fleet_of(nodes=2, gpus=2)
     usable = np.ones(fleet.n_gpus, dtype=np.bool_)
     held = [Holding(position=f"x{cell}", level=Level.GPU, cell=cell, start_ms=0, end_ms=9) for cell in (0, 2)]
-    made = cover(fleet, [Demand("a", Level.NODE, 1, 3, 6, 0)], held, 1, usable, handovers=True)
+    made = cover(fleet, [Demand("a", Level.NODE, 1, 3, 6, 0)], held, 1, usable, handovers={"a", "x0", "x2"})
     assert made.refused == (("a", 1),)
     assert made.positions == ()

@@ -30,7 +30,7 @@ LEVELS = (Level.GPU, Level.NODE, Level.NVLINK_DOMAIN)
 class Site:
     """Domains of two nodes of two GPUs, an instrument of each firmness and level, and a state that is folded."""
 
-    def __init__(self, domains: int = 2, spares: tuple[str, ...] = ()) -> None:
+    def __init__(self, domains: int = 2, spares: tuple[str, ...] = (), *, handovers: bool = False) -> None:
         self.state, self.spares, self.events = State(), spares, list[Event]()
         for number in range(2 * domains):
             node = NodeSpec(name=f"node-{number}", grade="H100", gpus=2, domain=f"d{number // 2}")
@@ -45,6 +45,7 @@ class Site:
                 gpus=(1, 2, 4)[level],
                 metering_interval_s=10,
                 firmness=firmness,
+                handovers=handovers,
             )
             self.apply([InstrumentListed(at_ms=T, terms=terms)])
 

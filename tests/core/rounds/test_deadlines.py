@@ -66,9 +66,9 @@ def test_an_overdue_bind_is_told_once() -> None:
 
 def test_the_tightest_bind_limit_of_an_account_holds_and_graces_are_cut_to_it() -> None:
     state = folded(traded(1, "acme-1"), submitted("g", grace_ms=3_600_000))
-    limit_ms = deadlines.bind_limit_ms(state, "acme")
+    limit_ms = deadlines.bind_limits_ms(state)["acme"]
     assert limit_ms == state.instruments["H100.NODE@1"].bind_limit_s * 1_000
-    assert deadlines.bind_limit_ms(state, "nobody") == deadlines.DEFAULT_BIND_LIMIT_MS
+    assert "nobody" not in deadlines.bind_limits_ms(state)
     assert deadlines.grace_given_ms(state.gangs.get("g"), limit_ms) == limit_ms - deadlines.START_ALLOWANCE_MS
 
 

@@ -25,7 +25,8 @@ def view(site: Site) -> SalesView:
 @given(st.data())
 def test_with_no_losses_the_planned_number_is_what_covering_grants(data: st.DataObject) -> None:
     """Positions of all levels come, from now or later on; then so many more are granted, and one more is not."""
-    site = Site(domains=data.draw(st.integers(1, 3)), spares=data.draw(st.sampled_from([(), ("node-0",)])))
+    spares = data.draw(st.sampled_from([(), ("node-0",)]))
+    site = Site(domains=data.draw(st.integers(1, 3)), spares=spares, handovers=data.draw(st.booleans()))
     for step in range(data.draw(st.integers(0, 5))):
         level, from_ms = data.draw(st.sampled_from(LEVELS)), NOW + data.draw(st.sampled_from([0, 0, 100_000, 300_000]))
         site.trade(f"p{step}", 0, level, data.draw(st.integers(1, 2)), from_ms, look=False)

@@ -1,0 +1,103 @@
+"""Room for what cannot be preempted: which of its gangs wait though their accounts own enough for them, and the swaps
+that give them idle cells of their own (`scheduler.core.coverage.exchange`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.events import CellsSwapped
+from scheduler.core.placement.wants import demand
+from scheduler.core.state.gangs import NOBODY
+from scheduler.core.state.state import State
+from scheduler.core.workloads import Gang, GangStatus
+
+MOST_FOUND, MOST_TRIED = 8, 32
+"""So many gangs are looked after in a round, and so many looked at."""
+
+
+def make_room(state: State, now_ms: int) -> list[CellsSwapped]:
+    """Swaps of an account's busy nodes for idle ones of others, for its gangs that cannot be preempted and wait."""
+    waiting = asked(state, now_ms)
+    if not waiting:
+        return []
+    swaps = idle_for_busy(state.fleet, _ground(state), waiting)
+    return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
+
+
+def wanted(state: State, now_ms: int) -> npt.NDArray[np.bool_]:
+    """(n_gpus): those of nodes on which such gangs have room among their account's own GPUs: they are not to trade."""
+    nodes = np.zeros(len(state.fleet.nodes), dtype=np.bool_)
+    waiting = asked(state, now_ms)
+    if waiting:
+        ground = _ground(state)
+        for each in waiting:
+            nodes |= room(state.fleet, ground, each) > 0
+    gpus: npt.NDArray[np.bool_] = nodes[state.fleet.node_of_gpu]
+    return gpus
+
+
+def asked(state: State, now_ms: int) -> list[Asked]:
+    """What the first of each line of such gangs asks, in the order of borrowing, where its account owns enough of
+    the pool to its declared end for all its gangs of that kind. Left out: elastic gangs, shares, wishes for a cell.
+    """
+    heads = [state.gangs.queue[account][shape][0] for account, shape in state.gangs.firm_lines]
+    if not heads or not _free(state).any():
+        return []
+    used, found = _used(state), list[Asked]()
+    heads.sort(key=lambda gang: (gang.queued_ms - gang.head_start_ms, gang.order))
+    for gang in heads[:MOST_TRIED]:
+        found += _asked(state, gang, used, now_ms)
+        if len(found) >= MOST_FOUND:
+            break
+    return found
+
+
+def _asked(state: State, gang: Gang, used: Counter[tuple[int, int]], now_ms: int) -> Iterator[Asked]:
+    shape, want = gang.shape, demand(gang.shape)
+    if want is None or shape.is_elastic or shape.is_share or want.level is not None or want.apart is not None:
+        return
+    account, end_ms = state.accounts[gang.account], now_ms + shape.runtime_ms
+    owned = np.flatnonzero(state.calendar.owner_account == account)
+    lasting = owned[state.health.usable[owned] & (state.calendar.until_ms[owned] >= end_ms)]
+    pools = state.fleet.pool_of_node[state.fleet.node_of_gpu[lasting]]
+    for pool, (grade, _) in enumerate(state.fleet.pools):
+        enough = used[account, pool] + shape.gpus <= int((pools == pool).sum())
+        if enough and shape.grade in (None, grade):
+            yield Asked(account, pool, want.parts, want.size, end_ms)
+
+
+def _used(state: State) -> Counter[tuple[int, int]]:
+    """By account and pool: GPUs of its placed gangs that cannot be preempted."""
+    used: Counter[tuple[int, int]] = Counter()
+    for number in state.gangs.firm:
+        gang = state.gangs.placed[number]
+        if gang.status is not GangStatus.STOPPING:
+            pool = int(state.fleet.pool_of_node[state.fleet.node_of_gpu[gang.gpu_numbers[0]]])
+            used[state.accounts[gang.account], pool] += gang.shape.gpus
+    return used
+
+
+def _free(state: State) -> npt.NDArray[np.bool_]:
+    nobody = (state.gangs.occupant == NOBODY) & (state.gangs.claimant == NOBODY)
+    free: npt.NDArray[np.bool_] = state.health.usable & nobody
+    return free
+
+
+def _ground(state: State) -> Ground:
+    fixed = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
+    for number in state.gangs.firm:
+        fixed[list(state.gangs.placed[number].gpu_numbers)] = True
+    return Ground(
+        owner=state.calendar.owner_account,
+        until_ms=state.calendar.until_ms,
+        fixed=fixed,
+        free=_free(state),
+        usable=state.health.usable,
+        untied=state.calendar.swappable,
+    )

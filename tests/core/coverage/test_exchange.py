@@ -1,0 +1,139 @@
+"""Idle cells for busy ones: who waits gets its room, nobody who cannot move is moved under, and it comes to rest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.cluster import Fleet, Level
+from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from tests.core.coverage.drawn import fleet_of
+
+GPUS = 4
+NOW, SOON, LATE = 0, 5, 9
+
+
+class Node(NamedTuple):
+    """A whole node: its owner and until when, how many of its GPUs are held, and what else is so."""
+
+    owner: int
+    until_ms: int = LATE
+    held: int = 0
+    fixed: bool = False
+    well: bool = True
+    untied: bool = True
+
+
+def ground_of(nodes: list[Node]) -> Ground:
+    """The nodes as arrays; work holds a node's first GPUs."""
+    held = np.concatenate([np.arange(GPUS) < node.held for node in nodes])
+    each = [node for node in nodes for _ in range(GPUS)]
+    well = np.array([node.well for node in each])
+    return Ground(
+        owner=np.array([node.owner for node in each], dtype=np.int32),
+        until_ms=np.array([node.until_ms for node in each], dtype=np.int64),
+        fixed=held & np.array([node.fixed for node in each]),
+        free=~held & well,
+        usable=well,
+        untied=np.array([node.untied for node in nodes]),
+    )
+
+
+def swapped(nodes: list[Node], left: int, right: int) -> list[Node]:
+    """Two nodes trade owners and what is ahead of them; work stays."""
+    after = list(nodes)
+    for here, there in ((left, right), (right, left)):
+        after[here] = nodes[here]._replace(owner=nodes[there].owner, until_ms=nodes[there].until_ms)
+    return after
+
+
+def traded(nodes: list[Node], *asked: Asked) -> tuple[tuple[int, int], ...]:
+    """The nodes that trade places, the idle one first."""
+    fleet = fleet_of(nodes=len(nodes), gpus=GPUS)
+    return tuple((left, right) for _, left, right in idle_for_busy(fleet, ground_of(nodes), asked))
+
+
+WHOLE = Asked(account=0, pool=0, parts=1, size=GPUS, end_ms=SOON)
+FULL, IDLE = Node(0, held=GPUS), Node(1)
+
+
+def test_a_busy_node_is_traded_for_an_idle_one() -> None:
+    assert traded([FULL, IDLE], WHOLE) == ((1, 0),)
+
+
+def test_the_fullest_node_goes_and_the_tightest_comes() -> None:
+    pair = WHOLE._replace(size=2)
+    assert traded([Node(0, held=3), FULL, IDLE, Node(1, held=2)], pair) == ((3, 1),)
+
+
+def test_nothing_is_traded_where_there_is_room_or_where_trading_makes_none() -> None:
+    assert traded([FULL, IDLE, Node(0)], WHOLE) == ()
+    assert traded([FULL, IDLE, Node(-1)], WHOLE) == ()
+    assert traded([FULL, Node(1, held=1)], WHOLE) == ()
+    assert traded([FULL, IDLE], WHOLE._replace(parts=2)) == ()
+
+
+def test_what_may_not_trade_stays() -> None:
+    for spoiled in (IDLE._replace(well=False), IDLE._replace(untied=False), IDLE._replace(owner=-1, until_ms=NOW)):
+        assert traded([FULL, spoiled], WHOLE) == ()
+    for spoiled in (FULL._replace(fixed=True), FULL._replace(untied=False), FULL._replace(until_ms=NOW)):
+        assert traded([spoiled, IDLE], WHOLE) == ()
+    kept = Node(1, held=1, fixed=True)
+    assert traded([FULL, kept], WHOLE._replace(size=1)) == ()
+
+
+def test_nobody_gives_away_what_its_own_wait_for() -> None:
+    assert traded([FULL, IDLE], WHOLE, WHOLE._replace(account=1)) == ()
+    other = Node(1, held=GPUS)
+    assert traded([FULL, other, Node(2), Node(2)], WHOLE, WHOLE._replace(account=1)) == ((2, 0), (3, 1))
+
+
+NODES = st.builds(
+    Node,
+    owner=st.integers(-1, 2),
+    until_ms=st.sampled_from((SOON - 1, LATE)),
+    held=st.integers(0, GPUS),
+    fixed=st.booleans(),
+    well=st.sampled_from((True, True, False)),
+    untied=st.sampled_from((True, True, False)),
+)
+ASKED = st.builds(
+    Asked,
+    account=st.integers(0, 2),
+    pool=st.just(0),
+    parts=st.integers(1, 2),
+    size=st.sampled_from((1, 2, GPUS)),
+    end_ms=st.just(SOON),
+)
+
+
+@given(
+    st.lists(NODES, min_size=1, max_size=8),
+    st.lists(ASKED, min_size=1, max_size=3, unique_by=lambda each: each.account),
+)
+def test_every_swap_is_lawful_and_it_comes_to_rest(nodes: list[Node], asked: list[Asked]) -> None:
+    fleet: Fleet = fleet_of(nodes=len(nodes), gpus=GPUS)
+    waiting = {each.account for each in asked}
+    swaps = idle_for_busy(fleet, ground_of(nodes), asked)
+    traded_nodes = [node for _, left, right in swaps for node in (left, right)]
+    assert len(traded_nodes) == len(set(traded_nodes))
+    after = nodes
+    for level, left, right in swaps:
+        assert level == Level.NODE
+        assert nodes[right].owner in waiting
+        assert nodes[left].owner >= 0
+        assert nodes[left].owner not in waiting
+        for node in (nodes[left], nodes[right]):
+            assert node.well
+            assert node.untied
+            assert not (node.fixed and node.held)
+        after = swapped(after, left, right)
+    served = {nodes[right].owner for _, _, right in swaps}
+    for each in asked:
+        if each.account in served:
+            assert room(fleet, ground_of(after), each).sum() >= each.parts
+    again = idle_for_busy(fleet, ground_of(after), asked)
+    assert not served & {after[right].owner for _, _, right in again}
