@@ -37,6 +37,17 @@ def test_what_holds_a_law_is_there(law: str, path: str, name: str) -> None:
     assert name in functions(path), f"law {law} is to be held by {name}, which {path} does not have"
 
 
+RULE = re.compile(r"^\| [a-z][^|]+ \| `(tests/[\w/]+\.py)::(test_\w+)` \|$", re.MULTILINE)
+
+
+def test_what_holds_a_rule_is_there() -> None:
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    rules = page.partition("## Rules beside the laws")[2].partition("\n## ")[0]
+    found = RULE.findall(rules)
+    assert len(found) == sum(line.startswith("| ") for line in rules.splitlines()) - 1
+    assert [name for path, name in found if name not in functions(path)] == []
+
+
 def test_every_row_of_the_page_is_read() -> None:
     lines = (ROOT / PAGE).read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith("| ") and line[2].isdigit() for line in lines) == len(rows())

@@ -22,7 +22,15 @@ from scheduler.traces.replay_input import Gangs, Lots, ReplayInput
 from tests.benchmarks.harness import Settings
 from tests.benchmarks.lending import BASELINES, POLICIES, means, played, run, run_baseline
 from tests.benchmarks.sharing.alone import Alone
-from tests.benchmarks.sharing.cases import BIND_LIMIT_MS, RESTART_MS, Asked, Case, case_of, windows
+from tests.benchmarks.sharing.cases import (
+    BIND_LIMIT_MS,
+    RESTART_MS,
+    Asked,
+    Case,
+    case_of,
+    firm_beyond_owned_gpu_ms,
+    windows,
+)
 from tests.benchmarks.sharing.fitting import best_fit, first_fit
 from tests.benchmarks.sharing.pools import Pool
 from tests.benchmarks.sharing.quotas import Aware, Blind
@@ -270,3 +278,15 @@ def test_a_span_after_the_warm_up_counts_alone() -> None:
     tally, _ = told(of, Pool())
     assert tally.useful_gpu_ms == 8 * MS_PER_DAY
     assert tally.useful_from_start_gpu_ms == 16 * MS_PER_DAY
+
+
+def test_what_cannot_be_preempted_is_beyond_what_its_account_owns_by_the_pencil() -> None:
+    day_and_a_half = 36 * 60
+    gangs = [{"work": day_and_a_half, "firm": 1}, {"work": day_and_a_half, "firm": 1}, {"work": 4 * day_and_a_half}]
+    of = case([[1], [2], [1]], gangs)
+    # A node too few on the first day, none on the second.
+    assert firm_beyond_owned_gpu_ms(of) == 8 * MS_PER_DAY
+    assert firm_beyond_owned_gpu_ms(replace(of, replay=replace(of.replay, warm_up_days=1))) == 0
+    # Who owns nothing is beyond with all of it, for as long as it runs within the days.
+    stranger = case([[1, 0], [1, 0]], [{"at": 24 * 60, "tenant": 1, "size": 4, "work": 10 * 24 * 60, "firm": 1}])
+    assert firm_beyond_owned_gpu_ms(stranger) == 4 * MS_PER_DAY

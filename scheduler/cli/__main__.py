@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ours = given.index("--") if "--" in given else len(given)
     debug = DEBUG in given[:ours]
     given = [each for at, each in enumerate(given) if each != DEBUG or at >= ours] or ["--help"]
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's own lines on handshakes: we say why, in one
     try:
         code = application()(given, standalone_mode=False, prog_name="tenor")
         sys.stdout.flush()

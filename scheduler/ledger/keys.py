@@ -179,13 +179,21 @@ class SignerKey:
         return f"{_PRIVATE}{self.name}+{self.verifier.key_hash.hex()}+{_base64(bytes([Kind.NOTE]) + self.seed)}"
 
     def save(self, path: Path) -> None:
-        """Keeps the key at `path`, readable by its owner only. Raises Conflict where something is there already."""
+        """Keeps the key at `path`, readable by its owner only, whole or not at all. Raises Conflict where something is
+        there already.
+        """
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(file, "w", encoding="utf-8") as opened:
-                opened.write(self.encode() + "\n")
-                opened.flush()
-                os.fsync(opened.fileno())
+            partial.unlink(missing_ok=True)
+            file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(file, "w", encoding="utf-8") as opened:
+                    opened.write(self.encode() + "\n")
+                    opened.flush()
+                    os.fsync(opened.fileno())
+                os.link(partial, path)  # which replaces nothing, as a rename would
+            finally:
+                partial.unlink(missing_ok=True)
         except FileExistsError as error:
             raise Conflict(f"{path} exists already; a signer key is never overwritten") from error
         except (FileNotFoundError, NotADirectoryError) as error:

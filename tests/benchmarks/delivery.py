@@ -18,10 +18,12 @@ from scheduler.core.metering.records import MeterRecord
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.leaves import decode, encode_record
 from scheduler.exchange.publisher import BATCH_LEAVES, Publisher
+from scheduler.exchange.tls import Tls
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from tests.benchmarks.harness import Figure, Result, Settings, resident_mib, timed
 from tests.exchange.processes import ExchangeProcess
+from tests.exchange.trust import Trust
 from tests.exchange.world import metered
 
 POSITIONS = 200
@@ -41,14 +43,20 @@ class Sent:
 
 
 def run(settings: Settings) -> Result:
-    """Records a second end to end in batches, one record a message (baseline), and encoding and decoding alone."""
+    """Records a second end to end in batches, the same over mutual TLS, one record a message (baseline), and encoding
+    and decoding alone.
+    """
     records = 5_000 if settings.quick else 100_000
     rows: list[dict[str, Figure]] = []
-    for name, batch, count in (
-        ("batches", BATCH_LEAVES, records),
-        ("one record a message (baseline)", 1, records // 100),
+    trust = Trust(settings.scratch / "certs")
+    for number, (name, batch, count, secured) in enumerate(
+        (
+            ("batches", BATCH_LEAVES, records, None),
+            ("one record a message (baseline)", 1, records // 100, None),
+            ("batches over mutual TLS", BATCH_LEAVES, records, trust),
+        )
     ):
-        sent = _sent(settings.scratch / f"batch-{batch}", count, batch)
+        sent = _sent(settings.scratch / f"run-{number}", count, batch, secured)
         rows.append(
             {
                 "path": name,
@@ -70,14 +78,16 @@ def run(settings: Settings) -> Result:
     return Result(rows, line)
 
 
-def _sent(folder: Path, count: int, batch: int) -> Sent:
+def _sent(folder: Path, count: int, batch: int, trust: Trust | None) -> Sent:
     folder.mkdir()
+    cluster, venue = (None, None) if trust is None else (trust.of(f"cluster/{STREAM}"), trust.of("exchange/venue"))
+    identity = () if venue is None else ("--identity", str(venue.identity), "--authority", str(venue.authority))
     with (
-        ExchangeProcess(folder / "exchange.db") as exchange,
-        _filled(folder / "journal.db", exchange, count) as journal,
+        ExchangeProcess(folder / "exchange.db", *identity) as exchange,
+        _filled(folder / "journal.db", exchange, count, venue) as journal,
     ):
         signer = SignerKey.generate("tenor.test/bench")
-        publisher = Publisher(exchange.address, journal, STREAM, signer, 1, batch_leaves=batch)
+        publisher = Publisher(exchange.address, journal, STREAM, signer, 1, batch_leaves=batch, tls=cluster)
         begun = time.perf_counter()
         with publisher:
             assert publisher.wait_acknowledged(count // 2, PATIENCE_S), publisher.status()
@@ -89,10 +99,10 @@ def _sent(folder: Path, count: int, batch: int) -> Sent:
 
 
 @contextmanager
-def _filled(path: Path, exchange: ExchangeProcess, count: int) -> Iterator[Journal]:
+def _filled(path: Path, exchange: ExchangeProcess, count: int, tls: Tls | None) -> Iterator[Journal]:
     """A journal with so many records of positions that the exchange knows, interval by interval."""
     terms = _terms()
-    with ExchangeClient(exchange.address) as client:
+    with ExchangeClient(exchange.address, tls=tls) as client:
         client.list_instrument(terms)
         positions = [client.trade("acme", terms.id, 3).position for _ in range(POSITIONS)]
     with Journal.open(path) as journal:

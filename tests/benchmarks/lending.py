@@ -19,9 +19,10 @@ from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 
+from scheduler.core.quantities import MS_PER_HOUR
 from tests.benchmarks.harness import Figure, Missing, Result, Row, Settings
 from tests.benchmarks.sharing.alone import Alone
-from tests.benchmarks.sharing.cases import WINDOWS, Asked, Case, case_of
+from tests.benchmarks.sharing.cases import WINDOWS, Asked, Case, case_of, firm_beyond_owned_gpu_ms
 from tests.benchmarks.sharing.charts import drawn
 from tests.benchmarks.sharing.fitting import first_fit
 from tests.benchmarks.sharing.pools import Pool
@@ -93,6 +94,7 @@ def played(asked: Asked, policy: str) -> dict[str, Figure]:
         "failures_days": asked.failures_days,
         "gpus": case.replay.gpus,
         "gangs": len(case.replay.gangs),
+        "firm_beyond_owned_gpu_h": round(firm_beyond_owned_gpu_ms(case) / MS_PER_HOUR, 1),
         **figures,
         "seconds": round(time.perf_counter() - began, 1),
     }

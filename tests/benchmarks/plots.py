@@ -65,7 +65,7 @@ def growth(rows: Sequence[Row]) -> bytes:
         for name, style in (("event_cpu_p50_ms", ":"), ("event_cpu_p99_ms", "-")):
             points = sorted((_of(row, "gpus"), _of(row, name)) for row in ours)
             axis.plot(*zip(*points, strict=True), color=OURS, marker="o", markersize=4, linestyle=style)
-        _scaled(axis, "a round after one event, processor ms: median (dotted), p99")
+        _scaled(axis, "after one event, processor ms: median (dotted), p99")
 
     return svg((full, after), (9, 3.6), columns=2)
 

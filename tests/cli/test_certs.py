@@ -77,6 +77,14 @@ def test_plaintext_is_told_what_it_met(address: str, certs: Path) -> None:
     assert len(ended.err.strip().splitlines()) == 1
 
 
+def test_a_stranger_is_told_in_one_line(address: str, certs: Path, tmp_path: Path) -> None:
+    made = tenor("certs", "make", "admin/root", "--folder", str(tmp_path / "certs"), home=tmp_path)
+    assert made.code == 0, made.err
+    ended = trade(address, tmp_path / "certs", "admin-root", "book")
+    assert (ended.code, len(ended.err.strip().splitlines())) == (3, 1)
+    assert "has a certificate of another authority than those in" in ended.err
+
+
 def test_a_remote_address_needs_certificates(certs: Path) -> None:
     serve = ("exchange", "serve", "--db", str(certs.parent / "other.db"), "--listen", "0.0.0.0:0")
     up = ("up", "--home", str(certs.parent / "up"), "--exchange", "exchange.example:7001")

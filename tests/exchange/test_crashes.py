@@ -66,6 +66,9 @@ def assert_nothing_lost_and_nothing_twice(exchange: ExchangeProcess, journal: Pa
     with Journal.open(journal) as opened:
         assert (opened.log_size(STREAM), opened.acknowledged(STREAM)) == (LEAVES, LEAVES)
         assert opened.root(STREAM) == expected
+        cosigned = opened.cosigned(STREAM)  # whoever was killed when, the last cosignature is there too
+        assert cosigned is not None
+        assert cosigned[:2] == (LEAVES, note)
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.errors import Conflict, InvalidValue, Unauthorised
+from scheduler.core.errors import Conflict, InvalidValue, Unauthorised, Unavailable
 from scheduler.ledger.keys import Kind, SignerKey, VerifierKey
 
 # The example of golang.org/x/mod/sumdb/note's documentation.
@@ -109,3 +111,15 @@ def test_a_key_file_that_is_missing_or_something_else_is_refused(tmp_path: Path)
     path.chmod(0o600)
     with pytest.raises(InvalidValue, match="not text"):
         SignerKey.load(path)
+
+
+def test_a_key_that_could_not_be_kept_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a key would be found at the next start, and refused there for ever."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match="No space left"):
+        SignerKey.load_or_generate(tmp_path / "log.key", "log.example")
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.orders import Kind
@@ -69,6 +71,24 @@ def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, end_ms: int) 
     for found in (room_from_others, room_at_home):
         room = found(books, want, account, pool, end_ms)
         if room is not None and books.repacks(account, pool, taken=room.gpus):
+            take_room(books, gang, room)
+            return True
+    return want.parts == 1 and _on_one_node(books, gang, account, pool, end_ms)
+
+
+def _on_one_node(books: Books, gang: Gang, account: int, pool: int, end_ms: int) -> bool:
+    """On the first of its account's nodes beside which the rest repacks, those with least room for it first."""
+    want = wants(gang.shape)[-1]
+    gpus = books.own_gpus(account, pool)
+    firm = np.array([row >= 0 and books.firm_of_row[row] for row in books.floor.holder[gpus].tolist()], dtype=np.bool_)
+    may = gpus[~firm & (books.floor.until_ms[gpus] >= end_ms)]
+    nodes, numbers = np.unique(books.floor.node_of_gpu[may], return_counts=True)
+    for number, node in sorted(zip(numbers.tolist(), nodes.tolist(), strict=True)):
+        taken = may[books.floor.node_of_gpu[may] == node][: want.size]
+        if number < want.size or not books.repacks(account, pool, taken=taken):
+            continue
+        room = room_at_home(books, want, account, pool, end_ms, node)
+        if room is not None:
             take_room(books, gang, room)
             return True
     return False

@@ -152,26 +152,37 @@ def allows(floor: Floor, gpu: int, kind: int, account: int, end_ms: int) -> bool
 
 
 @kernel
-def tightest_of_leaves(order: Order, pool: int, at: int, size: int) -> int:
+def tightness(order: Order, pool: int, leaf: int, size: int) -> int:
+    """How tight the leaf is for a part of that size; NONE where it has none, or is set aside."""
+    free = order.leaves[leaf, FREE]
+    if free >= NONE or order.leaves[leaf, COUNT] < size:
+        return NONE
+    return int(order.ranks[pool, size, free])
+
+
+@kernel
+def tightest_of_leaves(order: Order, pool: int, at: int, size: int, bound: int) -> int:
     """The tightness of the tightest leaf with a part of that size below the pool's `at`-th inner node of the lowest
-    level.
+    level; none is tighter than the bound.
     """
     best = NONE
     low = order.trees[pool, FIRST_LEAF] + at * FAN
     for leaf in range(low, min(low + FAN, order.trees[pool, AFTER_LEAF])):
-        free = order.leaves[leaf, FREE]
-        if free < NONE and order.leaves[leaf, COUNT] >= size:  # else it is set aside
-            best = min(best, order.ranks[pool, size, free])
+        best = min(best, tightness(order, pool, leaf, size))
+        if best == bound:
+            break
     return best
 
 
 @kernel
-def tightest_of_inner(order: Order, pool: int, level: int, at: int, size: int) -> int:
+def tightest_of_inner(order: Order, pool: int, level: int, at: int, size: int, bound: int) -> int:
     """The same below the `at`-th inner node of a higher level."""
     best = NONE
     low = order.trees[pool, STARTS + level - 1] + at * FAN
     for below in range(low, min(low + FAN, order.trees[pool, STARTS + level])):
         best = min(best, order.least[below, size])
+        if best == bound:
+            break
     return best
 
 
@@ -180,15 +191,19 @@ def refresh(order: Order, pool: int, leaf: int, most: int) -> None:
     """Carry a changed leaf up the tree for parts up to that size, as far as it makes a difference."""
     for size in range(1, most + 1):
         at = (leaf - order.trees[pool, FIRST_LEAF]) // FAN
-        best = tightest_of_leaves(order, pool, at, size)
-        level = 0
-        while order.least[order.trees[pool, STARTS + level] + at, size] != best:
-            order.least[order.trees[pool, STARTS + level] + at, size] = best
-            level += 1
-            if level == order.trees[pool, LEVELS]:
+        mine = tightness(order, pool, leaf, size)
+        for level in range(order.trees[pool, LEVELS]):
+            row = order.trees[pool, STARTS + level] + at
+            known = order.least[row, size]
+            best = mine
+            if mine > known and level == 0:
+                best = tightest_of_leaves(order, pool, at, size, known)
+            elif mine > known:
+                best = tightest_of_inner(order, pool, level, at, size, known)
+            if best == known:
                 break
+            order.least[row, size] = mine = best
             at //= FAN
-            best = tightest_of_inner(order, pool, level, at, size)
 
 
 @kernel
@@ -210,16 +225,9 @@ def tightest(order: Order, pool: int, size: int) -> int:
             row += 1
             at += 1
     leaf = order.trees[pool, FIRST_LEAF] + at * FAN
-    while not is_as_tight(order, pool, leaf, size, tight):
+    while tightness(order, pool, leaf, size) != tight:
         leaf += 1
     return int(leaf)
-
-
-@kernel
-def is_as_tight(order: Order, pool: int, leaf: int, size: int, tight: int) -> bool:
-    """Whether the leaf has a part of that size, is not set aside, and is just so tight."""
-    free = order.leaves[leaf, FREE]
-    return bool(free < NONE and order.leaves[leaf, COUNT] >= size and order.ranks[pool, size, free] == tight)
 
 
 @kernel
@@ -242,9 +250,9 @@ def begin(floor: Floor, orders: Orders, at: int) -> None:
             for inner in range(order.trees[pool, STARTS + at_level + 1] - low):
                 for size in range(1, most + 1):
                     if at_level == 0:
-                        order.least[low + inner, size] = tightest_of_leaves(order, pool, inner, size)
+                        order.least[low + inner, size] = tightest_of_leaves(order, pool, inner, size, -1)
                     else:
-                        order.least[low + inner, size] = tightest_of_inner(order, pool, at_level, inner, size)
+                        order.least[low + inner, size] = tightest_of_inner(order, pool, at_level, inner, size, -1)
     order.head[TAKEN_IN] = floor.ring[RING]
 
 

@@ -50,14 +50,22 @@ def room_from_others(books: Books, want: Want, account: int, pool: int, end_ms: 
     return _room_at_home(books, want, account, pool, end_ms, own=False)
 
 
-def room_at_home(books: Books, want: Want, account: int, pool: int, end_ms: int) -> Room | None:
-    """The same, and the account's own preemptible work makes way too, as that of others within their count does."""
-    return _room_at_home(books, want, account, pool, end_ms, own=True)
+def room_at_home(
+    books: Books, want: Want, account: int, pool: int, end_ms: int, node: int | None = None
+) -> Room | None:
+    """The same, and the account's own preemptible work makes way too, as that of others within their count does; on
+    one node alone where it is given.
+    """
+    return _room_at_home(books, want, account, pool, end_ms, own=True, node=node)
 
 
-def _room_at_home(books: Books, want: Want, account: int, pool: int, end_ms: int, *, own: bool) -> Room | None:
+def _room_at_home(
+    books: Books, want: Want, account: int, pool: int, end_ms: int, *, own: bool, node: int | None = None
+) -> Room | None:
     gpus = books.own_gpus(account, pool)
     gpus = gpus[books.floor.until_ms[gpus] >= end_ms]
+    if node is not None:
+        gpus = gpus[books.floor.node_of_gpu[gpus] == node]
     prices = {
         row: books.price(row) + (0 if books.headroom(books.account_of_row[row], pool) < 0 else _LAST)
         for row in books.holders(gpus)

@@ -2,7 +2,7 @@
 
 A position that cannot be covered as sold is refused whole, and its shortfall is metered: nothing is oversold in
 silence. It is tried again whenever something changed that could help: a node joined or is well again, a window opened
-or closed.
+or closed, work that cannot be preempted ended.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from scheduler.core.events import (
     CoverageRefused,
     DrainOrdered,
     Event,
+    GangEnded,
     HealthChanged,
     NodeJoined,
     ShortageDecided,
@@ -86,11 +87,15 @@ def after_position_event(state: State, event: PositionEvent, now_ms: int, spares
 
 
 def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well."""
+    """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well, and
+    on those that work which cannot be preempted has left.
+    """
     match event:
         case HealthChanged() if event.cause is not None:
             yield from replaced(state, now_ms, spares)
         case HealthChanged() | NodeJoined():
+            yield from retry(state, now_ms, spares)
+        case GangEnded() if state.refused and not state.gangs.get(event.gang).spec.preemptible:
             yield from retry(state, now_ms, spares)
         case _:
             pass

@@ -82,6 +82,25 @@ def case_of(asked: Asked) -> Case:
     return Case(replay, owned, faults)
 
 
+def firm_beyond_owned_gpu_ms(case: Case) -> int:
+    """After the warm-up: what gangs that cannot be preempted hold beyond what their account owns, did each of them
+    start when it was submitted. A pool serves it; nobody who keeps promises to owners can do so at that instant.
+    """
+    gangs, end_ms = case.replay.gangs, case.replay.end_ms
+    owned = gpus_owned(case)
+    beyond = 0
+    for account in range(len(case.replay.tenants)):
+        firm = np.flatnonzero((gangs.tenant == account) & ~gangs.preemptible)
+        gpus, start_ms = gangs.gpus[firm].astype(np.int64), gangs.submitted_ms[firm]
+        days = np.arange(case.replay.days, dtype=np.int64)
+        changes = np.concatenate([gpus, -gpus, -np.diff(owned[:-1, account], prepend=0)])
+        at_ms = np.concatenate([start_ms, start_ms + gangs.duration_ms[firm], days * MS_PER_DAY])
+        order = np.argsort(at_ms, kind="stable")
+        edges = np.clip(np.append(at_ms[order], end_ms), case.warm_up_ms, end_ms)
+        beyond += int((np.maximum(0, changes[order].cumsum()) * np.diff(edges)).sum())
+    return beyond
+
+
 def windows(calendar: HeliosCalendar, jobs: PhillyJobs, count: int) -> list[tuple[date, date]]:
     """(first day of the jobs, first day of the calendar) of each window; see the module."""
     changed = np.abs(np.diff(calendar.gpus, axis=0)).sum(axis=1)

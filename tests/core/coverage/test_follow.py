@@ -29,7 +29,7 @@ def own_use(
 @given(st.data(), st.integers(0, 4))
 def test_every_swap_is_lawful_and_raises_own_use_while_nobodys_falls(data: st.DataObject, at_ms: int) -> None:
     fleet = data.draw(fleets())
-    holdings = assign(fleet, data.draw(calendars(fleet, levels=SOLD_LEVELS[:2])), rounds=50).holdings
+    holdings = assign(fleet, data.draw(calendars(fleet, levels=SOLD_LEVELS)), rounds=50).holdings
     accounts = {h.position: int(h.position[1:]) % 3 for h in holdings}
     busy = np.array(
         data.draw(st.lists(st.integers(-1, 2), min_size=fleet.n_gpus, max_size=fleet.n_gpus)), dtype=np.int32
@@ -73,6 +73,16 @@ def test_work_that_cannot_be_preempted_keeps_the_turns_it_was_placed_by() -> Non
     assert follow_work(fleet, [held("a", Level.NODE, 0)], 1, {"a": 0}, busy) == ((Level.NODE, 1, 0),)
     equal = [held("a", Level.NODE, 0), held("b", Level.NODE, 1)]
     assert follow_work(fleet, equal, 1, {"a": 0, "b": 1}, busy, fixed=fixed) == ((Level.NODE, 1, 0),)
+
+
+def test_what_cannot_be_preempted_never_comes_under_anothers_coverage() -> None:
+    """Account a's work runs beside c's, which cannot be preempted, on a node of nobody's until b's lot on it begins."""
+    fleet = fleet_of(nodes=2)
+    holdings = [held("a", Level.NODE, 0), held("b", Level.NODE, 1, 9, 12)]
+    accounts, busy = {"a": 0, "b": 1, "c": 2}, np.array([-1, -1, 0, 2], dtype=np.int32)
+    assert follow_work(fleet, holdings, 1, accounts, busy) == ((Level.NODE, 1, 0),)
+    assert follow_work(fleet, holdings, 1, accounts, busy, fixed=busy == 2) == ()
+    assert follow_work(fleet, holdings, 1, accounts, busy, fixed=busy == 0) == ((Level.NODE, 1, 0),)
 
 
 def test_ill_cells_never_trade() -> None:

@@ -229,6 +229,17 @@ def test_who_has_not_run_as_long_as_it_wished_is_not_the_first_to_go() -> None:
     assert stops == [wishes.number]  # an owner waits for nobody's wish
 
 
+@pytest.mark.parametrize(("ran_ms", "moves"), [(HOUR_MS - 1, 0), (HOUR_MS, 1)])
+def test_it_is_not_moved_for_a_whole_node_before_it_ran_as_long_as_it_wished(ran_ms: int, moves: int) -> None:
+    world = World(fleet_of([8, 8]), owners_of({None: 16}))
+    world.now_ms = 10 * HOUR_MS
+    for first in (0, 8):
+        wish = {"min_runtime_ms": HOUR_MS, "checkpoint_ms": 1}
+        world.running(spec_of("b", 1, 2, **wish), range(first, first + 2), started_ms=world.now_ms - ran_ms)
+    world.submit(spec_of("c", 1, 8))
+    assert sum(isinstance(action, Stop) for action in planned(world).actions) == moves
+
+
 # -- not to be overtaken
 
 LONG, SHORT = {"max_runtime_ms": 5 * HOUR_MS}, {"max_runtime_ms": 30 * MINUTE_MS}
@@ -256,6 +267,20 @@ def test_only_what_has_ended_by_then_goes_before_one_that_waited_long() -> None:
     assert {**dict(held.numbers)}["protected_start_ms"] == start_ms
     told = made.waiting["a", large.shape]
     assert (told.expected_start_ms, dict(told.numbers)["protected_start_ms"]) == (start_ms, start_ms)
+
+
+def test_nobody_is_moved_for_another_than_the_protected_one() -> None:
+    """Emptying a node for a gang of eight would cost nothing; but another waits for three nodes since long."""
+    world = World(fleet_of([8, 8, 8]), owners_of({None: 24}))
+    world.now_ms = 10 * HOUR_MS
+    world.running(spec_of("b", 1, 8, max_runtime_ms=2 * HOUR_MS), range(8))
+    for first in (8, 16):
+        world.running(spec_of("b", 1, 2, max_runtime_ms=2 * HOUR_MS), range(first, first + 2))
+    behind = world.submit(spec_of("c", 1, 8, **LONG))
+    (stop,) = (action for action in plan(world.snapshot()).actions if isinstance(action, Stop))
+    assert (stop.cause, stop.for_gang) == (StopCause.CONSOLIDATED, behind.id)
+    world.submit(spec_of("a", 3, 8), submitted_ms=HOUR_MS)
+    assert planned(world).actions == ()
 
 
 def test_a_long_gang_may_have_what_the_protected_one_does_not_need() -> None:
