@@ -78,21 +78,6 @@ SHAPES = (even(Shape(2, 4, 4, 8)), even(Shape(2, 3, 9, 8)), even(Shape(3, 5, 3, 
 def test_no_more_is_given_up_than_by_first_fit_on_any_kind_and_shape(
     blocks: tuple[Inside, ...], kind: Kind, hours: int
 ) -> None:
-<<<<<<< HEAD
-    fleet = fleet_of(blocks)
-    for sold, most_ppm in ((97, MOST_PPM.get(kind, 11_000)), (90, MOST_PPM.get(kind, 0))):
-        demands = kind(blocks, hours, sold, 0)
-        made = plan(fleet, demands, orders=ORDERS)
-        assert check(fleet, columns_of(made.assignment().holdings)) == ()
-        left, asked = gpu_hours(fleet, made)
-        for order in (BY_START, BY_LEVEL_AND_START):
-            assert left <= gpu_hours(fleet, plan(fleet, demands, orders=(order,), rounds=0))[0]
-        assert left <= asked * most_ppm // 1_000_000
-
-
-MOST_PPM: dict[Kind, int] = {counted_in: 250_000}
-"""Of those that fit by count alone a packing without a move may not exist, least where blocks differ in size."""
-=======
     """Or no more than the hundredth that fewer lots left out may cost."""
     fleet, demands = fleet_of(blocks), kind(blocks, hours, 95, 0)
     made = plan(fleet, demands)
@@ -101,4 +86,3 @@ MOST_PPM: dict[Kind, int] = {counted_in: 250_000}
     for order in (BY_START, BY_LEVEL_AND_START):
         first_fit = gpu_hours(fleet, plan(fleet, demands, orders=(order,), rounds=0))[0]
         assert left <= max(first_fit, asked // 100)
->>>>>>> proofs
