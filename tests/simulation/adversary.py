@@ -221,6 +221,7 @@ class Game:
             "until_ms": since_ms + end_ms,
             "firmness": tuple(FIRMNESS)[window % len(FIRMNESS)],
             "like": self.nodes[(lots // 3) % len(self.nodes)],
+            "handovers": lots % 5 == 4,
         }
         self.stage.buy(account, 1 + lots % 3, LEVELS[level % len(LEVELS)], wished)
 

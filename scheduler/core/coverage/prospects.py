@@ -108,12 +108,13 @@ def prospects_of(
     """The same, of the pool's standing in the window where that is there already."""
     pool, waiting = offer.pool, offer.waiting(start_ms, end_ms)
     view = _outlook(fleet, pool, whole, offer, waiting)
+    cells, one = pool_cells(fleet, pool), Prospects(view, (Part(fleet, pool, view),), (0,) * len(LEVELS))
+    if cells.alike or not offer.losses:
+        return one
     here = (held.start_ms < end_ms) & (held.end_ms > start_ms)
     levels = _levels_in_use(fleet, held, here, offer, waiting)
-    cells = pool_cells(fleet, pool)
-    alike = all(cells.most_inside[each][Level.GPU] == cells.least_inside[each][Level.GPU] for each in levels)
-    if alike or not offer.losses:
-        return Prospects(view, (Part(fleet, pool, view),), (0,) * len(LEVELS))
+    if all(cells.most_inside[each][Level.GPU] == cells.least_inside[each][Level.GPU] for each in levels):
+        return one
     divided, n_parts = _divided(fleet, pool, levels)
     stray, not_theirs = _stray(fleet, divided, held, here, pool)
     parts = []

@@ -26,7 +26,7 @@ from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
 from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
-from scheduler.core.placement.floor import AT_NODE, OWNER, POOL, RING, USABLE, floor_of, held_rows
+from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, FREE_HERE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.overdrawn import Overdrawn
 from scheduler.core.placement.repack import Counts, Tables, repacks
 from scheduler.core.placement.rows import Rows
@@ -106,7 +106,7 @@ class Books(Rows):
         self._set_anew = floors.set_anew.compiled if compiled else floors.set_anew
         self._let_go = floors.let_go.compiled if compiled else floors.let_go
         self._repacks = repacks.compiled if compiled else repacks
-        self._overdrawn = Overdrawn(self, compiled=compiled)
+        self._overdrawn = Overdrawn(self, self.search.cells, compiled=compiled)
 
     def _tally(self, holder: IntArray, firm: BoolArray) -> None:
         """What each account owns and uses, by account and pool."""
@@ -181,6 +181,12 @@ class Books(Rows):
     def free_gpus(self, pool: int) -> int:
         """How many GPUs of the pool are free."""
         return int(self.floor.ring[RING + 1 + pool])
+
+    def idle_owners(self) -> set[str]:
+        """Accounts any of whose own GPUs are free."""
+        idle = np.flatnonzero(self.floor.units[:, FREE_HERE])
+        parts = np.array(self.units.first_unit, dtype=np.int64).searchsorted(idle, side="right") - 1
+        return {self.names[account] for account in np.unique(parts // self.n_pools).tolist()}
 
     def usable_gpus(self, pool: int) -> int:
         """How many GPUs of the pool may be used."""
@@ -371,6 +377,19 @@ class Books(Rows):
     def gangs_of_round(self) -> list[Gang]:
         """The gangs that the last round placed, stopped or withdrew."""
         return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+
+    def owners_touched(self) -> set[str]:
+        """The accounts of those gangs, and of every GPU of the nodes on which they are or were."""
+        gangs = self.gangs_of_round()
+        gpus = [gpu for gang in gangs for gpu in gang.gpu_numbers]
+        return {gang.spec.account for gang in gangs} | self.owners_on(np.array(gpus, dtype=np.int64))
+
+    def owners_on(self, gpus: IntArray) -> set[str]:
+        """The accounts that own any GPU of the nodes of these."""
+        nodes = np.unique(self.floor.node_of_gpu[gpus])
+        spans = [self.floor.gpus[low:high, OWNER] for low, high in self.floor.nodes[nodes[:, None] + [0, 1], FIRST_GPU]]
+        owners = np.unique(np.concatenate(spans)) if spans else NO_GPUS
+        return {self.names[owner] for owner in owners.tolist() if owner >= 0}
 
     def gangs_taken(self) -> list[Gang]:
         """The waiting gangs that this round placed, also those that it withdrew again."""

@@ -54,6 +54,9 @@ class Borrowed:
         self._not_unsold: set[tuple[Shape, int]] = set()
         """Shapes that cannot be preempted, and pools on whose unsold GPUs they have no room, whoever asks."""
         self._is_held = False
+        self._idle_owners: set[str] | None = None
+        self._touched: set[str] = set()
+        """Accounts of which this round decided something, or where it did."""
         self.protected: dict[int, Protected] = {}
         """By pool: the gang that others must not delay (`protect`)."""
         self.held: dict[Key, Protected] = {}
@@ -64,6 +67,7 @@ class Borrowed:
         books = self._books
         if not any(books.free_gpus(pool) for pool in range(books.n_pools)):
             return
+        self._touched = books.owners_touched()
         moving = books.accounts_moving()
         self._moving = {name for name, index in books.account_index.items() if index in moving} if moving else set()
         self._protect()
@@ -79,7 +83,7 @@ class Borrowed:
     def _turns(self) -> Turns:
         books = self._books
         if self._listed is None:
-            return OneByOne(books, self._lines, self._moving, self._may_fit)
+            return OneByOne(books, self._lines, self._moving, self._may_fit, self._in_turn)
         # One floor for all pools' guards: machine code takes from it too.
         spare = np.zeros(books.n_nodes, dtype=np.int64)
         for pool, guard in self.protected.items():
@@ -148,6 +152,21 @@ class Borrowed:
         (self._fitting if fits else self._refused).add(shape)
         return fits
 
+    def _in_turn(self, shape: Shape) -> list[Turn]:
+        """The shape's lines; of what cannot be preempted, and finds no unsold GPUs, those of accounts that have free
+        ones of their own. Free GPUs only become fewer meanwhile, so no other finds room.
+        """
+        turns, want = self._lines.in_turn(shape), least_demand(shape)
+        if shape.preemptible or want is None:
+            return turns
+        end_ms, pools = self._books.now_ms + shape.runtime_ms, self._books.pools_for(shape.grade)
+        if any(self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms)) for pool in pools):
+            return turns
+        if self._idle_owners is None:
+            self._idle_owners = self._books.idle_owners()
+        self._not_unsold.update((shape, pool) for pool in pools)
+        return [turn for turn in turns if turn[2].account in self._idle_owners]
+
     def _fits_in(self, shape: Shape, pool: int) -> bool:
         """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
         want = least_demand(shape)
@@ -161,15 +180,22 @@ class Borrowed:
 
     def _placed(self, gang: Gang, line: Line) -> bool:
         self._is_held = False
-        return any(
+        placed = any(
             self._placed_as(chosen, line, pool)
             for pool in self._books.pools_for(line.shape.grade)
             for chosen in self._sizes(gang, line, pool)
         )
+        # An elastic gang is also refused for how much is free in all.
+        line.refused = not (placed or self._is_held or line.shape.preemptible or line.shape.is_elastic)
+        if placed:
+            self._touched.add(line.account)
+        return placed
 
     def _placed_as(self, gang: Gang, line: Line, pool: int) -> bool:
         """Place the gang, which may be of fewer workers than the line asks for, in the pool; whether it has room."""
         books, shape = self._books, gang.shape
+        if line.refused and (shape, pool) in self._not_unsold and line.account not in self._touched:
+            return False
         wished = wants(shape) if line.shape.is_elastic else line.wants
         own = own_tiers(books, gang, pool)
         if own is not None and self._takes(line, gang, wished, own):

@@ -57,13 +57,21 @@ class Turns(Protocol):
 class OneByOne:
     """By a heap of lines; those of one shape enter it together, when the first of them comes up."""
 
-    def __init__(self, books: Books, lines: Lines, moving: Collection[str], may_fit: Callable[[Shape], bool]) -> None:
+    def __init__(
+        self,
+        books: Books,
+        lines: Lines,
+        moving: Collection[str],
+        may_fit: Callable[[Shape], bool],
+        in_turn: Callable[[Shape], list[Turn]],
+    ) -> None:
+        """`in_turn`: a shape's lines that may find room, in order."""
         self._books, self._moving = books, moving
         self._refused: set[Shape] = set()
         self._heap: list[Entry] = []
         for shape in lines.by_shape():
             if may_fit(shape):
-                self._line_up_from(lines.in_turn(shape), 0)
+                self._line_up_from(in_turn(shape), 0)
         for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
             if may_fit(shape):
                 self.line_up(lines.of(account)[shape])

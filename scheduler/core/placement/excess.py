@@ -12,21 +12,20 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import kernel
-from scheduler.core.placement.floor import FIRST_GPU, HOLDER, POOL, RING, USABLE, Floor
+from scheduler.core.placement.floor import FIRST_GPU, HOLDER, USABLE, Floor
+from scheduler.core.placement.victims import ACCOUNT, ENDED, FIRM, GPUS, N_HELD, PRICE, RANK, Victims
 
-PRICE, RANK, ACCOUNT, GPUS, FIRM, MILLI, STARTED_MS, CHECKPOINT_MS, OVERHEAD_MS, MIN_RUN_MS, EVICTED_MS = range(11)
-"""Columns by row."""
-OPEN, ROOM, BOUND = range(3)
-"""Columns by node."""
 DEAREST = 1 << 61
 MOST_VICTIMS = 64
 
 
 class Desk(NamedTuple):
-    """Room to work in: by account, zeros; victims of a node; the best subsets for each need."""
+    """Room to work in: by account, zeros; victims of a node; the best subsets for each need; what is ended."""
 
     total: IntArray
+    """(2, n_accounts): GPUs of each account's rows ended so far; the second row stays zeros: nothing is ended."""
     largest: IntArray
+    """(2, n_accounts): and of the largest of them."""
     victims: IntArray
     """(MOST_VICTIMS, 4): price, rank, GPUs on the node, row; the cheapest first."""
     price: IntArray
@@ -34,40 +33,48 @@ class Desk(NamedTuple):
     chosen: IntArray
     """(MOST_VICTIMS + 1, MOST_VICTIMS + 1): how many victims that takes, and which."""
     rows: IntArray
-    """(MOST_VICTIMS): the rows to end."""
+    """(MOST_VICTIMS): the rows to end on a node."""
+    ended: IntArray
+    """(n_rows): the rows ended in all; those that are not needed after the others."""
+    best: IntArray
+    """(n_rows): the rows to end for the best room so far."""
+    used: IntArray
+    """(2): how many of `rows` and of `ended` are meant."""
 
 
-def desk_of(n_accounts: int) -> Desk:
-    """A desk for so many accounts."""
+def desk_of(n_accounts: int, n_rows: int) -> Desk:
+    """A desk for so many accounts and rows."""
     shapes: tuple[tuple[int, ...], ...] = (
-        (n_accounts,),
-        (n_accounts,),
+        (2, n_accounts),
+        (2, n_accounts),
         (MOST_VICTIMS, 4),
         (MOST_VICTIMS + 1,),
         (MOST_VICTIMS + 1, MOST_VICTIMS + 1),
         (MOST_VICTIMS,),
+        (n_rows,),
+        (n_rows,),
+        (2,),
     )
     return Desk(*(np.zeros(shape, dtype=np.int64) for shape in shapes))
 
 
 @kernel
-def victims_of(floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, node: int, ended: IntArray) -> int:
-    """The node's displaceable gangs but those ended, the cheapest first, at the desk. How many."""
-    found = 0
+def victims_of(floor: Floor, victims: Victims, excess: IntArray, desk: Desk, node: int) -> int:
+    """The node's displaceable gangs but those ended, the cheapest first, at the desk. How many. Rows that nobody took
+    in are no victims.
+    """
+    rows, found = victims.rows, 0
     for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
         row = floor.gpus[gpu, HOLDER]
-        if row < 0 or not floor.gpus[gpu, USABLE] or rows[row, FIRM] or excess[rows[row, ACCOUNT]] <= 0:
+        if row < 0 or not floor.gpus[gpu, USABLE] or not rows[row, N_HELD]:
+            continue
+        if rows[row, FIRM] or rows[row, ENDED] or excess[rows[row, ACCOUNT]] <= 0:
             continue
         at = 0
         while at < found and desk.victims[at, 3] != row:
             at += 1
         if at < found:
             desk.victims[at, 2] += 1
-            continue
-        gone = False
-        for other in ended:
-            gone = gone or other == row
-        if gone:
             continue
         price, rank = rows[row, PRICE], rows[row, RANK]
         while at > 0 and (
@@ -78,45 +85,6 @@ def victims_of(floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, node:
         desk.victims[at, 0], desk.victims[at, 1], desk.victims[at, 2], desk.victims[at, 3] = price, rank, 1, row
         found += 1
     return found
-
-
-@kernel
-def note_node(floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, nodes: IntArray, node: int) -> None:
-    """What is known of a node, anew."""
-    is_open = 0
-    for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
-        if floor.gpus[gpu, USABLE] and floor.gpus[gpu, HOLDER] < 0:
-            is_open += 1
-    found = victims_of(floor, rows, excess, desk, node, desk.rows[:0])
-    room = is_open
-    for at in range(found):
-        room += desk.victims[at, 2]
-    nodes[node, OPEN], nodes[node, ROOM] = is_open, room
-    nodes[node, BOUND] = desk.victims[0, 0] if found else DEAREST
-
-
-@kernel
-def catch_up(
-    floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, nodes: IntArray, seen: int, more: IntArray
-) -> int:
-    """Look anew at nodes touched since `seen`, and at these; at all where the ring lost some. What is seen now."""
-    if seen < 0 or floor.ring[RING] - seen > RING:
-        for node in range(len(nodes)):
-            note_node(floor, rows, excess, desk, nodes, node)
-        return int(floor.ring[RING])
-    for at in range(seen, floor.ring[RING]):
-        note_node(floor, rows, excess, desk, nodes, floor.ring[at % RING])
-    for node in more:
-        note_node(floor, rows, excess, desk, nodes, node)
-    return int(floor.ring[RING])
-
-
-@kernel
-def end_at_desk(rows: IntArray, desk: Desk, row: int) -> None:
-    """Count the row as ended."""
-    account, gpus = rows[row, ACCOUNT], rows[row, GPUS]
-    desk.total[account] += gpus
-    desk.largest[account] = max(desk.largest[account], gpus)
 
 
 @kernel
@@ -152,14 +120,15 @@ def comes_first(desk: Desk, have: int, at: int, to: int) -> bool:
 
 @kernel
 def offer(
-    floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, node: int, need: int, ended: IntArray
+    floor: Floor, victims: Victims, excess: IntArray, desk: Desk, node: int, need: int, state: int
 ) -> tuple[int, int]:
-    """(price, number of further rows) to free `need` more GPUs of the node on top of the rows already ended, which
-    stand at the desk's totals; the rows at the desk. DEAREST: not possible.
+    """(price, number of further rows) to free `need` more GPUs of the node on top of the rows already ended; the rows
+    at the desk. DEAREST: not possible. `state`: 0 as things are, 1 as if no account had lost any yet.
     """
     if need <= 0:
         return 0, 0
-    found, freed = victims_of(floor, rows, excess, desk, node, ended), 0
+    rows, freed = victims.rows, 0
+    found = victims_of(floor, victims, excess, desk, node)
     for at in range(found):
         freed += desk.victims[at, 2]
     if freed < need:
@@ -168,12 +137,12 @@ def offer(
     count, price = desk.chosen[need, 0], desk.price[need]
     for i in range(count):
         desk.rows[i] = desk.victims[desk.chosen[need, i + 1], 3]
-    if lawful_rows(rows, excess, desk, count, 0):
+    if lawful_rows(rows, excess, desk, count, state, 0):
         return price, count
     price, count = 0, 0
     for at in range(found):
         desk.rows[count] = desk.victims[at, 3]
-        if need > 0 and lawful_rows(rows, excess, desk, count + 1, 0):
+        if need > 0 and lawful_rows(rows, excess, desk, count + 1, state, 0):
             need -= desk.victims[at, 2]
             price += desk.victims[at, 0]
             count += 1
@@ -181,46 +150,23 @@ def offer(
 
 
 @kernel
-def lawful_rows(rows: IntArray, excess: IntArray, desk: Desk, count: int, keep: int) -> bool:
+def lawful_rows(rows: IntArray, excess: IntArray, desk: Desk, count: int, state: int, keep: int) -> bool:
     """Whether those ended and the first rows of the desk can be ended while each one's account is over its count;
     `keep`: if so, count them as ended.
     """
+    total, largest = desk.total[state], desk.largest[state]
     before = np.zeros((count, 2), dtype=np.int64)
     for i in range(count):
-        account = rows[desk.rows[i], ACCOUNT]
-        before[i, 0], before[i, 1] = desk.total[account], desk.largest[account]
-        end_at_desk(rows, desk, desk.rows[i])
+        account, gpus = rows[desk.rows[i], ACCOUNT], rows[desk.rows[i], GPUS]
+        before[i, 0], before[i, 1] = total[account], largest[account]
+        total[account] += gpus
+        largest[account] = max(largest[account], gpus)
     lawful = True
     for i in range(count):
         account = rows[desk.rows[i], ACCOUNT]
-        lawful = lawful and desk.total[account] - desk.largest[account] < excess[account]
+        lawful = lawful and total[account] - largest[account] < excess[account]
     if not (keep and lawful):
         for i in range(count - 1, -1, -1):
             account = rows[desk.rows[i], ACCOUNT]
-            desk.total[account], desk.largest[account] = before[i, 0], before[i, 1]
+            total[account], largest[account] = before[i, 0], before[i, 1]
     return bool(lawful)
-
-
-@kernel
-def one_part(
-    floor: Floor, rows: IntArray, excess: IntArray, desk: Desk, nodes: IntArray, pool: int, size: int
-) -> tuple[int, int]:
-    """(node, number of rows to end) of the cheapest room for one part, the rows at the desk; node -1: there is none.
-
-    Ties: nodes whose cheapest gang costs less than the whole first, then by number.
-    """
-    best, best_node, best_even = DEAREST, -1, False
-    none = desk.rows[:0]
-    for node in range(len(nodes)):
-        if nodes[node, ROOM] < size or floor.nodes[node, POOL] != pool:
-            continue
-        bound = 0 if nodes[node, OPEN] >= size else nodes[node, BOUND]
-        if bound > best or (bound == best and best_node >= 0):
-            continue
-        price, _ = offer(floor, rows, excess, desk, node, size - nodes[node, OPEN], none)
-        even = price == bound
-        if price < best or (price == best and price < DEAREST and best_even and not even):
-            best, best_node, best_even = price, node, even
-    if best_node < 0:
-        return -1, 0
-    return best_node, offer(floor, rows, excess, desk, best_node, size - nodes[best_node, OPEN], none)[1]

@@ -44,7 +44,7 @@ def _is_the_same(books: Books, row: int, gang: Gang) -> bool:
 
 
 def _set_anew(books: Books, snapshot: Snapshot, gpus: list[int]) -> set[str]:
-    """Who holds and leaves these GPUs, and whether they are usable. The accounts that own any of them."""
+    """Who holds and leaves these GPUs, and whether they are usable. The accounts that own any on their nodes."""
     if not gpus:
         return set()
     chosen = np.array(gpus, dtype=np.int64)
@@ -61,5 +61,4 @@ def _set_anew(books: Books, snapshot: Snapshot, gpus: list[int]) -> set[str]:
         leaver = books.row_of_number[occupant] if leaves else -1
         now.append((int(usable[at]), row, leaver, int(was_firm[at]), int(row >= 0 and books.firm_of_row[row])))
     books.set_anew(chosen, np.array(now, dtype=np.int64))
-    owners = {int(owner) for owner in books.floor.owner[chosen] if owner >= 0}
-    return {snapshot.accounts[owner] for owner in owners}
+    return books.owners_on(chosen)

@@ -22,7 +22,7 @@ class Line:
     front again.
     """
 
-    __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "shape")
+    __slots__ = ("_gangs", "_passed", "_returned", "_taken", "account", "asked", "gpus", "least", "refused", "shape")
 
     def __init__(self, account: str, shape: Shape, gangs: Sequence[Gang], taken: int = 0) -> None:
         """`taken`: so many of the gangs were placed already."""
@@ -34,6 +34,10 @@ class Line:
         """What its gangs cannot do without."""
         self.asked = False
         """Whether it stands in the order of service already."""
+        self.refused = False
+        """Whether it found no room when it last came up, of what cannot be preempted, nor does while nothing happens to
+        its account, to nodes where that owns GPUs, or to unsold ones.
+        """
         self._gangs = gangs
         self._taken = taken
         self._returned: list[tuple[tuple[int, int, int], Gang]] = []
@@ -193,6 +197,11 @@ class Lines:
                     if not shape.preemptible:
                         self._firm.setdefault(account, {})[shape] = line
         return self._by_shape
+
+    def reconsider(self, account: str) -> None:
+        """Something happened to the account."""
+        for line in self._lines.get(account, {}).values():
+            line.refused = False
 
     def firm(self) -> dict[str, dict[Shape, Line]]:
         """Every line of gangs that cannot be preempted, by account and shape."""

@@ -1,8 +1,7 @@
 """The cheapest way to make room: which gangs to end so that a want fits, at the least lost work.
 
-One part: the exact cheapest subset of gangs on the best node. Several: node by node, always the one whose next part
-costs least given what was already ended; then *fill back*: whoever turns out not to be needed stays, the costliest
-first.
+Part by part, always on the node whose next part costs least given what was already ended, there the exact cheapest
+subset of gangs; ties by number. Then *fill back*: whoever turns out not to be needed stays, the costliest first.
 """
 
 from __future__ import annotations
@@ -114,27 +113,8 @@ def _regions(fleet: Fleet, room: Mapping[int, int], want: Want) -> list[list[int
 
 
 def _victims_in(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
-    rows = _one_part(ground, want.size, nodes) if want.parts == 1 else _many_parts(ground, want, nodes)
+    rows = _ended_for(ground, want, nodes)
     return None if rows is None else _filled_back(ground, want, nodes, rows)
-
-
-def _one_part(ground: Ground, size: int, nodes: list[int]) -> set[int] | None:
-    """Exact: the cheapest subset over all nodes, tried by their cheapest gang, which bounds what they cost."""
-    best: tuple[int, int, set[int]] | None = None
-    bounds = sorted((_bound(ground, size, node), node) for node in nodes)
-    for bound, node in bounds:
-        if best is not None and bound >= best[0]:
-            break
-        offer = _node_offer(ground, size - ground.open_by_node[node], node, set())
-        if offer is not None and (best is None or (offer[0], node) < best[:2]):
-            best = (offer[0], node, offer[1])
-    return None if best is None else best[2]
-
-
-def _bound(ground: Ground, size: int, node: int) -> int:
-    if ground.open_by_node[node] >= size:
-        return 0
-    return ground.victims_by_node[node][0][0]
 
 
 def _node_offer(ground: Ground, need: int, node: int, ended: set[int]) -> tuple[int, set[int]] | None:
@@ -172,7 +152,7 @@ def _least(victims: list[Victim], need: int) -> tuple[int, set[int]]:
     return (0, set()) if best is None else (best[0], set(best[1]))
 
 
-def _many_parts(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
+def _ended_for(ground: Ground, want: Want, nodes: list[int]) -> set[int] | None:
     """Greedy by marginal node: take the cheapest next part until all parts have room."""
     ended: set[int] = set()
     placed = dict.fromkeys(nodes, 0)

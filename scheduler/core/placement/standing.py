@@ -44,6 +44,8 @@ class Standing:
         keys = touched.lines | {(gang.spec.account, asked_shape(gang)) for gang in books.gangs_of_round()}
         accounts = follow(books, snapshot, touched) | {account for account, _ in keys}
         self._lines.follow(snapshot.queue, keys)
+        for account in accounts:
+            self._lines.reconsider(account)
         return decided(books, self._lines, self._due(accounts))
 
     def _due(self, accounts: set[str]) -> Due:

@@ -1,17 +1,24 @@
-"""The cheapest room, against trying every subset of gangs."""
+"""The cheapest room, against trying every subset of gangs; and as it is found without laying out the ground."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.core import kernels
+from scheduler.core.cluster import Level
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.reclaim import Ground, cheapest_room
-from scheduler.core.placement.snapshot import Policy
+from scheduler.core.placement.snapshot import Policy, Snapshot
 from scheduler.core.placement.wants import Want
+from tests.benchmarks.crowd import crowd_of
+from tests.core.placement.naive import ground_of_accounts_over_count
+from tests.core.placement.test_equal import uneven
 from tests.core.placement.world import World, fleet_of, spec_of
 
 
@@ -81,3 +88,57 @@ def test_an_account_loses_only_until_it_is_at_its_count(nodes: list[list[int]], 
     if room is not None and room.victims:
         sizes = [books.rows[row].shape.gpus for row in room.victims]
         assert sum(sizes) - max(sizes) < over
+
+
+levels = st.sampled_from((None, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK))
+wants = st.tuples(st.integers(1, 9), st.integers(1, 9), levels).map(lambda asked: Want(*asked))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1_000), st.lists(st.tuples(wants, st.booleans()), min_size=1, max_size=12))
+def test_room_is_found_as_on_the_ground_laid_out(seed: int, questions: list[tuple[Want, bool]]) -> None:
+    """Question by question; again in later rounds, when many prices rose and others fell; and while gangs of accounts
+    over their count make way and others go over theirs.
+    """
+    snapshot = in_one_pool_each(uneven(seed)) if seed % 2 else crowd_of(1_000, seed, crowded=True).snapshot
+    books = Books(snapshot, Policy())
+    for later_ms in (1_000, 600_000, 4_000_000):
+        assert_found(books, [(want, False) for want, _ in questions])
+        books.begin_round(replace(snapshot, now_ms=snapshot.now_ms + later_ms))
+    assert_found(books, questions)
+
+
+def in_one_pool_each(snapshot: Snapshot) -> Snapshot:
+    """The same without gangs that stand in two pools."""
+    pools = snapshot.fleet.pool_of_node[snapshot.fleet.node_of_gpu]
+    placed = {number: gang for number, gang in snapshot.placed.items() if len(set(pools[[*gang.gpu_numbers]])) == 1}
+    occupant = np.where(np.isin(snapshot.occupant, list(placed)), snapshot.occupant, -1)
+    return replace(snapshot, placed=placed, occupant=occupant)
+
+
+def test_machine_code_finds_the_same_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="without numba there is only the plain way")
+    monkeypatch.setattr(kernels, "WORTH_COMPILING_STEPS", 0)
+    bound = (None, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
+    questions = [
+        (Want(parts, size, level), parts % 2 == 0) for parts in range(1, 7) for size in (1, 3, 8) for level in bound
+    ]
+    assert_found(Books(crowd_of(4_000, 3, crowded=True).snapshot, Policy()), questions)
+
+
+def assert_found(books: Books, questions: list[tuple[Want, bool]]) -> None:
+    """The same both ways; what is taken goes to an account that is, or comes to be, over its count."""
+    waiting = [gang for shapes in books.snapshot.queue.values() for gangs in shapes.values() for gang in gangs]
+    for at, (want, takes) in enumerate(questions):
+        pool = at % books.n_pools
+        found = books.room_over_count(want, pool)
+        laid_out = cheapest_room(ground_of_accounts_over_count(books, pool), want)
+        assert (found is None) == (laid_out is None)
+        if found is None or laid_out is None:
+            continue
+        assert found.gpus.tolist() == laid_out.gpus.tolist()
+        assert found.victims == laid_out.victims
+        if takes:
+            for row in sorted(found.victims, key=lambda row: (books.rows[row].shape.gpus, books.rank_of_row[row])):
+                books.stop(row, None)
+            books.place(waiting[at], found.gpus, inside=True)
