@@ -115,10 +115,12 @@ class Run:
         elif news == "later":
             world.now_ms += dice.choice((MINUTE_MS, 7 * MINUTE_MS))
         elif news == "lose" and dice.random() < 0.3:
+            world.now_ms += 1  # what was placed at this instant was placed on a node that was well
             world.lose_node(node)
         elif news == "repair":
             world.usable[gpus] = True
         elif news == "handover":
+            world.now_ms += 1
             world.hand_over(node, dice.randint(-1, len(ACCOUNTS) - 1))
 
     def round(self) -> int:
