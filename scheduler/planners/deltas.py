@@ -41,15 +41,13 @@ class Column(NamedTuple):
     fresh: int
 
 
-BY_GPU = (
+COLUMNS = (
     Column("usable", "?", 0),
     Column("owner", "<i4", -1),
     Column("until_ms", "<i8", 0),
     Column("occupant", "<i8", -1),
     Column("claimant", "<i8", -1),
 )
-BY_NODE = (Column("swappable", "?", 0),)
-COLUMNS = (*BY_GPU, *BY_NODE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from scheduler.core.placement.standing import Standing
 from scheduler.core.workloads import Gang, GangStatus, Shape
 from scheduler.planners.arrays import Array
 from scheduler.planners.deltas import (
-    BY_GPU,
     COLUMNS,
     NOWHERE,
     Answer,
@@ -111,8 +110,8 @@ class PoolReplica:
 
     def _start(self, pool: PoolNodes) -> None:
         self.fleet = PoolFleet(pool.nodes, pool.domains, pool.blocks)
-        sizes = {column.name: self.fleet.n_gpus if column in BY_GPU else len(pool.nodes) for column in COLUMNS}
-        self.columns = {column.name: np.full(sizes[column.name], column.fresh, dtype=column.kind) for column in COLUMNS}
+        n_gpus = self.fleet.n_gpus
+        self.columns = {column.name: np.full(n_gpus, column.fresh, dtype=column.kind) for column in COLUMNS}
         self.accounts, self.balances = [], {}
         self.gangs, self.numbers, self.placed, self.queue, self.shares = {}, {}, {}, {}, {}
         self.elastic = set()

@@ -20,7 +20,7 @@ from scheduler.core.placement.pools import Division, Part, counts
 from scheduler.core.placement.snapshot import Place, Snapshot, Stop
 from scheduler.core.workloads import Gang, GangSpec, GangStatus
 from scheduler.planners.arrays import Array
-from scheduler.planners.deltas import BY_GPU, COLUMNS, Delta, PoolNodes
+from scheduler.planners.deltas import COLUMNS, Delta, PoolNodes
 from scheduler.planners.rows import table_of
 
 Shares = Mapping[int, tuple[tuple[int, int], ...]]
@@ -176,9 +176,9 @@ def _columns(snapshot: Snapshot, part: Part) -> dict[str, Array]:
     """The part's entries of the snapshot's arrays, as copies. That ownership ends now or ended before is all one, so
     that spares, which may be taken at any instant, do not change with each.
     """
-    by_gpu = {column.name: getattr(snapshot, column.name)[part.gpus] for column in BY_GPU}
-    by_gpu["until_ms"][by_gpu["until_ms"] <= snapshot.now_ms] = 0
-    return {**by_gpu, "swappable": snapshot.swappable[part.nodes]}
+    columns = {column.name: getattr(snapshot, column.name)[part.gpus] for column in COLUMNS}
+    columns["until_ms"][columns["until_ms"] <= snapshot.now_ms] = 0
+    return columns
 
 
 def _changed_shares(before: Shares, now: Shares) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:

@@ -51,7 +51,6 @@ def crowd_of(gpus: int, seed: int = 1, *, crowded: bool = False) -> Crowd:
         usable=made.usable,
         owner=made.owner,
         until_ms=made.until_ms,
-        swappable=np.ones(n_nodes, dtype=np.bool_),
         occupant=made.occupant,
         claimant=np.full(n_nodes * NODE_GPUS, -1, dtype=np.int64),
         placed=made.placed,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.core.cluster import Fleet, Level
+from scheduler.core.cluster import Fleet
 from scheduler.core.workloads import Gang, Piece, Shape, StopCause, Waiting
 
 Queue = Mapping[str, Mapping[Shape, Sequence[Gang]]]
@@ -44,8 +44,6 @@ class Snapshot:
     """(n_gpus): when another account than the owner above gets the GPU (unsold: when anybody does); INT64_MAX:
     never.
     """
-    swappable: npt.NDArray[np.bool_]
-    """(n_nodes): the node's calendar holds no cell above NODE from now on, so that whole nodes may trade places."""
     occupant: npt.NDArray[np.int64]
     """(n_gpus): number of the gang whose processes are on the GPU, -1 none."""
     claimant: npt.NDArray[np.int64]
@@ -76,15 +74,6 @@ class Touched:
     """GPUs that may have become usable or not."""
     ownership: bool = False
     """Whether owners, windows or the fleet itself changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Two whole cells trade places in the calendar: nobody moves, ownership does."""
-
-    level: Level
-    left: int
-    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +110,7 @@ class Place:
         )
 
 
-Action = Swap | Stop | Place
+Action = Stop | Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scheduler.core.events import CellsSwapped, Event, GangPlaced, GangStopAsked
-from scheduler.core.placement.snapshot import Place, Plan, Stop, Swap
+from scheduler.core.events import Event, GangPlaced, GangStopAsked
+from scheduler.core.placement.snapshot import Place, Plan, Stop
 from scheduler.core.rounds.deadlines import DEFAULT_BIND_LIMIT_MS, bind_limits_ms, grace_given_ms
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, StopCause
@@ -39,8 +39,6 @@ class _Telling:
                     yield self._placed(action)
                 case Stop():
                     yield self._stop(action.gang, action.cause, action.for_gang)
-                case Swap():
-                    yield CellsSwapped(at_ms=self._now_ms, level=action.level, left=action.left, right=action.right)
 
     def _stop(self, gang: Gang, cause: StopCause, for_gang: str | None) -> GangStopAsked:
         owner = self._state.gangs.get(for_gang).account if for_gang else None

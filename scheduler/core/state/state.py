@@ -128,7 +128,6 @@ class State:
             usable=self.health.usable,
             owner=self.calendar.owner_account,
             until_ms=until_ms,
-            swappable=self.calendar.swappable,
             occupant=self.gangs.occupant,
             claimant=self.gangs.claimant,
             shares=self.gangs.shares.by_gpu,

@@ -156,7 +156,6 @@ def uneven(seed: int) -> Snapshot:
         usable=usable,
         owner=crowd.owner,
         until_ms=crowd.until_ms,
-        swappable=crowd.swappable,
         occupant=crowd.occupant,
         claimant=crowd.claimant,
         placed=crowd.placed,

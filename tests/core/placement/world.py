@@ -76,7 +76,6 @@ class World:
             usable=self.usable,
             owner=self.owner,
             until_ms=self.until_ms,
-            swappable=np.ones(len(self.fleet.nodes), dtype=np.bool_),
             occupant=self.occupant,
             claimant=self.claimant,
             shares=self.shares,
