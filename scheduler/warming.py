@@ -25,6 +25,7 @@ from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.quantities import MS_PER_HOUR
 from scheduler.core.workloads import GangSpec
 from scheduler.execution.local_ray import import_path
+from scheduler.execution.processes import end_child
 from scheduler.execution.simulated import NodeDown, NodeUp, Work
 from scheduler.replay.driver import Coming, Script, play
 
@@ -77,13 +78,8 @@ class Warming:
     def close(self) -> None:
         """End the process where it goes on, and let whoever comes next compile as it likes."""
         kernels.COMPILER.ready, kernels.COMPILER.wanted, self._is_over = True, False, True
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(CLOSE_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        if self._process is not None:
+            end_child(self._process, CLOSE_WAIT_S)
         self._trouble.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -67,6 +68,18 @@ def kill(process: ProcessId, number: signal.Signals = signal.SIGKILL) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def end_child(process: subprocess.Popen[bytes], within_s: float) -> None:
+    """End a child where it still runs: SIGTERM, and SIGKILL after `within_s`. It is reaped then."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def kill_all(find: Callable[[], Iterable[int]], *, within_s: float = 10.0) -> int:

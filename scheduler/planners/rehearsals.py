@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from scheduler.core.placement.scores.rehearsal import Chosen, Scene
 from scheduler.execution.local_ray import import_path, ray_environment
+from scheduler.execution.processes import end_child
 from scheduler.planners.rehearsal_lines import Answer, chosen_of, request_of
 
 CLOSE_WAIT_S = 5.0
@@ -107,11 +108,6 @@ class Rehearsals:
         running, self._running = self._running, None
         if running is None:
             return
-        running.process.terminate()
-        try:
-            running.process.wait(CLOSE_WAIT_S)
-        except subprocess.TimeoutExpired:
-            running.process.kill()
-            running.process.wait()
+        end_child(running.process, CLOSE_WAIT_S)
         running.answer.close()
         running.trouble.close()
