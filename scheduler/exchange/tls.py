@@ -164,16 +164,11 @@ def bind(server: grpc.Server, address: str, tls: Tls | None, of: str = "the exch
     if tls is None:
         refuse_plaintext(address, f"{of} was to listen on")
     try:
-        port = (
-            server.add_insecure_port(address)
-            if tls is None
-            else server.add_secure_port(address, tls.server_credentials())
-        )
+        if tls is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, tls.server_credentials())
     except RuntimeError as error:
         raise Unavailable(f"{of} cannot listen on {address}: the port is taken, or not ours") from error
-    if not port:
-        raise Unavailable(f"{of} cannot listen on {address}: the port is taken, or not ours")
-    return port
 
 
 def refuse_plaintext(address: str, what: str) -> None:
