@@ -297,7 +297,7 @@ class Scheduler:
         for observation in observations:
             for event in events_of(observation, self.state, now_ms):
                 self._emit(event)
-                self._make_room(event, now_ms)
+                self._after_health(event, now_ms)
 
     def _turn_calendar(self, now_ms: int) -> None:
         while self.state.calendar.turns and self.state.calendar.turns[0] <= now_ms:
@@ -314,7 +314,7 @@ class Scheduler:
                 self._stop(self.state.gangs.get(event.gang), event.cause, event.at_ms, event.deadline_ms)
                 continue
             self._emit(event)
-            self._make_room(event, now_ms)
+            self._after_health(event, now_ms)
 
     def _place(self, now_ms: int) -> None:
         for gang in observing.outlived_rights(self.state):
@@ -351,7 +351,7 @@ class Scheduler:
             self._opinion = made_of, replace(made_of[0], preferences=said) if said else made_of[0]
         return self._opinion[1]
 
-    def _make_room(self, event: Event, now_ms: int) -> None:
+    def _after_health(self, event: Event, now_ms: int) -> None:
         """What a change of the fleet's health entails: work leaves sick GPUs, promises move to healthy ones."""
         for gang, cause in observing.to_stop_after(event, self.state):
             self._stop(gang, cause, now_ms, now_ms + gang.spec.grace_ms)

@@ -18,7 +18,7 @@ from scheduler.core.placement.afterwards import ReasonsAfter, kept
 from scheduler.core.placement.lines import Key
 from scheduler.core.placement.offers import Offers, Tried, offers, wandering_lines
 from scheduler.core.placement.pools import Division, merged
-from scheduler.core.placement.snapshot import Backfill, Place, Plan, Policy, Snapshot, Stop
+from scheduler.core.placement.snapshot import Action, Backfill, Place, Plan, Policy, Snapshot
 from scheduler.core.workloads import ENDED, Gang, GangStatus
 from scheduler.planners.planner import HERE, Planned
 from scheduler.planners.posts import Post, StandIn, Workers
@@ -177,7 +177,7 @@ class Coordinator:
 
     def _decided(
         self, pools: Iterable[int], asked: dict[int, int], now_ms: int, policy: Policy, division: Division
-    ) -> dict[int, list[Place | Stop]]:
+    ) -> dict[int, list[Action]]:
         """What each pool's plan decided. Answers are taken in as they come, while other pools are still planned."""
         away = set(asked.values())
         here = {pool: self._plan_here(pool, now_ms, policy, division) for pool in pools if pool not in away}
@@ -193,7 +193,7 @@ class Coordinator:
                 decided[pool] = self._noted(pool, verdicts, division)
         return decided
 
-    def _noted(self, pool: int, verdicts: Verdicts, division: Division) -> list[Place | Stop]:
+    def _noted(self, pool: int, verdicts: Verdicts, division: Division) -> list[Action]:
         """The actions, once it is noted who waits for whom."""
         self._note_backfill(pool, verdicts)
         return verdicts.actions(pool, self._tracks[pool].gangs, division)

@@ -17,7 +17,7 @@ import numpy as np
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.offers import PoolRoom
 from scheduler.core.placement.pools import Division, Part, counts
-from scheduler.core.placement.snapshot import Place, Snapshot, Stop
+from scheduler.core.placement.snapshot import Action, Place, Snapshot
 from scheduler.core.workloads import Gang, GangSpec, GangStatus
 from scheduler.planners.arrays import Array
 from scheduler.planners.deltas import COLUMNS, Delta, PoolNodes
@@ -80,7 +80,7 @@ class Track:
             self._marked.add(number)
             self.version += not offered
 
-    def planned(self, actions: Iterable[Place | Stop]) -> None:
+    def planned(self, actions: Iterable[Action]) -> None:
         """What the pool's own plan leads to, so that it is no news."""
         self._foreseen = {
             action.gang.number: GangStatus.BINDING if isinstance(action, Place) else GangStatus.STOPPING

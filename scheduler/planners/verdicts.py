@@ -12,7 +12,7 @@ import numpy as np
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.lines import Key
 from scheduler.core.placement.pools import Division
-from scheduler.core.placement.snapshot import Place, Plan, Queue, Stop
+from scheduler.core.placement.snapshot import Action, Place, Plan, Queue, Stop
 from scheduler.core.workloads import Gang, StopCause
 
 _CAUSES = tuple(StopCause)
@@ -59,8 +59,6 @@ class Verdicts:
                     for_gang = _NOBODY if action.for_gang is None else numbers[action.for_gang]
                     told.append((action.gang.number, _NUMBER[action.cause], False, for_gang))
                     counts.append((0, 0))
-                case _:
-                    raise TypeError(f"a part's plan has placements and stops only, was {action!r}")
         return cls(
             _rows(4, told).T,
             _rows(2, counts).T,
@@ -86,12 +84,12 @@ class Verdicts:
             raise ValueError("its actions are not told whole")
         return made
 
-    def actions(self, pool: int, gangs: Mapping[int, Gang], division: Division) -> list[Place | Stop]:
+    def actions(self, pool: int, gangs: Mapping[int, Gang], division: Division) -> list[Action]:
         """The actions as the whole plan says them. `gangs` of the pool by number."""
         gpus = division.parts[pool].gpus[self.gpus].tolist()
         waits_for = self.waits_for.tolist()
         until, waited = accumulate(self.counts[0].tolist()), accumulate(self.counts[1].tolist())
-        actions: list[Place | Stop] = []
+        actions: list[Action] = []
         place = division.place
         first = first_waited = 0
         for number, cause, inside, for_gang, end, end_waited in zip(*self.told.tolist(), until, waited, strict=True):

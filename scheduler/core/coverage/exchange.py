@@ -72,18 +72,17 @@ def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tup
             continue
         here = fleet.pool_of_node == asked.pool
         lasts = np.minimum.reduceat(ground.until_ms, first) >= asked.end_ms
-        mine = np.flatnonzero(movable & here & (least == asked.account) & (most == asked.account) & lasts)
-        mine = mine[np.lexsort((mine, free[mine]))]
+        own = np.flatnonzero(movable & here & (least == asked.account) & (most == asked.account) & lasts)
+        mine: list[int] = own[np.lexsort((own, free[own]))].tolist()
         found: list[Swap] = []
         theirs = np.flatnonzero(given & here & (free >= asked.size))
         for left in theirs[np.lexsort((theirs, free[theirs]))].tolist():
-            pairs = (right for right in mine.tolist() if sizes[right] == sizes[left])
-            right = next(pairs, None)
+            right = next((right for right in mine if sizes[right] == sizes[left]), None)
             gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
             if right is None or gain <= 0:
                 continue
             found.append((Level.NODE, left, right))
-            mine = mine[mine != right]
+            mine.remove(right)
             missing -= int(gain)
             if missing <= 0:
                 break

@@ -376,7 +376,7 @@ class Books(Rows):
 
     def gangs_of_round(self) -> list[Gang]:
         """The gangs that the last round placed, stopped or withdrew."""
-        return [action.gang for action in self.actions if isinstance(action, Place | Stop)] + self._withdrawn_ever
+        return [action.gang for action in self.actions if action is not None] + self._withdrawn_ever
 
     def owners_touched(self) -> set[str]:
         """The accounts of those gangs, and of every GPU of the nodes on which they are or were."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray
-from scheduler.core.placement.snapshot import Action, Place, Stop
+from scheduler.core.placement.snapshot import Action, Place
 from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
@@ -108,7 +108,7 @@ def counts(gang: Gang) -> bool:
     return gang.status is not GangStatus.STOPPING or gang.stop_cause in MOVED
 
 
-def merged(by_pool: Iterable[Sequence[Place | Stop]]) -> tuple[Action, ...]:
+def merged(by_pool: Iterable[Sequence[Action]]) -> tuple[Action, ...]:
     """The actions of all pools' plans, by pool: no action of one pool touches another's GPUs or gangs."""
     return tuple(action for actions in by_pool for action in actions)
 
