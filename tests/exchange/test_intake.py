@@ -46,13 +46,6 @@ VKEY = SIGNER.verifier.encode()
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[Embedded]:
-    with embedded(tmp_path / "exchange.db") as running:
-        trade_all(running.client)
-        yield running
-
-
-@pytest.fixture
 def journal() -> Iterator[Journal]:
     with Journal.open(":memory:") as opened:
         write_log(opened, delivered())

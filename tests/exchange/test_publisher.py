@@ -21,13 +21,6 @@ WAIT_S = 20.0
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[Embedded]:
-    with embedded(tmp_path / "exchange.db") as running:
-        trade_all(running.client)
-        yield running
-
-
-@pytest.fixture
 def journal() -> Iterator[Journal]:
     with Journal.open(":memory:") as opened:
         yield opened

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from scheduler.core.errors import Conflict, InvalidValue
@@ -26,19 +23,10 @@ from tests.exchange.world import (
     STREAM,
     Embedded,
     delivered,
-    embedded,
     metered,
     terms,
-    trade_all,
     write_log,
 )
-
-
-@pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[Embedded]:
-    with embedded(tmp_path / "exchange.db") as running:
-        trade_all(running.client)
-        yield running
 
 
 def publish(exchange: Embedded, leaves: list[bytes]) -> list[RecordedLeaf]:

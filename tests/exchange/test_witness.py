@@ -24,13 +24,6 @@ OTHER = SignerKey("tenor.test/regulator", bytes(range(1, 33)))
 
 
 @pytest.fixture
-def exchange(tmp_path: Path) -> Iterator[Embedded]:
-    with embedded(tmp_path / "exchange.db") as running:
-        trade_all(running.client)
-        yield running
-
-
-@pytest.fixture
 def journal() -> Iterator[Journal]:
     with Journal.open(":memory:") as opened:
         write_log(opened, delivered())
