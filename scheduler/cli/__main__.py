@@ -14,7 +14,21 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli import certs, delivery, demo, disclosure, exchange, fleet, jobs, keys, overview, replay, selling, up
+from scheduler.cli import (
+    certs,
+    delivery,
+    demo,
+    disclosure,
+    exchange,
+    feed,
+    fleet,
+    jobs,
+    keys,
+    overview,
+    replay,
+    selling,
+    up,
+)
 from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
 INTERRUPTED_EXIT_CODE = 130
@@ -61,6 +75,7 @@ def application() -> typer.Typer:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(feed.app, name="feed")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app

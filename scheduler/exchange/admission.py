@@ -21,6 +21,7 @@ import grpc
 from scheduler.core.errors import TenorError, Unauthorised
 from scheduler.exchange.errors import Exhausted, refuse
 from scheduler.exchange.peers import Peer, Role, peer_of
+from scheduler.exchange.versions import check_version
 
 Rule = Callable[[Peer, Any], Any]
 _KEPT_PACES = 4_096
@@ -110,6 +111,7 @@ class Admission(grpc.ServerInterceptor):
             """The request as it may be asked. Raises TenorError."""
             peer = peer_of(context)
             self.admit(peer)
+            check_version(context)
             if rule is None:
                 raise Unauthorised(f"{method} is open to nobody")
             if found.response_streaming or found.request_streaming:

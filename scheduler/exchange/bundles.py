@@ -13,6 +13,7 @@ from scheduler.core.errors import Damaged, InvalidValue, Unavailable
 from scheduler.core.ids import checked_name
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.models import canonical_bytes
+from scheduler.exchange.witnessing import cosigners_of, witnesses
 from scheduler.ledger.bundle import write_bundle
 from scheduler.ledger.journal import Journal
 
@@ -37,15 +38,16 @@ def write(
         raise InvalidValue("checkpoint", f"stream {stream!r}", "missing", "a log that was signed once at least")
     size, note = kept
     leaves = (leaf for _, leaf in journal.leaves(stream, 0, size))
-    cosigned_size, cosigned, witness = journal.cosigned(stream) or (0, b"", "")
+    cosigned_size, cosigned, _ = journal.cosigned(stream) or (0, b"", "")
+    earlier = cosigned if cosigned_size < size else b""
     write_bundle(
         folder,
         leaves,
         note,
         vkeys,
         {each.id: canonical_bytes(each) for each in terms},
-        witnesses=(witness,) if witness else (),
-        cosigned_note=cosigned if cosigned_size < size else b"",
+        witnesses=cosigners_of(witnesses(journal, stream), note, earlier),
+        cosigned_note=earlier,
     )
     try:
         (folder / STATEMENTS).mkdir(exist_ok=True)

@@ -51,6 +51,21 @@ class CursorCompacted(SequenceGap):
     code = "CURSOR_COMPACTED"
 
 
+class VersionNotServed(Refused):
+    """The caller speaks no version of the wire that the server serves, `least` to `most`: the older end is to be
+    renewed.
+    """
+
+    code = "VERSION_NOT_SERVED"
+
+    def __init__(self, asked_least: int, asked_most: int, least: int, most: int) -> None:
+        super().__init__(
+            f"the caller speaks version {asked_least} to {asked_most} of the wire, expected one of {least} to {most}"
+        )
+        self.least = least
+        self.most = most
+
+
 class Exhausted(Unavailable):
     """The receiver takes no more for now. The same call may succeed after `retry_ms`, where the receiver knows it."""
 
@@ -76,6 +91,7 @@ _CODES: dict[type[TenorError], int] = {
     InvalidInstrument: code_pb2.INVALID_ARGUMENT,
     UnknownName: code_pb2.NOT_FOUND,
     CursorCompacted: code_pb2.OUT_OF_RANGE,
+    VersionNotServed: code_pb2.FAILED_PRECONDITION,
     SequenceGap: code_pb2.FAILED_PRECONDITION,
     Fenced: code_pb2.ABORTED,
     Equivocation: code_pb2.FAILED_PRECONDITION,

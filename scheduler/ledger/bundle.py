@@ -96,6 +96,40 @@ class Bundle:
             raise Damaged(f"{path} does not hold the hashes of what is under it")
 
 
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Everything of a bundle but its tiles: see `write_bundle`."""
+
+    checkpoint_note: bytes
+    vkeys: tuple[str, ...]
+    terms: Mapping[str, bytes]
+    witnesses: tuple[str, ...] = ()
+    cosigned_note: bytes = b""
+
+    def check(self) -> None:
+        """Raises InvalidValue for what has no place in a bundle."""
+        Checkpoint.parse(parse_note(self.checkpoint_note).text)
+        _check_names((*self.vkeys, *self.witnesses), self.terms)
+
+    def check_over(self, tower: Tower) -> None:
+        """Raises Conflict where the leaves do not have the checkpoint's size and root."""
+        stated = Checkpoint.parse(parse_note(self.checkpoint_note).text)
+        if (tower.size, tower.root()) != (stated.size, stated.root):
+            was = f"{tower.size} leaves with the root {tower.root().hex()}"
+            raise Conflict(f"{was} were to be bundled, the checkpoint has {stated.size} with {stated.root.hex()}")
+
+    def write(self, building: Path) -> None:
+        """Writes its files."""
+        _write(building / _CHECKPOINT, self.checkpoint_note)
+        _write(building / _VKEY, _lines(self.vkeys))
+        if self.witnesses:
+            _write(building / _WITNESS, _lines(self.witnesses))
+        if self.cosigned_note:
+            _write(building / _COSIGNED, self.cosigned_note)
+        for name, content in sorted(self.terms.items()):
+            _write(building / _TERMS / f"{name}.json", content)
+
+
 def write_bundle(
     folder: Path,
     leaves: Iterable[bytes],
@@ -114,26 +148,17 @@ def write_bundle(
     and root or where `folder` holds something else, Unavailable or Unauthorised as the file system says.
     """
     folder = folder.absolute()  # so that "." has a name
-    stated = Checkpoint.parse(parse_note(checkpoint_note).text)
-    _check_names((*vkeys, *witnesses), terms)
-    _check_place(folder)
+    front = Front(checkpoint_note, tuple(vkeys), terms, tuple(witnesses), cosigned_note)
+    front.check()
+    check_place(folder)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    with _reported(folder):
+    with reported_folder(folder):
         shutil.rmtree(building, ignore_errors=True)
         try:
-            _write(building / _CHECKPOINT, checkpoint_note)
-            _write(building / _VKEY, _lines(vkeys))
-            if witnesses:
-                _write(building / _WITNESS, _lines(witnesses))
-            if cosigned_note:
-                _write(building / _COSIGNED, cosigned_note)
-            for name, content in sorted(terms.items()):
-                _write(building / _TERMS / f"{name}.json", content)
+            front.write(building)
             tower = _write_tiles(building, leaves)
-            if (tower.size, tower.root()) != (stated.size, stated.root):
-                was = f"{tower.size} leaves with the root {tower.root().hex()}"
-                raise Conflict(f"{was} were to be bundled, the checkpoint has {stated.size} with {stated.root.hex()}")
-            _replace(folder, building)
+            front.check_over(tower)
+            replace_bundle(folder, building)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -146,7 +171,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     if not (folder / _CHECKPOINT).is_file():
         raise InvalidValue("folder", "a bundle", str(folder), f"a folder with the file {_CHECKPOINT}")
-    with _reported(folder):
+    with reported_folder(folder):
         checkpoint = _read(folder / _CHECKPOINT)
         try:
             stated = Checkpoint.parse(parse_note(checkpoint).text)
@@ -162,26 +187,34 @@ def read_bundle(folder: Path) -> Bundle:
 def _write_tiles(building: Path, leaves: Iterable[bytes]) -> Tower:
     tower, remaining, number = Tower(), iter(leaves), 0
     while chunk := list(islice(remaining, TILE_WIDTH)):
-        for index, leaf in enumerate(chunk, number * TILE_WIDTH):
-            if len(leaf) > MAX_LEAF_BYTES:
-                raise InvalidValue("length", f"leaf {index}", len(leaf), f"at most {MAX_LEAF_BYTES} bytes")
-        _write(building / entries_path(number, len(chunk)), packed_entries(chunk))
-        for tile in tower.add([leaf_hash(leaf) for leaf in chunk]):
-            _write_tile(building, tile)
+        write_entries(building, tower, number, chunk)
         number += 1
     for tile in tower.finish():
-        _write_tile(building, tile)
+        write_tile(building, tile)
     return tower
 
 
-def _write_tile(building: Path, tile: Tile) -> None:
+def write_entries(building: Path, tower: Tower, number: int, leaves: Sequence[bytes]) -> None:
+    """Adds the leaves of one entry bundle, and each tile that they fill. Raises InvalidValue for too long a leaf."""
+    for index, leaf in enumerate(leaves, number * TILE_WIDTH):
+        if len(leaf) > MAX_LEAF_BYTES:
+            raise InvalidValue("length", f"leaf {index}", len(leaf), f"at most {MAX_LEAF_BYTES} bytes")
+    _write(building / entries_path(number, len(leaves)), packed_entries(leaves))
+    for tile in tower.add([leaf_hash(leaf) for leaf in leaves]):
+        write_tile(building, tile)
+
+
+def write_tile(building: Path, tile: Tile) -> None:
+    """One tile, at its path."""
     level, number, hashes = tile
     _write(building / tile_path(level, number, len(hashes)), b"".join(hashes))
 
 
-def _replace(folder: Path, building: Path) -> None:
-    """Puts the new bundle in the old one's place, which steps aside: POSIX renames no folder onto a full one."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+def replace_bundle(folder: Path, building: Path, aside: Path | None = None) -> None:
+    """Puts the new bundle in the old one's place, which steps aside: POSIX renames no folder onto a full one. `aside`:
+    where to, for who wants to find it there after a crash.
+    """
+    aside = aside or folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         folder.rename(aside)
@@ -197,7 +230,8 @@ def _check_names(vkeys: Sequence[str], terms: Mapping[str, bytes]) -> None:
             raise InvalidValue("name", "instrument terms", name, "<symbol>@<version>")
 
 
-def _check_place(folder: Path) -> None:
+def check_place(folder: Path) -> None:
+    """Raises InvalidValue or Conflict where no bundle can be written."""
     if not folder.parent.is_dir():
         raise InvalidValue("folder", f"the bundle {folder}", "missing", "a parent folder that exists")
     if folder.is_dir():
@@ -252,7 +286,8 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def _reported(folder: Path) -> Iterator[None]:
+def reported_folder(folder: Path) -> Iterator[None]:
+    """Turns what the file system says into Unauthorised or Unavailable."""
     try:
         yield
     except PermissionError as error:

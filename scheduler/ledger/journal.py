@@ -30,9 +30,10 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from scheduler.core.errors import Conflict, Damaged, InvalidValue
+from scheduler.core.merkle import CompactRange
 from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
-from scheduler.ledger.schema import connect
+from scheduler.ledger.schema import connect, connect_to_read
 from scheduler.ledger.treestore import TreeStore
 
 GENESIS_CHAIN = bytes(32)
@@ -111,6 +112,21 @@ class Journal:
             lock.close()
             raise
 
+    @classmethod
+    def beside(cls, path: Path) -> Journal:
+        """The journal at `path` as somebody beside its owner sees it: the same answers over a connection of its own,
+        so that reading never waits for the owner and never holds it up. What writes raises Unauthorised.
+
+        Raises InvalidValue where there is none, and as `open`.
+        """
+        connection = connect_to_read(str(path))
+        try:
+            with reported(str(path)):
+                return cls(connection, str(path), None)
+        except BaseException:
+            connection.close()
+            raise
+
     @property
     def head(self) -> tuple[int, bytes]:
         """The last `seq` and its chain; 0 and 32 zero bytes before the first commit."""
@@ -187,6 +203,11 @@ class Journal:
         """The root of the first `size` leaves, or of all. Raises InvalidValue beyond the end."""
         with self._guard, reported(self._location):
             return self._trees.root(stream, size)
+
+    def edge(self, stream: str, size: int) -> CompactRange:
+        """The compact range of the first `size` leaves. Raises InvalidValue beyond the end."""
+        with self._guard, reported(self._location):
+            return self._trees.edge(stream, size)
 
     def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """The proof that leaf `index` is among the first `size` (RFC 9162). Raises InvalidValue outside the log."""
