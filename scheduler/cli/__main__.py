@@ -14,7 +14,21 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli import certs, delivery, demo, disclosure, exchange, fleet, jobs, keys, overview, replay, selling, up
+from scheduler.cli import (
+    bundle,
+    certs,
+    delivery,
+    demo,
+    disclosure,
+    exchange,
+    fleet,
+    jobs,
+    keys,
+    overview,
+    replay,
+    selling,
+    up,
+)
 from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
 INTERRUPTED_EXIT_CODE = 130
@@ -26,7 +40,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
-    ("Exchanges and auditors", (delivery.statement, delivery.audit, disclosure.disclosure)),
+    ("Exchanges and auditors", (delivery.statement, bundle.bundle, delivery.audit, disclosure.disclosure)),
 )
 
 

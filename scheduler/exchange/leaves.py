@@ -228,6 +228,16 @@ def decode(leaf: bytes) -> Leaf:
             raise InvalidValue("kind", "a leaf", "not known", expected)
 
 
+def position_of(leaf: bytes) -> str:
+    """The position that a leaf's record is of, and no more of it; empty where it holds something else, or nothing that
+    can be read.
+    """
+    try:
+        return wire.LogEntry.FromString(leaf).record.position
+    except DecodeError:
+        return ""
+
+
 def _record(sent: wire.MeterRecord) -> MeterRecord:
     fields = {
         "position": sent.position,
