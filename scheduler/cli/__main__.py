@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from scheduler.cli import (
+    bundle,
     certs,
     delivery,
     demo,
@@ -40,7 +41,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
-    ("Exchanges and auditors", (delivery.statement, delivery.audit, disclosure.disclosure)),
+    ("Exchanges and auditors", (delivery.statement, bundle.bundle, delivery.audit, disclosure.disclosure)),
 )
 
 

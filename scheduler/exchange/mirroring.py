@@ -9,7 +9,6 @@ from scheduler.core.models import canonical_bytes
 from scheduler.exchange.feed_client import FeedHead
 from scheduler.exchange.following import Place, Taken
 from scheduler.exchange.witnessing import cosigners_of
-from scheduler.ledger.bundle import Front
 from scheduler.ledger.keys import VerifierKey
 from scheduler.ledger.mirror import Mirror
 from scheduler.ledger.notes import Checkpoint, parse_note
@@ -39,15 +38,15 @@ class MirrorKeeper:
         self._mirror.add(taken.leaves)
         self._epoch = taken.place.epoch
         if taken.reached:
-            self._mirror.close(self._front(taken, head))
+            self._close(taken, head)
 
     def restore(self, head: FeedHead, leaves: Iterator[tuple[int, bytes]]) -> None:
         """Raises Conflict: a bundle has every leaf."""
         del leaves
         raise Conflict(f"a bundle has every leaf: a snapshot of {head.cursor.stream} is no part of one")
 
-    def _front(self, taken: Taken, head: FeedHead) -> Front:
-        """Everything beside the leaves, with the latest cosigned checkpoint that is not ahead of them."""
+    def _close(self, taken: Taken, head: FeedHead) -> None:
+        """The bundle as of a checkpoint, with the latest cosigned one that is not ahead of it."""
         size, note, earlier = taken.checkpoint.size, taken.note, b""
         kept = self._mirror.kept
         for cosigned in (head.cosigned, kept.cosigned if kept is not None else b""):
@@ -59,10 +58,10 @@ class MirrorKeeper:
             else:
                 earlier = cosigned
             break
-        return Front(
-            checkpoint_note=note,
-            vkeys=tuple(key.encode() for key in head.vkeys),
-            terms={terms.id: canonical_bytes(terms) for terms in head.instruments},
+        self._mirror.close(
+            note,
+            [key.encode() for key in head.vkeys],
+            {terms.id: canonical_bytes(terms) for terms in head.instruments},
             witnesses=cosigners_of(head.witnesses, note, earlier),
             cosigned_note=earlier,
         )

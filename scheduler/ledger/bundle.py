@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from scheduler.core.errors import Conflict, Damaged, InvalidValue, Unauthorised, Unavailable
-from scheduler.core.merkle import leaf_hash
+from scheduler.core.merkle import HASH_BYTES, leaf_hash
 from scheduler.ledger.keys import VerifierKey
 from scheduler.ledger.notes import Checkpoint, parse_note
 from scheduler.ledger.tiles import (
@@ -37,7 +38,7 @@ from scheduler.ledger.tiles import (
     unpacked_entries,
     widths_of,
 )
-from scheduler.ledger.treestore import MAX_LEAF_BYTES, TILE_WIDTH
+from scheduler.ledger.treestore import MAX_LEAF_BYTES, TILE_HEIGHT, TILE_WIDTH
 
 _CHECKPOINT, _VKEY, _TILES, _TERMS = "checkpoint", "vkey", "tile", "terms"
 _WITNESS, _COSIGNED = "witness", "cosigned"
@@ -84,6 +85,20 @@ class Bundle:
             at = self.folder / _CHECKPOINT
             raise Damaged(f"{at} states the root {self.stated.root.hex()}, the leaves have {tower.root().hex()}")
 
+    @property
+    def whole(self) -> int:
+        """How many leaves lie in full tiles, which never change."""
+        return self.stated.size - self.stated.size % TILE_WIDTH
+
+    def hashes(self, level: int, number: int, width: int) -> list[bytes]:
+        """The first `width` hashes of a tile. Raises Damaged where the file is too short."""
+        held = (self.stated.size >> (TILE_HEIGHT * level)) - number * TILE_WIDTH
+        path = self.folder / tile_path(level, number, min(held, TILE_WIDTH))
+        packed = _read(path)[: width * HASH_BYTES]
+        if len(packed) != width * HASH_BYTES:
+            raise Damaged(f"{path} is too short")
+        return [packed[at : at + HASH_BYTES] for at in range(0, len(packed), HASH_BYTES)]
+
     def verify(self) -> None:
         """Reads and checks every tile, every leaf and the root. Raises Damaged naming the first file that is wrong."""
         for _ in self.leaves():
@@ -96,40 +111,6 @@ class Bundle:
             raise Damaged(f"{path} does not hold the hashes of what is under it")
 
 
-@dataclass(frozen=True, slots=True)
-class Front:
-    """Everything of a bundle but its tiles: see `write_bundle`."""
-
-    checkpoint_note: bytes
-    vkeys: tuple[str, ...]
-    terms: Mapping[str, bytes]
-    witnesses: tuple[str, ...] = ()
-    cosigned_note: bytes = b""
-
-    def check(self) -> None:
-        """Raises InvalidValue for what has no place in a bundle."""
-        Checkpoint.parse(parse_note(self.checkpoint_note).text)
-        _check_names((*self.vkeys, *self.witnesses), self.terms)
-
-    def check_over(self, tower: Tower) -> None:
-        """Raises Conflict where the leaves do not have the checkpoint's size and root."""
-        stated = Checkpoint.parse(parse_note(self.checkpoint_note).text)
-        if (tower.size, tower.root()) != (stated.size, stated.root):
-            was = f"{tower.size} leaves with the root {tower.root().hex()}"
-            raise Conflict(f"{was} were to be bundled, the checkpoint has {stated.size} with {stated.root.hex()}")
-
-    def write(self, building: Path) -> None:
-        """Writes its files."""
-        _write(building / _CHECKPOINT, self.checkpoint_note)
-        _write(building / _VKEY, _lines(self.vkeys))
-        if self.witnesses:
-            _write(building / _WITNESS, _lines(self.witnesses))
-        if self.cosigned_note:
-            _write(building / _COSIGNED, self.cosigned_note)
-        for name, content in sorted(self.terms.items()):
-            _write(building / _TERMS / f"{name}.json", content)
-
-
 def write_bundle(
     folder: Path,
     leaves: Iterable[bytes],
@@ -139,26 +120,43 @@ def write_bundle(
     *,
     witnesses: Sequence[str] = (),
     cosigned_note: bytes = b"",
+    more: Mapping[str, bytes] = MappingProxyType({}),
+    onto: Bundle | None = None,
 ) -> None:
     """Writes a bundle at `folder`, in place of one that is there. `terms` is keyed by `<symbol>@<version>`;
-    `cosigned_note` is an earlier checkpoint with a witness's cosignature, where the latest has none.
+    `cosigned_note` is an earlier checkpoint with a witness's cosignature, where the latest has none; `more` are files
+    of the caller's, by their path in the folder.
+
+    `onto`: a bundle of the beginning of the same log, whose full tiles are taken over as they are, as links where the
+    file system has them; `leaves` are then those from `onto.whole` on.
 
     It is built beside the folder and renamed, so a crash leaves the old one, or for an instant none, never a half.
     Raises InvalidValue for what has no place in a bundle, Conflict where the leaves do not have the checkpoint's size
     and root or where `folder` holds something else, Unavailable or Unauthorised as the file system says.
     """
     folder = folder.absolute()  # so that "." has a name
-    front = Front(checkpoint_note, tuple(vkeys), terms, tuple(witnesses), cosigned_note)
-    front.check()
-    check_place(folder)
+    stated = Checkpoint.parse(parse_note(checkpoint_note).text)
+    _check_names((*vkeys, *witnesses), terms)
+    _check_place(folder)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    with reported_folder(folder):
+    with _reported(folder):
         shutil.rmtree(building, ignore_errors=True)
         try:
-            front.write(building)
-            tower = _write_tiles(building, leaves)
-            front.check_over(tower)
-            replace_bundle(folder, building)
+            _write(building / _CHECKPOINT, checkpoint_note)
+            _write(building / _VKEY, _lines(vkeys))
+            if witnesses:
+                _write(building / _WITNESS, _lines(witnesses))
+            if cosigned_note:
+                _write(building / _COSIGNED, cosigned_note)
+            for name, content in sorted(terms.items()):
+                _write(building / _TERMS / f"{name}.json", content)
+            for path, content in sorted(more.items()):
+                _write(building / path, content)
+            tower = _write_tiles(building, leaves, onto)
+            if (tower.size, tower.root()) != (stated.size, stated.root):
+                was = f"{tower.size} leaves with the root {tower.root().hex()}"
+                raise Conflict(f"{was} were to be bundled, the checkpoint has {stated.size} with {stated.root.hex()}")
+            _replace(folder, building)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -171,7 +169,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     if not (folder / _CHECKPOINT).is_file():
         raise InvalidValue("folder", "a bundle", str(folder), f"a folder with the file {_CHECKPOINT}")
-    with reported_folder(folder):
+    with _reported(folder):
         checkpoint = _read(folder / _CHECKPOINT)
         try:
             stated = Checkpoint.parse(parse_note(checkpoint).text)
@@ -184,37 +182,51 @@ def read_bundle(folder: Path) -> Bundle:
         return Bundle(folder, checkpoint, stated, vkeys, _read_terms(folder / _TERMS), cosigned, witnesses)
 
 
-def _write_tiles(building: Path, leaves: Iterable[bytes]) -> Tower:
-    tower, remaining, number = Tower(), iter(leaves), 0
+def _write_tiles(building: Path, leaves: Iterable[bytes], onto: Bundle | None) -> Tower:
+    tower = Tower()
+    if onto is not None:
+        _take_over(building, onto)
+        tower = Tower.resumed(onto.whole, onto.hashes)
+    remaining, number = iter(leaves), tower.size // TILE_WIDTH
     while chunk := list(islice(remaining, TILE_WIDTH)):
-        write_entries(building, tower, number, chunk)
+        for index, leaf in enumerate(chunk, number * TILE_WIDTH):
+            if len(leaf) > MAX_LEAF_BYTES:
+                raise InvalidValue("length", f"leaf {index}", len(leaf), f"at most {MAX_LEAF_BYTES} bytes")
+        _write(building / entries_path(number, len(chunk)), packed_entries(chunk))
+        for tile in tower.add([leaf_hash(leaf) for leaf in chunk]):
+            _write_tile(building, tile)
         number += 1
     for tile in tower.finish():
-        write_tile(building, tile)
+        _write_tile(building, tile)
     return tower
 
 
-def write_entries(building: Path, tower: Tower, number: int, leaves: Sequence[bytes]) -> None:
-    """Adds the leaves of one entry bundle, and each tile that they fill. Raises InvalidValue for too long a leaf."""
-    for index, leaf in enumerate(leaves, number * TILE_WIDTH):
-        if len(leaf) > MAX_LEAF_BYTES:
-            raise InvalidValue("length", f"leaf {index}", len(leaf), f"at most {MAX_LEAF_BYTES} bytes")
-    _write(building / entries_path(number, len(leaves)), packed_entries(leaves))
-    for tile in tower.add([leaf_hash(leaf) for leaf in leaves]):
-        write_tile(building, tile)
+def _take_over(building: Path, onto: Bundle) -> None:
+    """The full tiles of a bundle, as links: what is full is never written again. Copies where links cannot be made."""
+    folders: set[Path] = set()
+    for path in paths_of(onto.whole):
+        if ".p/" in path:
+            continue
+        here, there = building / path, onto.folder / path
+        if here.parent not in folders:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            folders.add(here.parent)
+        try:
+            here.hardlink_to(there)
+        except FileNotFoundError:
+            raise Damaged(f"{there} is missing") from None
+        except OSError:
+            shutil.copyfile(there, here)
 
 
-def write_tile(building: Path, tile: Tile) -> None:
-    """One tile, at its path."""
+def _write_tile(building: Path, tile: Tile) -> None:
     level, number, hashes = tile
     _write(building / tile_path(level, number, len(hashes)), b"".join(hashes))
 
 
-def replace_bundle(folder: Path, building: Path, aside: Path | None = None) -> None:
-    """Puts the new bundle in the old one's place, which steps aside: POSIX renames no folder onto a full one. `aside`:
-    where to, for who wants to find it there after a crash.
-    """
-    aside = aside or folder.with_name(f".{folder.name}.{os.getpid()}.old")
+def _replace(folder: Path, building: Path) -> None:
+    """Puts the new bundle in the old one's place, which steps aside: POSIX renames no folder onto a full one."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         folder.rename(aside)
@@ -230,8 +242,7 @@ def _check_names(vkeys: Sequence[str], terms: Mapping[str, bytes]) -> None:
             raise InvalidValue("name", "instrument terms", name, "<symbol>@<version>")
 
 
-def check_place(folder: Path) -> None:
-    """Raises InvalidValue or Conflict where no bundle can be written."""
+def _check_place(folder: Path) -> None:
     if not folder.parent.is_dir():
         raise InvalidValue("folder", f"the bundle {folder}", "missing", "a parent folder that exists")
     if folder.is_dir():
@@ -286,8 +297,7 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def reported_folder(folder: Path) -> Iterator[None]:
-    """Turns what the file system says into Unauthorised or Unavailable."""
+def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:

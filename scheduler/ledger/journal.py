@@ -194,6 +194,11 @@ class Journal:
             yield from enumerate(page, start)
             start += len(page)
 
+    def streams(self) -> tuple[str, ...]:
+        """The names of the streams that have a log here, sorted."""
+        with self._guard, reported(self._location):
+            return self._trees.streams()
+
     def log_size(self, stream: str) -> int:
         """The number of leaves of the stream's log."""
         with self._guard, reported(self._location):
@@ -320,6 +325,22 @@ class Journal:
         if _snapshot_hash(seq, chain, body) != stored:
             raise Damaged(f"{self._location}: the snapshot at {seq} is not what was written")
         return seq, chain, body
+
+    @contextmanager
+    def one_instant(self) -> Iterator[None]:
+        """What is read inside is of one instant, whatever the owner of the file commits meanwhile; nothing is written.
+
+        The owner goes on, and its write-ahead log grows until this ends.
+        """
+        with self._guard:
+            with reported(self._location):
+                self._connection.execute("BEGIN")
+                self._head = self._stored_head()
+            try:
+                yield
+            finally:
+                with reported(self._location):
+                    self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Closes the file and gives up the lock. Closing twice does nothing."""

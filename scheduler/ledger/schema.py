@@ -81,16 +81,15 @@ def connect_to_read(path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
-            _check_version(_version(connection, path), path)
+            found = _version(connection, path)
+            if found != VERSION:
+                raise InvalidValue(  # noqa: TRY301 - the connection is to be closed
+                    "schema version", path, found, f"{VERSION}, as the journal's owner leaves it"
+                )
         except BaseException:
             connection.close()
             raise
     return connection
-
-
-def _check_version(found: int, path: str) -> None:
-    if found != VERSION:
-        raise InvalidValue("schema version", path, found, f"{VERSION}, as the journal's owner leaves it")
 
 
 def _check_file(path: Path, *, create: bool) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scheduler.core.errors import Conflict, Damaged, Equivocation, SequenceGap, Unauthorised
 from scheduler.core.merkle import CompactRange, leaf_hash
 from scheduler.core.positions import Cursor
-from scheduler.exchange.audit import audit
+from scheduler.exchange.audit import Verdict, audit
 from scheduler.exchange.errors import CursorCompacted
 from scheduler.exchange.feed_client import FeedBatch, FeedClient, FeedHead
 from scheduler.exchange.following import Follower, Place, Taken
@@ -135,7 +135,8 @@ def small(log: FedLog) -> tuple[FeedHead, list[FeedBatch]]:
 @given(order=st.lists(st.integers(0, 11), max_size=60))
 def test_duplicates_and_reorderings_change_nothing(small: tuple[FeedHead, list[FeedBatch]], order: list[int]) -> None:
     head, batches = small
-    follower, taken = Follower(None, [SIGNER.verifier]), []
+    follower = Follower(None, [SIGNER.verifier])
+    taken: list[bytes] = []
     follower.learn(head)
     for index in [*order, *range(12)]:
         before = follower.place
@@ -287,7 +288,7 @@ def test_a_killed_puller_goes_on_from_its_bundle(log: FedLog, tmp_path: Path) ->
     assert list(bundle.leaves()) == log.leaves
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"mirror"}
     verdicts = {check.name: check.verdict for check in audit(folder, [SIGNER.verifier]).checks}
-    assert {verdicts[name] for name in ("folder", "checkpoint", "tree")} == {"passed"}
+    assert {verdicts[name] for name in ("folder", "checkpoint", "tree")} == {Verdict.OK}
 
 
 def _until(done: Callable[[], bool]) -> None:
