@@ -23,6 +23,7 @@ from scheduler.cli import (
     exchange,
     feed,
     fleet,
+    instrument,
     jobs,
     keys,
     overview,
@@ -77,6 +78,7 @@ def application() -> typer.Typer:
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
     app.add_typer(feed.app, name="feed")
+    app.add_typer(instrument.app, name="instrument")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app
