@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,8 +42,8 @@ def head(feed: FeedOption = None, output: OutputOption = Output.TABLE) -> None:
     """Where the log stands: its cursor, checkpoint, keys and witnesses."""
     from scheduler.exchange.feed_client import FeedClient
 
-    address, tls = _where(feed)
-    with FeedClient(address, tls=tls) as client:
+    where, tls = _where(feed)
+    with FeedClient(where(), tls=tls) as client:
         found = client.head()
     cursor = found.cursor
     shown: dict[str, Any] = {
@@ -80,15 +80,15 @@ def follow(
     from scheduler.exchange.following import Place
     from scheduler.exchange.puller import Puller
 
-    address, tls = _where(feed)
+    where, tls = _where(feed)
     place = Place()
     if after is None:
-        with FeedClient(address, tls=tls) as client:
+        with FeedClient(where(), tls=tls) as client:
             found = client.head()
         place = Place(found.edge, found.cursor.epoch)
     printer = _Printer(place, after or 0, output)
-    with Puller(address, printer, trusted=_keys(vkey), whole=True, tls=tls) as puller:
-        _wait(puller, address, until_now=until_now)
+    with Puller(where, printer, trusted=_keys(vkey), whole=True, tls=tls) as puller:
+        _wait(puller, until_now=until_now)
 
 
 @app.command()
@@ -106,12 +106,12 @@ def pull(
     from scheduler.exchange.puller import Puller
     from scheduler.ledger.mirror import Mirror
 
-    address, tls = _where(feed)
+    where, tls = _where(feed)
     with Mirror(into) as mirror:
         keeper = MirrorKeeper(mirror)
         known = (keeper.key,) if keeper.key is not None else ()
-        with Puller(address, keeper, trusted=_keys(vkey) or known, whole=True, tls=tls) as puller:
-            _wait(puller, address, until_now=not keep_on)
+        with Puller(where, keeper, trusted=_keys(vkey) or known, whole=True, tls=tls) as puller:
+            _wait(puller, until_now=not keep_on)
         if mirror.kept is None:
             say(f"the log is empty: nothing was written to {into}")
         else:
@@ -159,7 +159,7 @@ class _Printer:
         print(line, flush=True)
 
 
-def _wait(puller: Puller, address: str, *, until_now: bool) -> None:
+def _wait(puller: Puller, *, until_now: bool) -> None:
     """Until the log's end, or for ever. Raises why there is nothing to hope for."""
     began_s, lost = time.monotonic(), ""
     while not (puller.wait(0, _LOOK_S) and until_now):
@@ -170,7 +170,7 @@ def _wait(puller: Puller, address: str, *, until_now: bool) -> None:
             raise status.error
         if status.heard_ms and status.detail != lost:
             lost = status.detail
-            say(f"lost {address}: {lost}; dialling again" if lost else f"{address} answers again")
+            say(f"lost the feed: {lost}; dialling again" if lost else "the feed answers again")
         if not until_now:
             time.sleep(_LOOK_S)
 
@@ -181,11 +181,13 @@ def _error(status: PullStatus) -> TenorError:
     return status.error or TenorError(status.detail)
 
 
-def _where(feed: str | None) -> tuple[str, Tls | None]:
+def _where(feed: str | None) -> tuple[Callable[[], str], Tls | None]:
+    """Who says where the feed is: a scheduler that starts again here may get another port."""
     from scheduler.api.address import find_feed
     from scheduler.exchange.tls import tls_from_environment
 
-    return find_feed(feed), tls_from_environment()
+    find_feed(feed)  # what is no address, or nowhere, is refused before anything is made
+    return lambda: find_feed(feed), tls_from_environment()
 
 
 def _keys(vkeys: list[str] | None) -> tuple[VerifierKey, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
@@ -69,13 +69,14 @@ class PullStatus:
 
 
 class Puller:
-    """See the module. `trusted`: the log's keys to believe; none: the first that it names. `whole`: every leaf is
+    """See the module. `address`: where the feed is, or who says it anew for each time that it is dialled. `trusted`: the
+    log's keys to believe; none: the first that it names. `whole`: every leaf is
     wanted, and no snapshot in its place. `most_replayed`: behind by more leaves than this, a snapshot is taken.
     """
 
     def __init__(
         self,
-        address: str,
+        address: str | Callable[[], str],
         keeper: Keeper,
         *,
         trusted: Sequence[VerifierKey] = (),
@@ -161,7 +162,8 @@ class Puller:
         try:
             if self._tls is not None:
                 self._tls.check()
-            with FeedClient(self._address, tls=self._tls) as client:
+            address = self._address if isinstance(self._address, str) else self._address()
+            with FeedClient(address, tls=self._tls) as client:
                 self._pull(client)
         except CursorCompacted as error:
             if self._whole:
