@@ -21,6 +21,7 @@ from scheduler.cli import (
     demo,
     disclosure,
     exchange,
+    export,
     fleet,
     instrument,
     jobs,
@@ -77,6 +78,7 @@ def application() -> typer.Typer:
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
     app.add_typer(instrument.app, name="instrument")
+    app.add_typer(export.app, name="export")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app

@@ -60,7 +60,7 @@ def other_values(value: object) -> Iterator[Any]:
         case str():
             yield from (f"{value}X", "00:30", "12:30", "Europe/Paris", "EUR", "SAT")
         case _:
-            raise AssertionError(f"no other values of {value!r} are known")
+            return
 
 
 def replaced(plain: Any, path: list[str], value: object) -> Any:
