@@ -21,6 +21,7 @@ from scheduler.cli import (
     demo,
     disclosure,
     exchange,
+    export,
     feed,
     fleet,
     instrument,
@@ -79,6 +80,7 @@ def application() -> typer.Typer:
     app.add_typer(exchange.app, name="exchange")
     app.add_typer(feed.app, name="feed")
     app.add_typer(instrument.app, name="instrument")
+    app.add_typer(export.app, name="export")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app

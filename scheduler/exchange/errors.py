@@ -77,6 +77,14 @@ class Exhausted(Unavailable):
         self.retry_ms = retry_ms
 
 
+class Overdue(Unavailable):
+    """No answer came within the call's own deadline, or the call was cancelled. Whether it was done is not known: a
+    call that may be sent twice may be sent again, by who knows that it may.
+    """
+
+    code = "OVERDUE"
+
+
 class Untrusted(Unavailable):
     """No connection was made, since one end does not know the other: a certificate expired, is another authority's or
     another name's, or one end speaks plaintext. The same call may succeed once a person has looked; until then nothing
@@ -128,11 +136,13 @@ def status_of(error: TenorError) -> status_pb2.Status:
     return status
 
 
-def error_of(failed: grpc.RpcError) -> TenorError:
-    """The error that the server raised, of the same class; where it said none, as the code says."""
+def error_of(failed: grpc.RpcError, of: str = "the exchange") -> TenorError:
+    """The error that the server raised, of the same class; where it said none, as the code says. `of`: who was asked,
+    in messages.
+    """
     call = _call(failed)
     if call is None:
-        return TenorError(f"the exchange failed: {failed!r}")
+        return TenorError(f"{of} failed: {failed!r}")
     status = _status(call)
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
@@ -141,14 +151,16 @@ def error_of(failed: grpc.RpcError) -> TenorError:
     code = call.code()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (call.details() or ""):
         return Refused(f"the message is larger than one end takes: {call.details()}")
-    if code in _RETRIED or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        return Unavailable(f"the exchange did not answer: {code.name}, {call.details()}")
-    return TenorError(f"the exchange failed: {code.name}, {call.details()}")
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return Overdue(f"{of} did not answer: {code.name}, {call.details()}")
+    if code in _RETRIED:
+        return Unavailable(f"{of} did not answer: {code.name}, {call.details()}")
+    return TenorError(f"{of} failed: {code.name}, {call.details()}")
 
 
 def is_retried(error: TenorError) -> bool:
     """Whether the same call may succeed a moment later, without anybody's doing."""
-    return isinstance(error, Unavailable) and not isinstance(error, Untrusted)
+    return isinstance(error, Unavailable) and not isinstance(error, Untrusted | Overdue)
 
 
 def retry_pause_s(error: TenorError, pause_s: float) -> float:

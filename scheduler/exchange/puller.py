@@ -69,9 +69,9 @@ class PullStatus:
 
 
 class Puller:
-    """See the module. `address`: where the feed is, or who says it anew for each time that it is dialled. `trusted`: the
-    log's keys to believe; none: the first that it names. `whole`: every leaf is
-    wanted, and no snapshot in its place. `most_replayed`: behind by more leaves than this, a snapshot is taken.
+    """See the module. `address`: where the feed is, or who says it anew for each time that it is dialled. `trusted`:
+    the log's keys to believe; none: the first that it names. `whole`: every leaf is wanted, and no snapshot in its
+    place. `most_replayed`: behind by more leaves than this, a snapshot is taken.
     """
 
     def __init__(

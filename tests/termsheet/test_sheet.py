@@ -59,6 +59,8 @@ def other_values(value: object) -> Iterator[Any]:
             yield "2027-03-26"
         case str():
             yield from (f"{value}X", "00:30", "12:30", "Europe/Paris", "EUR", "SAT")
+        case _:
+            return
 
 
 def replaced(plain: Any, path: list[str], value: object) -> Any:
