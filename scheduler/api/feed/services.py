@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import grpc
@@ -103,15 +103,13 @@ class Feed(feed_pb2_grpc.DeliveryFeedServicer):
         self, request: feed_pb2.DeliveryFeedGetSnapshotRequest, context: grpc.ServicerContext
     ) -> Iterator[feed_pb2.DeliveryFeedGetSnapshotResponse]:
         """See the proto."""
-        head = self._log.head(self._sources.keys())
-        with self._scheduler.guard:
-            listed = sorted(self._scheduler.state.instruments.items())
-        head.instruments.extend(convert.instrument_to_wire(terms) for _, terms in listed)
-        yield feed_pb2.DeliveryFeedGetSnapshotResponse(head=head)
-        if request.head_only:
-            return
-        with self._searching():
-            for page in self._log.in_force(head.cursor.seq):
+        with nullcontext() if request.head_only else self._searching():
+            head = self._log.head(self._sources.keys())
+            with self._scheduler.guard:
+                listed = sorted(self._scheduler.state.instruments.items())
+            head.instruments.extend(convert.instrument_to_wire(terms) for _, terms in listed)
+            yield feed_pb2.DeliveryFeedGetSnapshotResponse(head=head)
+            for page in () if request.head_only else self._log.in_force(head.cursor.seq):
                 if self._closing or not context.is_active():
                     return
                 yield feed_pb2.DeliveryFeedGetSnapshotResponse(leaves=page)
