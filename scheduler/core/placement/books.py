@@ -24,10 +24,10 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
-from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, FREE_HERE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.overdrawn import Overdrawn
+from scheduler.core.placement.releases import Releases
 from scheduler.core.placement.repack import Counts, Tables, repacks
 from scheduler.core.placement.rows import Rows
 from scheduler.core.placement.scan import fit_by_scan
@@ -90,7 +90,7 @@ class Books(Rows):
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
         self._undone: list[int] = []
-        self.row_ends = RowEnds()
+        self.releases = Releases()
         self.lowered: set[int] = set()
 
     def _look(self) -> None:
@@ -432,7 +432,7 @@ class Books(Rows):
     def renew_row(self, row: int, gang: Gang) -> None:
         """The row's gang is another value, on the same GPUs."""
         self.rows[row], self.rank_of_row[row] = gang, gang.number
-        self.row_ends.forget(row)
+        self.releases.forget(row)
         self._overdrawn.forget(row)
 
     def drop_row(self, row: int) -> None:
