@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
-from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room, whole_of
 from tests.core.coverage.drawn import fleet_of
 
 GPUS = 4
@@ -32,11 +32,14 @@ def ground_of(nodes: list[Node]) -> Ground:
     held = np.concatenate([np.arange(GPUS) < node.held for node in nodes])
     each = [node for node in nodes for _ in range(GPUS)]
     well = np.array([node.well for node in each])
+    owner = np.array([node.owner for node in each], dtype=np.int32)
+    until_ms = np.array([node.until_ms for node in each], dtype=np.int64)
     return Ground(
-        owner=np.array([node.owner for node in each], dtype=np.int32),
-        until_ms=np.array([node.until_ms for node in each], dtype=np.int64),
+        owner=owner,
+        until_ms=until_ms,
+        whole=whole_of(fleet_of(nodes=len(nodes), gpus=GPUS), owner, until_ms),
         fixed=held & np.array([node.fixed for node in each]),
-        free=~held & well,
+        free=np.flatnonzero(~held & well),
         usable=well,
         untied=np.array([node.untied for node in nodes]),
     )
