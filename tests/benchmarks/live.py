@@ -1,5 +1,5 @@
-"""A crowd as a live state: events are folded into it, idle nodes are traded for those who wait, a standing planner plans,
-and what they decide is folded in turn.
+"""A crowd as a live state: events are folded into it, idle nodes are traded for those who wait, a standing planner
+plans, and what they decide is folded in turn.
 
 With a journal a round's events are also encoded and committed to it at its end, as the service does.
 """

@@ -78,6 +78,7 @@ class Books(Rows):
         holder, leaver = held_rows(snapshot, self.rank_of_row, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
+        self.ownership = self.floor.owner.copy(), self.floor.until_ms.copy()
         self._usable_by_pool = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
         self._tally(holder, firm)
         self._look()
@@ -464,11 +465,15 @@ class Books(Rows):
             pool = int(self.floor.nodes[self.floor.gpus[gpu, AT_NODE], POOL])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                entitled = self.entitled[owner] = self.entitled[owner].copy()
-                entitled[pool] += sign
-                self.excess[pool, owner] -= sign
-                self._own_until_ms.pop((owner, pool), None)
+                self.entitle(owner, pool, self.entitled[owner][pool] + sign)
         self._set_anew(self.floor, gpus, now)
+
+    def entitle(self, account: int, pool: int, gpus: int) -> None:
+        """The account's usable own GPUs of the pool are others, and so many."""
+        entitled = self.entitled[account] = self.entitled[account].copy()
+        self.excess[pool, account] -= gpus - entitled[pool]
+        entitled[pool] = gpus
+        self._own_until_ms.pop((account, pool), None)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape
