@@ -22,7 +22,7 @@ from scheduler.core.cluster import Level
 from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.instruments import standard_terms
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
-from scheduler.exchange import convert, leaves
+from scheduler.exchange import convert, leaves, outages
 from scheduler.exchange.v1 import delivery_pb2, feed_pb2, instruments_pb2, positions_pb2
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import SignerKey
@@ -73,6 +73,7 @@ def made() -> dict[str, bytes]:
     """What production code puts on the wire for fixed values, by what it is."""
     change = KeyChange.signed(KEY, NEXT_KEY, NOW_MS)
     device = bytes(range(32)).hex()
+    node = outages.DeclaredNode("H100SXM", "local", "local/b/d/node-1", 8)
     terms = standard_terms(
         symbol="H100.GOLDEN",
         start_ms=NOW_MS,
@@ -111,6 +112,12 @@ def made() -> dict[str, bytes]:
         ),
         "leaf of a withdrawal": leaves.encode_withdrawal(DeviceWithdrawal(device=device, from_ms=NOW_MS + 1), NOW_MS),
         "leaf of a key change": leaves.encode_key_change(change, NOW_MS),
+        "leaf of a maintenance notice": outages.encode_maintenance(
+            outages.MaintenanceNotice((node,), NOW_MS + 1, NOW_MS + 2), NOW_MS
+        ),
+        "leaf of a force majeure": outages.encode_force_majeure(
+            outages.ForceMajeure((node,), NOW_MS + 1, NOW_MS + 2, bytes(range(32))), NOW_MS
+        ),
         "instrument": convert.instrument_to_wire(terms, 12).SerializeToString(),
         "cursor": convert.cursor_to_wire(event.cursor).SerializeToString(),
         "position event": convert.event_to_wire(event).SerializeToString(),
