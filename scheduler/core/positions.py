@@ -145,8 +145,10 @@ class PositionBook:
         return other
 
     def check_snapshot(self, cursor: Cursor, positions: Iterable[Position]) -> None:
-        """Whether a snapshot may take this book's place. Raises Conflict where it would take events back that are known,
-        Equivocation where it is at this book's cursor and has other positions.
+        """Looks whether a snapshot may take this book's place.
+
+        Raises Conflict where it would take events back that are known, Equivocation where it is at this book's cursor
+        and has other positions.
         """
         last = self._cursor
         if last is None:

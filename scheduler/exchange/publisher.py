@@ -214,7 +214,8 @@ class Publisher:
                 for response in call:
                     self._receive(response)
             except grpc.RpcError as failed:
-                raise self._failure or failure(failed, self._address, self._tls) from failed
+                mine: TenorError | None = self._failure  # set meanwhile, where it was we who ended it
+                raise mine or failure(failed, self._address, self._tls) from failed
             finally:
                 with self._guard:
                     self._call = None
@@ -281,7 +282,9 @@ class Publisher:
             quiet_s = time.monotonic() - self._heard_s
             owed = on_the_way > 0 or not self._credits
             if owed and quiet_s > self._quiet_s:
-                raise Unavailable(f"the exchange said nothing for {self._quiet_s:g} s: {on_the_way} leaves are on the way")
+                raise Unavailable(
+                    f"the exchange said nothing for {self._quiet_s:g} s: {on_the_way} leaves are on the way"
+                )
 
     def _may_send(self, turn: int) -> bool:
         """Waits a little for the exchange to grant a batch; False where it did not, or the connection is over."""

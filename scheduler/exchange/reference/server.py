@@ -53,8 +53,8 @@ _SERVICES = (
 class ServerSettings:
     """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss.
     `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. A connection that
-    has its age is ended, so that who calls is asked again. `faults`: what goes wrong on purpose, and may be set while it
-    runs where `fault_control` is true; None: an honest exchange.
+    has its age is ended, so that who calls is asked again. `faults`: what goes wrong on purpose, None in an
+    honest exchange; with `fault_control` they may be set while it runs.
     """
 
     db: Path

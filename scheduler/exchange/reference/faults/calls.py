@@ -55,16 +55,16 @@ class FaultyCalls(grpc.ServerInterceptor):
         self, continuation: Callable[[Any], Any], handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The method, with what may go wrong around it."""
-        found = continuation(handler_call_details)
+        found: grpc.RpcMethodHandler[Any, Any] | None = continuation(handler_call_details)
         method = str(handler_call_details.method).removeprefix(_PACKAGE)
         if found is None:
             return None
         if method == "PositionService/Watch":
-            return replaced(found, _told(self._watched(found.unary_stream)))
+            return replaced(found, _told(self._watched(_inner(found))))
         if method == "DeliveryService/Publish":
-            return replaced(found, _told(self._published(found.stream_stream)))
+            return replaced(found, _told(self._published(_inner(found))))
         if method in _UNARY:
-            return replaced(found, self._answered(found.unary_unary, _UNARY[method]))
+            return replaced(found, self._answered(_inner(found), _UNARY[method]))
         return found
 
     def _answered(self, inner: Callable[[Any, Any], Any], place: Place) -> Callable[[Any, grpc.ServicerContext], Any]:
@@ -154,6 +154,11 @@ class FaultyCalls(grpc.ServerInterceptor):
             if change is not None and self._faults.struck(place, kind):
                 message = change(message)
         return message
+
+
+def _inner(found: Any) -> Callable[[Any, Any], Any]:
+    behaviour: Callable[[Any, Any], Any] = found.unary_unary or found.unary_stream or found.stream_stream
+    return behaviour
 
 
 def _told(call: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:

@@ -12,7 +12,7 @@ import grpc
 from scheduler.core.errors import Unavailable
 from scheduler.exchange.admission import Rule, only
 from scheduler.exchange.channels import CHANNEL_OPTIONS
-from scheduler.exchange.errors import answers
+from scheduler.exchange.errors import answers, call_of
 from scheduler.exchange.handshakes import failure
 from scheduler.exchange.peers import Role
 from scheduler.exchange.reference.faults.faults import Faults
@@ -98,7 +98,7 @@ class FaultClient:
         try:
             answer = call(request, timeout=_TIMEOUT_S)
         except grpc.RpcError as failed:
-            if isinstance(failed, grpc.Call) and failed.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if (found := call_of(failed)) is not None and found.code() is grpc.StatusCode.UNIMPLEMENTED:
                 was = f"the exchange at {self._address} takes no faults"
                 raise Unavailable(f"{was}: it was not started with --faults, or is another exchange") from failed
             raise failure(failed, self._address, self._tls) from failed
