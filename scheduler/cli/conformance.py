@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,12 +108,20 @@ def _ran(options: Options, checks: Sequence[Check], results: list[Result]) -> bo
 
     checked_address(options.address, "the target")
     with progress("conformance") as shown:
+        said: set[str] = set()
 
         def note(text: str) -> None:
             shown(len(results), len(checks), text)
 
-        with Target(options, note=note) as target:
-            target.reach(_READY_S)
+        def waits(text: str) -> None:
+            """Why it takes long: once for each reason where there is no bar to show it."""
+            note(text)
+            if not sys.stderr.isatty() and text.partition(" ")[0] not in said:
+                said.add(text.partition(" ")[0])
+                say(text)
+
+        with Target(options, note=waits) as target:
+            target.reach(min(_READY_S, options.timeout_s))
             try:
                 for result in run(target, checks):
                     results.append(result)
