@@ -13,23 +13,24 @@ from scheduler.cli.screen import Output, OutputOption, progress, say, write_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scheduler.exchange.conformance.callers import Options
     from scheduler.exchange.conformance.suite import Check, Result
-    from scheduler.exchange.conformance.target import Options
+
+IdentitiesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--identity", metavar="FILE", help="Certificate and key of a peer, whose role it plays; repeatable."),
+]
+OnlyOption = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="A check or an area; repeatable.")]
 
 _INTERRUPTED = 130
 _READY_S = 10.0
 
 
 def conformance(
-    target: Annotated[str, typer.Argument(metavar="[TARGET]", help="HOST:PORT of the exchange under test.")] = "",
-    identity: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--identity", metavar="FILE", help="Certificate and key of a peer, whose role it plays; repeatable."
-        ),
-    ] = None,
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="HOST:PORT of the exchange under test.")] = "",
+    identity: IdentitiesOption = None,
     authority: Annotated[
-        Path | None, typer.Option("--authority", metavar="FILE", help="Who signs the target's.")
+        Path | None, typer.Option("--authority", metavar="FILE", help="Who signs the target's certificate.")
     ] = None,
     instrument: Annotated[
         str, typer.Option("--instrument", metavar="SYMBOL@VERSION", help="What to trade, or what --account owns.")
@@ -40,9 +41,7 @@ def conformance(
     ] = "conformance",
     grade: Annotated[str, typer.Option("--grade", help="Of the instruments that the suite lists.")] = "LOGICAL",
     site: Annotated[str, typer.Option("--site", help="Of the same.")] = "local",
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="A check or an area; repeatable.")
-    ] = None,
+    only: OnlyOption = None,
     list_checks: Annotated[bool, typer.Option("--list", help="Only say which checks there are.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Wait for nothing: see above.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=2, max=600, help="The longest of one call.")] = 10.0,
@@ -57,12 +56,12 @@ def conformance(
     not, set up an account that owns a position in an instrument, of at least three metering intervals and with nothing
     delivered to it yet, and name both with --instrument and --account.
 
-    Over mutual TLS give an --identity for each role: cluster/NAME twice (fresh streams; the second and a third are
-    frozen), exchange/NAME, account/NAME, auditor/NAME. What there is no identity for is skipped.
+    Over mutual TLS give an --identity for each role: exchange/NAME, account/NAME, auditor/NAME, and three of
+    cluster/NAME that have published nothing yet, of which two are frozen. What there is no identity for is skipped.
 
-    It waits until the intervals that it delivers are over, about half a minute with intervals of 10 s. With --quick it
-    does not: for exchanges that take records early, as the reference exchange does. The exit code is 1 where a check
-    failed, 0 where none did.
+    It waits until the intervals that it delivers are over, and through half a minute of pings: a minute or so in all.
+    With --quick it does not: for exchanges that take records early, as the reference exchange does. The exit code is 1
+    where a check failed, 0 where none did.
     """
     from scheduler.exchange.conformance.suite import chosen
 
@@ -72,8 +71,7 @@ def conformance(
         return
     if not target:
         raise typer.BadParameter("say which exchange, as 127.0.0.1:7001", param_hint="'TARGET'")
-    from scheduler.exchange.conformance.report import document, write_junit
-    from scheduler.exchange.conformance.target import Options
+    from scheduler.exchange.conformance.callers import Options
 
     options = Options(
         address=target,
@@ -89,12 +87,7 @@ def conformance(
     )
     results: list[Result] = []
     complete = _ran(options, checks, results)
-    if junit is not None:
-        write_junit(junit, target, results)
-    if output is Output.JSON:
-        write_json(document(target, results, complete=complete))
-    else:
-        _shown(results)
+    _told(target, results, complete=complete, junit=junit, output=output)
     _summed(results, len(checks))
     failed = any(result.status.value == "FAIL" for result in results)
     raise typer.Exit(_INTERRUPTED if not complete else int(failed))
@@ -142,7 +135,14 @@ def _listed(checks: Sequence[Check], output: Output) -> None:
     )
 
 
-def _shown(results: Sequence[Result]) -> None:
+def _told(target: str, results: Sequence[Result], *, complete: bool, junit: Path | None, output: Output) -> None:
+    from scheduler.exchange.conformance.report import document, write_junit
+
+    if junit is not None:
+        write_junit(junit, target, results)
+    if output is Output.JSON:
+        write_json(document(target, results, complete=complete))
+        return
     rows = [
         (each.status.value, each.check.area, each.check.name, each.check.rule, each.check.expected, each.seen)
         for each in results

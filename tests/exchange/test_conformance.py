@@ -18,10 +18,11 @@ from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.exchange.admission import anybody
 from scheduler.exchange.channels import server_options
 from scheduler.exchange.conformance import access, transport
+from scheduler.exchange.conformance.callers import Options
 from scheduler.exchange.conformance.outcome import Failed, Skipped
 from scheduler.exchange.conformance.report import counts, document, write_junit
 from scheduler.exchange.conformance.suite import CHECKS, Check, Result, Status, chosen, run
-from scheduler.exchange.conformance.target import Options, Target
+from scheduler.exchange.conformance.target import Target
 from scheduler.exchange.reference import server as reference
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.faults.faults import Faults

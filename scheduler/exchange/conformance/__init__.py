@@ -1,7 +1,8 @@
 """The conformance suite: does somebody's exchange keep the rules of `tenor.exchange.v1`? Black box, over gRPC.
 
     outcome     what a check can come to, and what a refusal must say
-    target      the server under test: who calls it, and with what
+    callers     who calls the server under test, as whom
+    target      the server, and what the checks share
     market      what is traded for the suite, or given to it
     log         a log of delivery that the suite writes, right or wrong as a check wants it
     session     one publisher's turn

@@ -6,9 +6,10 @@ import grpc
 
 from scheduler.exchange.addresses import host_of, is_loopback
 from scheduler.exchange.channels import CHANNEL_OPTIONS
+from scheduler.exchange.conformance.callers import Calls
 from scheduler.exchange.conformance.outcome import Failed, Refusal, Skipped, must, refusal_of, refused
 from scheduler.exchange.conformance.session import Session
-from scheduler.exchange.conformance.target import Calls, Target
+from scheduler.exchange.conformance.target import Target
 from scheduler.exchange.peers import Peer, Role
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2
 

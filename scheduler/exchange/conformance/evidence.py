@@ -8,10 +8,11 @@ import grpc
 
 from scheduler.core.merkle import verify_consistency, verify_inclusion
 from scheduler.core.models import canonical_bytes
+from scheduler.exchange.conformance.callers import Calls
 from scheduler.exchange.conformance.delivery import pools
 from scheduler.exchange.conformance.log import Log
 from scheduler.exchange.conformance.outcome import Failed, Skipped, must, refused
-from scheduler.exchange.conformance.target import Calls, Target
+from scheduler.exchange.conformance.target import Target
 from scheduler.exchange.peers import Role
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.exchange.v1 import delivery_pb2

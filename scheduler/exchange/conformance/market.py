@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import grpc
 
@@ -16,14 +16,12 @@ from scheduler.core.positions import Position, PositionEvent
 from scheduler.core.quantities import ceil_div
 from scheduler.core.state.contracted import contracted_gpus
 from scheduler.exchange import convert
+from scheduler.exchange.conformance.callers import Callers
 from scheduler.exchange.conformance.outcome import Failed, Skipped
 from scheduler.exchange.errors import call_of
 from scheduler.exchange.leaves import encode_record
 from scheduler.exchange.statements import delivery_period
 from scheduler.exchange.v1 import positions_pb2, positions_pb2_grpc
-
-if TYPE_CHECKING:
-    from scheduler.exchange.conformance.target import Target
 
 Answer = TypeVar("Answer")
 
@@ -54,8 +52,8 @@ class Owned:
 class Market:
     """What is traded at a target. Records have the next version of their interval, whoever asks for one."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
+    def __init__(self, callers: Callers) -> None:
+        self._callers = callers
         self._terms: InstrumentTerms | None = None
         self._given: Owned | None = None
         self._trades = 0
@@ -64,19 +62,19 @@ class Market:
     def terms(self) -> InstrumentTerms:
         """The instrument that is traded: the one that was named, else one of the suite's own. Raises Skipped."""
         if self._terms is None:
-            named = self._target.options.instrument
+            named = self._callers.options.instrument
             self._terms = self._named(named) if named else self._listed()
         return self._terms
 
     def draft(self, symbol: str, **more: object) -> InstrumentTerms:
         """Terms of an instrument that may be listed: an hour from now on, metered every 10 s."""
-        start_ms = self._target.now_ms() // (INTERVAL_S * 1_000) * INTERVAL_S * 1_000
+        start_ms = self._callers.now_ms() // (INTERVAL_S * 1_000) * INTERVAL_S * 1_000
         return standard_terms(
-            symbol=f"{symbol}.{self._target.run.upper()}",
+            symbol=f"{symbol}.{self._callers.run.upper()}",
             start_ms=start_ms,
             end_ms=start_ms + WINDOW_MS,
-            grade=self._target.options.grade,
-            site=self._target.options.site,
+            grade=self._callers.options.grade,
+            site=self._callers.options.site,
             metering_interval_s=INTERVAL_S,
             damages=Damages(reference_price_micro_per_gpu_hour=3_000_000),
             **more,  # type: ignore[arg-type]
@@ -89,7 +87,7 @@ class Market:
     def list_as(self, sent: object) -> positions_pb2.ListInstrumentResponse:
         """The same with a message that may be wrong."""
         request = positions_pb2.ListInstrumentRequest(instrument=sent)  # type: ignore[arg-type]
-        return self._traded(lambda calls: calls.ListInstrument(request, timeout=self._target.timeout_s))
+        return self._traded(lambda calls: calls.ListInstrument(request, timeout=self._callers.timeout_s))
 
     def buy(self, lots: int = 2, **more: object) -> PositionEvent:
         """A trade in the instrument, from the next interval on; fields of the request as given."""
@@ -99,31 +97,31 @@ class Market:
         """The same as a message. Raises Skipped where the server takes no trades, grpc.RpcError where it refuses."""
         self._trades += 1
         request = positions_pb2.TradeRequest(
-            request_id=f"conformance-{self._target.run}-{self._trades}",
-            account=self._target.account,
+            request_id=f"conformance-{self._callers.run}-{self._trades}",
+            account=self._callers.account,
             instrument=self.terms().id,
             lots=1,
             effective_ms=self._next_ms(),
         )
         request.MergeFrom(positions_pb2.TradeRequest(**more))  # type: ignore[arg-type]
-        return self._traded(lambda calls: calls.Trade(request, timeout=self._target.timeout_s))
+        return self._traded(lambda calls: calls.Trade(request, timeout=self._callers.timeout_s))
 
     def transfer(self, source: str, account: str, lots: int, **more: object) -> positions_pb2.TradeResponse:
         """Lots of a position to an account. Raises as `trade`."""
         self._trades += 1
         request = positions_pb2.TransferRequest(
-            request_id=f"conformance-{self._target.run}-{self._trades}", source=source, account=account, lots=lots
+            request_id=f"conformance-{self._callers.run}-{self._trades}", source=source, account=account, lots=lots
         )
         request.MergeFrom(positions_pb2.TransferRequest(**more))  # type: ignore[arg-type]
-        return self._traded(lambda calls: calls.Transfer(request, timeout=self._target.timeout_s))
+        return self._traded(lambda calls: calls.Transfer(request, timeout=self._callers.timeout_s))
 
     def correct(self, position: str, lots: int) -> positions_pb2.TradeResponse:
         """So many lots from now on. Raises as `trade`."""
         self._trades += 1
         request = positions_pb2.CorrectRequest(
-            request_id=f"conformance-{self._target.run}-{self._trades}", position=position, lots=lots
+            request_id=f"conformance-{self._callers.run}-{self._trades}", position=position, lots=lots
         )
-        return self._traded(lambda calls: calls.Correct(request, timeout=self._target.timeout_s))
+        return self._traded(lambda calls: calls.Correct(request, timeout=self._callers.timeout_s))
 
     @property
     def given(self) -> bool:
@@ -176,7 +174,7 @@ class Market:
     def leaf(self, owned: Owned, index: int, **changes: object) -> bytes:
         """The leaf of such a record."""
         record = self.record(owned, index, **changes)
-        return encode_record(record, self._target.written_ms(record.end_ms))
+        return encode_record(record, self._callers.written_ms(record.end_ms))
 
     def unused(self, owned: Owned, index: int) -> None:
         """The last version that was made of an interval's record counts for nothing: it was rejected as malformed."""
@@ -185,12 +183,12 @@ class Market:
     def _next_ms(self) -> int:
         """The beginning of the next metering interval, inside the window."""
         terms = self.terms()
-        now_ms = max(self._target.now_ms() + _LEAD_MS, terms.window.start_ms)
+        now_ms = max(self._callers.now_ms() + _LEAD_MS, terms.window.start_ms)
         return ceil_div(now_ms, terms.interval_ms) * terms.interval_ms
 
     def _traded(self, call: Callable[[positions_pb2_grpc.TradingServiceStub], Answer]) -> Answer:
         try:
-            return call(self._target.venue().trading)
+            return call(self._callers.venue().trading)
         except grpc.RpcError as failed:
             if (found := call_of(failed)) is not None and found.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Skipped(
@@ -199,7 +197,7 @@ class Market:
             raise
 
     def _named(self, name: str) -> InstrumentTerms:
-        listed = map(convert.instrument_from_wire, self._target.instruments())
+        listed = map(convert.instrument_from_wire, self._callers.instruments())
         known: dict[str, InstrumentTerms] = {each.id: each for each in listed}
         if name not in known:
             raise Failed(f"the instrument {name} is not listed")
@@ -211,11 +209,11 @@ class Market:
         return terms
 
     def _found(self) -> Owned:
-        options = self._target.options
+        options = self._callers.options
         if not (options.instrument and options.account):
             raise Skipped("there is no TradingService: give --instrument and --account of a position")
         terms = self.terms()
-        for position in self._target.snapshot().positions:
+        for position in self._callers.snapshot().positions:
             if (position.instrument, position.account) == (options.instrument, options.account):
                 return Owned(convert.position_from_wire(position), terms)
         raise Skipped(f"{options.account} owns no position in {options.instrument}")

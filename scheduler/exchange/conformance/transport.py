@@ -9,10 +9,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from scheduler.exchange.channels import CHANNEL_OPTIONS, MOST_RECEIVED_BYTES
+from scheduler.exchange.conformance.callers import Calls
 from scheduler.exchange.conformance.delivery import pools
 from scheduler.exchange.conformance.outcome import Failed, must, refusal_of
 from scheduler.exchange.conformance.session import Session
-from scheduler.exchange.conformance.target import Calls, Target
+from scheduler.exchange.conformance.target import Target
 from scheduler.exchange.peers import Peer, Role
 from scheduler.exchange.tls import opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2
