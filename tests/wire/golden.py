@@ -23,7 +23,7 @@ from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.instruments import standard_terms
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
 from scheduler.exchange import convert, leaves, outages
-from scheduler.exchange.v1 import delivery_pb2, feed_pb2, instruments_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, faults_pb2, feed_pb2, instruments_pb2, positions_pb2
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -34,7 +34,7 @@ from tests.sources import ROOT
 GOLDEN = Path(__file__).parent / "golden"
 MADE = "made"
 RELEASED = ROOT / "protos" / "released.binpb"
-FILES = (instruments_pb2, positions_pb2, delivery_pb2, feed_pb2, api_pb2)
+FILES = (instruments_pb2, positions_pb2, delivery_pb2, feed_pb2, faults_pb2, api_pb2)
 """Imported, so that their messages are known by name."""
 NOW_MS = 1_800_000_000_000
 KEY, NEXT_KEY = SignerKey("tenor.test/golden", bytes(range(32))), SignerKey("tenor.test/golden", bytes(range(32, 64)))
