@@ -108,6 +108,14 @@ class Admission(grpc.ServerInterceptor):
         if self._denied is not None:
             self._denied.check(peer)
 
+    def _end_denied(self, context: grpc.ServicerContext) -> None:
+        """Ends the stream of a peer that came onto the list since it opened it."""
+        if self._denied is not None:
+            try:
+                self._denied.check(peer_of(context))
+            except TenorError as error:
+                refuse(context, error)
+
     def _forget(self, now_s: float) -> None:
         """Those that have all their calls again are as if they had never called."""
         refilled_s = self._limits.burst / self._limits.calls_per_s
@@ -142,10 +150,7 @@ class Admission(grpc.ServerInterceptor):
                 except TenorError as error:
                     refuse(context, error)
                 for answer in inner(asked, context):
-                    try:
-                        self._refuse_denied(peer_of(context))  # since the stream was opened
-                    except TenorError as error:
-                        refuse(context, error)
+                    self._end_denied(context)
                     yield answer
 
         return streamed if found.response_streaming else called
