@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, Level
-from scheduler.core.coverage.columns import clipped
+from scheduler.core.coverage.columns import clipped, columns_of
 from scheduler.core.coverage.open_calendar import OpenCalendar
-from scheduler.core.coverage.ownership import owner_at, swap_cells
+from scheduler.core.coverage.ownership import owner_at, swap_cells, tied_cells
+from scheduler.core.coverage.topology import topology_of
 from scheduler.core.events import CoverageAssigned
 from scheduler.core.holdings import Holding
 
 UNSOLD = -1
 FOREVER_MS = 2**63 - 1
+NEVER_MS = -1
 
 
 class Calendar:
@@ -32,10 +34,10 @@ class Calendar:
         self.owner_position: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.owner_account: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.until_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.swappable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.turns: tuple[int, ...] = ()
         """Instants, ascending, at which some holding starts or ends."""
         self._open: OpenCalendar | None = None
+        self._untied: dict[Level, npt.NDArray[np.bool_]] = {}
 
     def grow(self, fleet: Fleet) -> None:
         """New GPUs are unsold for ever."""
@@ -44,7 +46,7 @@ class Calendar:
         self.owner_position = np.concatenate([self.owner_position, nobody])
         self.owner_account = np.concatenate([self.owner_account, nobody])
         self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
-        self.swappable = _swappable(fleet, self.holdings)
+        self._untied.clear()
         self._open = None
 
     def opened(self, fleet: Fleet) -> OpenCalendar:
@@ -97,11 +99,20 @@ class Calendar:
             self._open.changed(moved, [held for held in theirs if held is not None], at_ms)
         self.past = (*self.past, *(holding for holding in swapped if holding.end_ms <= at_ms))
         self.holdings = _sorted(holding for holding in swapped if holding.end_ms > at_ms)
-        a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
+        # By rank: of two equal blocks, GPUs that stand for each other need not come in the order of their numbers.
+        a, b = (topology_of(fleet).gpus(level, cell) for cell in (left, right))
         for array in (self.owner_position, self.owner_account, self.until_ms):
             array[a], array[b] = array[b].copy(), array[a].copy()
-        if level > Level.NODE:  # what of a higher level is held inside has moved with its cell
-            self.swappable = _swappable(fleet, self.holdings)
+        for below in Level:  # what lies over smaller cells has moved with this one
+            if below < level:
+                self._untied.pop(below, None)
+
+    def untied(self, fleet: Fleet, level: Level) -> npt.NDArray[np.bool_]:
+        """(n_cells): the cells over which no lot of a higher level lies, now or later: they may trade places."""
+        if level not in self._untied:
+            higher = [holding for holding in self.holdings if holding.level > level]
+            self._untied[level] = ~tied_cells(topology_of(fleet), columns_of(higher), level, NEVER_MS)
+        return self._untied[level]
 
     def turn(
         self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
@@ -116,7 +127,7 @@ class Calendar:
             accounts[position_index[position]] = account
         self.owner_account = accounts[self.owner_position]
         self.until_ms = _until_ms(fleet, self.holdings, now_ms, self.owner_account, account_of)
-        self.swappable = _swappable(fleet, self.holdings)
+        self._untied.clear()
         instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
         self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
         return np.flatnonzero(before != self.owner_position)
@@ -149,11 +160,3 @@ def _until_ms(
             others = gpus[owner_account[gpus] != account_of[holding.position]]
             until_ms[others] = np.minimum(until_ms[others], holding.start_ms)
     return until_ms
-
-
-def _swappable(fleet: Fleet, holdings: Iterable[Holding]) -> npt.NDArray[np.bool_]:
-    swappable = np.ones(len(fleet.nodes), dtype=np.bool_)
-    higher = {(holding.level, holding.cell) for holding in holdings if holding.level > Level.NODE}
-    for level, cell in higher:
-        swappable[fleet.node_of_gpu[fleet.gpus_of_cell(level, cell)]] = False
-    return swappable
