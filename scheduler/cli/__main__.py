@@ -14,7 +14,23 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli import certs, delivery, demo, disclosure, exchange, fleet, jobs, keys, overview, replay, selling, up
+from scheduler.cli import (
+    bundle,
+    certs,
+    delivery,
+    demo,
+    disclosure,
+    exchange,
+    export,
+    fleet,
+    instrument,
+    jobs,
+    keys,
+    overview,
+    replay,
+    selling,
+    up,
+)
 from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
 INTERRUPTED_EXIT_CODE = 130
@@ -26,7 +42,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
-    ("Exchanges and auditors", (delivery.statement, delivery.audit, disclosure.disclosure)),
+    ("Exchanges and auditors", (delivery.statement, bundle.bundle, delivery.audit, disclosure.disclosure)),
 )
 
 
@@ -61,6 +77,8 @@ def application() -> typer.Typer:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(instrument.app, name="instrument")
+    app.add_typer(export.app, name="export")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app

@@ -8,7 +8,11 @@ everything else is refused by name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
@@ -17,7 +21,15 @@ from scheduler.core.causes import Cause
 from scheduler.core.coverage.shortage import Certificate, certificate_of
 from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.errors import Damaged, InvalidValue, Refused
-from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
+from scheduler.core.ids import NAME_PATTERN
+from scheduler.core.metering.records import (
+    LONGEST_INSTRUMENT,
+    LONGEST_SUITE,
+    MeterRecord,
+    PoolRecord,
+    Quality,
+    RecordStatus,
+)
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import VerifierKey
@@ -40,6 +52,7 @@ _QUALITY_NUMBERS = {
 _STATUSES = {int(number): status for status, number in _STATUS_NUMBERS.items()}
 _QUALITIES = {int(number): quality for quality, number in _QUALITY_NUMBERS.items()}
 _CAUSES = {int(cause): cause for cause in Cause}
+_COUNTS = itemgetter(*(name for name, field in MeterRecord.model_fields.items() if field.annotation is int))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,20 +228,32 @@ def decode(leaf: bytes) -> Leaf:
             raise InvalidValue("kind", "a leaf", "not known", expected)
 
 
+def position_of(leaf: bytes) -> str:
+    """The position that a leaf's record is of, and no more of it; empty where it holds something else, or nothing that
+    can be read.
+    """
+    try:
+        return wire.LogEntry.FromString(leaf).record.position
+    except DecodeError:
+        return ""
+
+
+def kind_of(leaf: bytes) -> str:
+    """The name of what a leaf holds, as on the wire: `record`, `coverage`, `key_change`. Raises Refused for no leaf."""
+    try:
+        return wire.LogEntry.FromString(leaf).WhichOneof("kind") or ""
+    except DecodeError as error:
+        raise Refused(f"a leaf of {len(leaf)} bytes is no LogEntry: {error}") from error
+
+
 def _record(sent: wire.MeterRecord) -> MeterRecord:
-    where = f"the record of {sent.position[:253]} at {sent.start_ms}"
-    status, quality = _STATUSES.get(sent.status), _QUALITIES.get(sent.quality)
-    if status is None:
-        raise InvalidValue("status", where, sent.status, f"one of {sorted(_STATUSES)}")
-    if quality is None:
-        raise InvalidValue("quality", where, sent.quality, f"one of {sorted(_QUALITIES)}")
     fields = {
         "position": sent.position,
         "instrument": sent.instrument,
         "start_ms": sent.start_ms,
         "end_ms": sent.end_ms,
         "version": sent.version,
-        "status": status,
+        "status": _STATUSES.get(sent.status),
         "supersedes": sent.supersedes or None,
         "contracted_gpu_ms": sent.contracted_gpu_ms,
         "used_gpu_ms": sent.used_gpu_ms,
@@ -241,18 +266,51 @@ def _record(sent: wire.MeterRecord) -> MeterRecord:
         "out_excused_gpu_ms": sent.out_excused_gpu_ms,
         "recalled_gpu_ms": sent.recalled_gpu_ms,
         "unknown_gpu_ms": sent.unknown_gpu_ms,
-        "losses": tuple([(_cause(loss.cause, where), loss.gpu_ms) for loss in sent.losses]),
+        "losses": tuple([(_CAUSES.get(loss.cause), loss.gpu_ms) for loss in sent.losses]),
         "par_gpu_ms": sent.par_gpu_ms,
         "measured_mean_ppm": sent.measured_ppm,
         "measured_min_ppm": sent.least_ppm,
         "suite": sent.suite,
-        "quality": quality,
+        "quality": _QUALITIES.get(sent.quality),
         "estimated_gpu_ms": sent.estimated_gpu_ms,
     }
+    return MeterRecord.unchecked(fields) if _is_valid(fields) else _validated(sent, fields)
+
+
+def _is_valid(fields: dict[str, Any]) -> bool:
+    """Whether the model would admit the fields. Records come by the million: this costs a third of asking it."""
+    return (
+        min(_COUNTS(fields)) >= 0
+        and fields["version"] > 0
+        and fields["end_ms"] > 0
+        and fields["status"] is not None
+        and fields["quality"] is not None
+        and all(cause is not None for cause, _ in fields["losses"])
+        and 0 < len(fields["instrument"]) <= LONGEST_INSTRUMENT
+        and len(fields["suite"]) <= LONGEST_SUITE
+        and _is_name(fields["position"])
+    )
+
+
+def _validated(sent: wire.MeterRecord, fields: dict[str, Any]) -> MeterRecord:
+    """The record, or what is wrong with it, as the model says."""
+    where = f"the record of {sent.position[:253]} at {sent.start_ms}"
+    if fields["status"] is None:
+        raise InvalidValue("status", where, sent.status, f"one of {sorted(_STATUSES)}")
+    if fields["quality"] is None:
+        raise InvalidValue("quality", where, sent.quality, f"one of {sorted(_QUALITIES)}")
+    for loss in sent.losses:
+        if loss.cause not in _CAUSES:
+            raise InvalidValue("cause", where, loss.cause, "a cause of the published list")
     try:
         return MeterRecord.model_validate(fields)
     except ValidationError as error:
         raise _refused(where, error) from error
+
+
+@lru_cache(maxsize=4_096)
+def _is_name(text: str) -> bool:
+    return bool(re.fullmatch(NAME_PATTERN, text))
 
 
 def _pool(sent: wire.CoverageCertificate) -> PoolRecord:
@@ -302,13 +360,6 @@ def _key_change(sent: wire.KeyChange) -> KeyChange:
         raise InvalidValue("until_ms", "a change of keys", sent.until_ms, f"0..{MAX_INSTANT_MS}")
     old, new = VerifierKey.parse(sent.old), VerifierKey.parse(sent.new)
     return KeyChange(old, new, sent.until_ms, sent.old_signature, sent.new_signature)
-
-
-def _cause(number: int, where: str) -> Cause:
-    cause = _CAUSES.get(number)
-    if cause is None:
-        raise InvalidValue("cause", where, number, "a cause of the published list")
-    return cause
 
 
 def _refused(where: str, error: ValidationError) -> Refused:

@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from scheduler.core.errors import Conflict, Damaged, InvalidValue, Unauthorised, Unavailable
-from scheduler.core.merkle import leaf_hash
+from scheduler.core.merkle import HASH_BYTES, leaf_hash
 from scheduler.ledger.keys import VerifierKey
 from scheduler.ledger.notes import Checkpoint, parse_note
 from scheduler.ledger.tiles import (
@@ -37,7 +38,7 @@ from scheduler.ledger.tiles import (
     unpacked_entries,
     widths_of,
 )
-from scheduler.ledger.treestore import MAX_LEAF_BYTES, TILE_WIDTH
+from scheduler.ledger.treestore import MAX_LEAF_BYTES, TILE_HEIGHT, TILE_WIDTH
 
 _CHECKPOINT, _VKEY, _TILES, _TERMS = "checkpoint", "vkey", "tile", "terms"
 _WITNESS, _COSIGNED = "witness", "cosigned"
@@ -84,6 +85,20 @@ class Bundle:
             at = self.folder / _CHECKPOINT
             raise Damaged(f"{at} states the root {self.stated.root.hex()}, the leaves have {tower.root().hex()}")
 
+    @property
+    def whole(self) -> int:
+        """How many leaves lie in full tiles, which never change."""
+        return self.stated.size - self.stated.size % TILE_WIDTH
+
+    def hashes(self, level: int, number: int, width: int) -> list[bytes]:
+        """The first `width` hashes of a tile. Raises Damaged where the file is too short."""
+        held = (self.stated.size >> (TILE_HEIGHT * level)) - number * TILE_WIDTH
+        path = self.folder / tile_path(level, number, min(held, TILE_WIDTH))
+        packed = _read(path)[: width * HASH_BYTES]
+        if len(packed) != width * HASH_BYTES:
+            raise Damaged(f"{path} is too short")
+        return [packed[at : at + HASH_BYTES] for at in range(0, len(packed), HASH_BYTES)]
+
     def verify(self) -> None:
         """Reads and checks every tile, every leaf and the root. Raises Damaged naming the first file that is wrong."""
         for _ in self.leaves():
@@ -105,9 +120,15 @@ def write_bundle(
     *,
     witnesses: Sequence[str] = (),
     cosigned_note: bytes = b"",
+    more: Mapping[str, bytes] = MappingProxyType({}),
+    onto: Bundle | None = None,
 ) -> None:
     """Writes a bundle at `folder`, in place of one that is there. `terms` is keyed by `<symbol>@<version>`;
-    `cosigned_note` is an earlier checkpoint with a witness's cosignature, where the latest has none.
+    `cosigned_note` is an earlier checkpoint with a witness's cosignature, where the latest has none; `more` are files
+    of the caller's, by their path in the folder.
+
+    `onto`: a bundle of the beginning of the same log, whose full tiles are taken over as they are, as links where the
+    file system has them; `leaves` are then those from `onto.whole` on.
 
     It is built beside the folder and renamed, so a crash leaves the old one, or for an instant none, never a half.
     Raises InvalidValue for what has no place in a bundle, Conflict where the leaves do not have the checkpoint's size
@@ -129,7 +150,9 @@ def write_bundle(
                 _write(building / _COSIGNED, cosigned_note)
             for name, content in sorted(terms.items()):
                 _write(building / _TERMS / f"{name}.json", content)
-            tower = _write_tiles(building, leaves)
+            for path, content in sorted(more.items()):
+                _write(building / path, content)
+            tower = _write_tiles(building, leaves, onto)
             if (tower.size, tower.root()) != (stated.size, stated.root):
                 was = f"{tower.size} leaves with the root {tower.root().hex()}"
                 raise Conflict(f"{was} were to be bundled, the checkpoint has {stated.size} with {stated.root.hex()}")
@@ -159,8 +182,12 @@ def read_bundle(folder: Path) -> Bundle:
         return Bundle(folder, checkpoint, stated, vkeys, _read_terms(folder / _TERMS), cosigned, witnesses)
 
 
-def _write_tiles(building: Path, leaves: Iterable[bytes]) -> Tower:
-    tower, remaining, number = Tower(), iter(leaves), 0
+def _write_tiles(building: Path, leaves: Iterable[bytes], onto: Bundle | None) -> Tower:
+    tower = Tower()
+    if onto is not None:
+        _take_over(building, onto)
+        tower = Tower.resumed(onto.whole, onto.hashes)
+    remaining, number = iter(leaves), tower.size // TILE_WIDTH
     while chunk := list(islice(remaining, TILE_WIDTH)):
         for index, leaf in enumerate(chunk, number * TILE_WIDTH):
             if len(leaf) > MAX_LEAF_BYTES:
@@ -172,6 +199,24 @@ def _write_tiles(building: Path, leaves: Iterable[bytes]) -> Tower:
     for tile in tower.finish():
         _write_tile(building, tile)
     return tower
+
+
+def _take_over(building: Path, onto: Bundle) -> None:
+    """The full tiles of a bundle, as links: what is full is never written again. Copies where links cannot be made."""
+    folders: set[Path] = set()
+    for path in paths_of(onto.whole):
+        if ".p/" in path:
+            continue
+        here, there = building / path, onto.folder / path
+        if here.parent not in folders:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            folders.add(here.parent)
+        try:
+            here.hardlink_to(there)
+        except FileNotFoundError:
+            raise Damaged(f"{there} is missing") from None
+        except OSError:
+            shutil.copyfile(there, here)
 
 
 def _write_tile(building: Path, tile: Tile) -> None:

@@ -32,7 +32,7 @@ from typing import Any, Self
 from scheduler.core.errors import Conflict, Damaged, InvalidValue
 from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
-from scheduler.ledger.schema import connect
+from scheduler.ledger.schema import connect, connect_to_read
 from scheduler.ledger.treestore import TreeStore
 
 GENESIS_CHAIN = bytes(32)
@@ -111,6 +111,21 @@ class Journal:
             lock.close()
             raise
 
+    @classmethod
+    def beside(cls, path: Path) -> Journal:
+        """The journal at `path` as somebody beside its owner sees it: the same answers over a connection of its own,
+        so that reading never waits for the owner and never holds it up. What writes raises Unauthorised.
+
+        Raises InvalidValue where there is none, and as `open`.
+        """
+        connection = connect_to_read(str(path))
+        try:
+            with reported(str(path)):
+                return cls(connection, str(path), None)
+        except BaseException:
+            connection.close()
+            raise
+
     @property
     def head(self) -> tuple[int, bytes]:
         """The last `seq` and its chain; 0 and 32 zero bytes before the first commit."""
@@ -177,6 +192,11 @@ class Journal:
                 return
             yield from enumerate(page, start)
             start += len(page)
+
+    def streams(self) -> tuple[str, ...]:
+        """The names of the streams that have a log here, sorted."""
+        with self._guard, reported(self._location):
+            return self._trees.streams()
 
     def log_size(self, stream: str) -> int:
         """The number of leaves of the stream's log."""
@@ -299,6 +319,22 @@ class Journal:
         if _snapshot_hash(seq, chain, body) != stored:
             raise Damaged(f"{self._location}: the snapshot at {seq} is not what was written")
         return seq, chain, body
+
+    @contextmanager
+    def one_instant(self) -> Iterator[None]:
+        """What is read inside is of one instant, whatever the owner of the file commits meanwhile; nothing is written.
+
+        The owner goes on, and its write-ahead log grows until this ends.
+        """
+        with self._guard:
+            with reported(self._location):
+                self._connection.execute("BEGIN")
+                self._head = self._stored_head()
+            try:
+                yield
+            finally:
+                with reported(self._location):
+                    self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
         """Closes the file and gives up the lock. Closing twice does nothing."""

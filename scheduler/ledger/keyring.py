@@ -71,6 +71,17 @@ class KeyChange:
                 raise Unauthorised(f"the change to {self.new.encode()} is not signed by {key.encode()}")
 
 
+def verifiers_of(folder: Path, journal: Journal, stream: str) -> tuple[VerifierKey, ...]:
+    """All keys that ever signed the stream's log, oldest first, without taking up any; for who reads beside its owner.
+
+    Raises as `SignerKey.load` where the journal names none and the first is not there either.
+    """
+    kept = journal.cursor(f"{_CURSOR}:{stream}")
+    if kept is None:
+        return (SignerKey.load(folder / FIRST_FILE).verifier,)
+    return tuple(VerifierKey.parse(vkey) for vkey, _, _ in json.loads(kept))
+
+
 def followed(trusted: Iterable[VerifierKey], changes: Iterable[KeyChange]) -> tuple[VerifierKey, ...]:
     """The keys that are trusted, and those that they lead to. `changes`: in the log's order, each verified."""
     keys = list(trusted)

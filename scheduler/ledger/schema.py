@@ -70,6 +70,28 @@ def connect(path: str, *, durable: bool, create: bool) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_read(path: str) -> sqlite3.Connection:
+    """A connection that can only read, beside the one that owns the journal; neither waits for the other.
+
+    Raises InvalidValue where there is no journal of this version, and as `connect`.
+    """
+    _check_file(Path(path), create=False)
+    with reported(path):
+        uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+            found = _version(connection, path)
+            if found != VERSION:
+                raise InvalidValue(  # noqa: TRY301 - the connection is to be closed
+                    "schema version", path, found, f"{VERSION}, as the journal's owner leaves it"
+                )
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
 def _check_file(path: Path, *, create: bool) -> None:
     if not path.parent.is_dir():
         raise InvalidValue("folder", f"the journal {path}", "missing", "a folder that exists")

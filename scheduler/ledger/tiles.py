@@ -7,7 +7,7 @@ partial: its width is then part of its path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from scheduler.core.errors import Damaged
 from scheduler.core.merkle import CompactRange, subtree_rows
@@ -26,6 +26,19 @@ class Tower:
     def __init__(self) -> None:
         self.size = 0
         self._partial: list[list[bytes]] = []
+
+    @classmethod
+    def resumed(cls, size: int, hashes: Callable[[int, int, int], Sequence[bytes]]) -> Tower:
+        """The tower after its first `size` leaves, a multiple of 256. `hashes(level, number, width)`: the first `width`
+        hashes of that tile.
+        """
+        tower, level = cls(), 0
+        tower.size = size
+        while held := size >> (TILE_HEIGHT * level):
+            number, width = divmod(held, TILE_WIDTH)
+            tower._partial.append(list(hashes(level, number, width)) if width else [])
+            level += 1
+        return tower
 
     def add(self, hashes: Sequence[bytes]) -> Iterator[Tile]:
         """The tiles that these leaf hashes complete: one of level 0, and those above it that fill up.

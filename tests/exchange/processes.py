@@ -23,11 +23,13 @@ class ExchangeProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
-    def start(self) -> None:
-        """Starts it, on the address it had before if it had one, and waits until it says where it is."""
+    def start(self, under: tuple[str, ...] = ()) -> None:
+        """Starts it, on the address it had before if it had one, and waits until it says where it is. `under`: a module
+        that runs it, with its arguments.
+        """
         said = self.db.with_suffix(".address")
         said.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "scheduler.exchange.reference", "--db", str(self.db)]
+        command = [sys.executable, "-m", *under, "scheduler.exchange.reference", "--db", str(self.db)]
         command += ["--listen", self.address or "127.0.0.1:0", "--address-file", str(said), *self._more]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + READY_S
@@ -49,6 +51,12 @@ class ExchangeProcess:
         assert self._process is not None
         self._process.kill()
         self._process.communicate()
+
+    def wait(self, most_s: float) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self._process is not None
+        self._process.communicate(timeout=most_s)
+        return self._process.returncode
 
     def terminate(self) -> int:
         """SIGTERM; its exit status."""

@@ -13,15 +13,11 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import Unavailable, UnknownName
-from scheduler.core.merkle import CompactRange, leaf_hash
 from scheduler.core.positions import PositionEvent
 from scheduler.exchange.client import ExchangeClient
-from scheduler.exchange.reference.database import Database
-from scheduler.ledger.journal import Journal
-from scheduler.ledger.notes import open_checkpoint
 from tests.exchange.processes import ExchangeProcess
-from tests.exchange.sender import leaf_of
-from tests.exchange.world import SIGNER, STREAM, terms, trade_all
+from tests.exchange.sender import assert_whole
+from tests.exchange.world import STREAM, terms, trade_all
 
 LEAVES = 20_000
 KILLS = 10
@@ -42,35 +38,6 @@ def reached(client: ExchangeClient) -> int:
         return 0
 
 
-def assert_nothing_lost_and_nothing_twice(exchange: ExchangeProcess, journal: Path) -> None:
-    expected = CompactRange().extend(leaf_hash(leaf_of(index)) for index in range(LEAVES)).root()
-    with ExchangeClient(exchange.address) as client:
-        size, note = client.checkpoint(STREAM)
-        checkpoint = open_checkpoint(note, (SIGNER.verifier,))
-    assert (size, checkpoint.size) == (LEAVES, LEAVES)
-    assert checkpoint.root == expected
-    exchange.kill()
-    database = Database(exchange.db)
-    try:
-        assert database.trees.root(STREAM) == expected
-        at = 0
-        for page in database.trees.leaves(STREAM, 0, LEAVES):
-            assert page == [leaf_of(index) for index in range(at, at + len(page))]
-            at += len(page)
-        assert database.all("SELECT * FROM rejection") == []
-        versions = dict(database.all("SELECT version, count(*) FROM record GROUP BY version"))
-        assert sum(versions.values()) == 36
-        assert min(versions) >= LEAVES // 36
-    finally:
-        database.close()
-    with Journal.open(journal) as opened:
-        assert (opened.log_size(STREAM), opened.acknowledged(STREAM)) == (LEAVES, LEAVES)
-        assert opened.root(STREAM) == expected
-        cosigned = opened.cosigned(STREAM)  # whoever was killed when, the last cosignature is there too
-        assert cosigned is not None
-        assert cosigned[:2] == (LEAVES, note)
-
-
 @pytest.mark.slow
 def test_ten_kills_of_the_exchange_lose_nothing(tmp_path: Path) -> None:
     chance = random.Random(20270201)
@@ -87,7 +54,7 @@ def test_ten_kills_of_the_exchange_lose_nothing(tmp_path: Path) -> None:
                 exchange.start()
             assert process.stdout.readline() == "done 0\n"
             assert process.wait(MOST_S) == 0
-        assert_nothing_lost_and_nothing_twice(exchange, journal)
+        assert_whole(exchange, journal, LEAVES)
 
 
 @pytest.mark.slow
@@ -106,7 +73,7 @@ def test_ten_kills_of_the_publisher_lose_nothing(tmp_path: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == "done 0\n"
             assert process.wait(MOST_S) == 0
-        assert_nothing_lost_and_nothing_twice(exchange, journal)
+        assert_whole(exchange, journal, LEAVES)
 
 
 @pytest.mark.slow

@@ -190,3 +190,32 @@ def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InvalidValue, match="a folder with the file checkpoint"):
             read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(0, 5), (200, 300), (256, 256), (300, 300), (511, 2_000), (65_600, 66_000)]
+)
+def test_what_came_since_makes_the_same_files_as_all_of_it(tmp_path: Path, before: int, after: int) -> None:
+    leaves = _write(tmp_path / "whole", after)
+    _write(tmp_path / "grown", before)
+    old = read_bundle(tmp_path / "grown")
+    full = tmp_path / "grown/tile/entries/000"
+    inode = full.stat().st_ino if old.whole else None
+    new = iter(leaves[old.whole :])
+    write_bundle(tmp_path / "grown", new, _note(leaves), [KEY.verifier.encode()], TERMS, onto=old)
+    files = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    assert {each.relative_to(tmp_path / "grown") for each in (tmp_path / "grown").rglob("*") if each.is_file()} == files
+    assert all((tmp_path / "grown" / each).read_bytes() == (tmp_path / "whole" / each).read_bytes() for each in files)
+    assert inode is None or full.stat().st_ino == inode, "a full tile is taken over, not written again"
+
+
+def test_what_is_not_a_beginning_of_the_log_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
+    _write(tmp_path / "bundle", 300)
+    before, other = read_bundle(tmp_path / "bundle"), [b"other %d" % index for index in range(400)]
+    with pytest.raises(Conflict, match="were to be bundled"):
+        write_bundle(tmp_path / "bundle", other[256:], _note(other), [KEY.verifier.encode()], TERMS, onto=before)
+    assert read_bundle(tmp_path / "bundle") == before
+    (tmp_path / "bundle/tile/entries/000").unlink()
+    with pytest.raises(Damaged, match="tile/entries/000 is missing"):
+        write_bundle(tmp_path / "bundle", other[256:], _note(other), [KEY.verifier.encode()], TERMS, onto=before)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

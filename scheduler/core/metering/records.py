@@ -19,6 +19,9 @@ from scheduler.core.intervals import Interval
 from scheduler.core.metering.states import DELIVERED, STATE_OF_CAUSE, State
 from scheduler.core.models import Model
 
+LONGEST_INSTRUMENT, LONGEST_SUITE = 300, 600
+"""In characters."""
+
 _FIELD_OF_STATE = {state: f"{state}_gpu_ms" for state in State}  # made once: auditors read millions of records
 _LOST_FIELDS = tuple(
     (state, "" if state in DELIVERED or state is State.DERATED else field) for state, field in _FIELD_OF_STATE.items()
@@ -48,7 +51,7 @@ class MeterRecord(Model):
     """Where every contracted GPU-ms of one position went in one interval. All `_gpu_ms` are 0 or more."""
 
     position: Name
-    instrument: str = Field(min_length=1, max_length=300)
+    instrument: str = Field(min_length=1, max_length=LONGEST_INSTRUMENT)
     start_ms: int = Field(ge=0)
     end_ms: int = Field(ge=1)
     version: int = Field(default=1, ge=1)
@@ -73,7 +76,7 @@ class MeterRecord(Model):
     """Time-weighted mean performance of covered, healthy, observed GPUs, rounded down; 0 where there were none."""
     measured_min_ppm: int = Field(default=0, ge=0)
     """The least performance among them."""
-    suite: str = Field(default="", max_length=600)
+    suite: str = Field(default="", max_length=LONGEST_SUITE)
     """The suites that measured it, sorted and joined by `+`; empty where nothing was measured yet."""
     quality: Quality = Quality.MEASURED
     estimated_gpu_ms: int = Field(default=0, ge=0)

@@ -21,6 +21,7 @@ from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, checked_leaf
 from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, WithdrawalLeaf
+from scheduler.exchange.plain_records import PlainRecord, plain_record
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.devices import Devices
 from scheduler.exchange.reference.stream_keys import StreamKeys
@@ -70,7 +71,7 @@ class _Checked:
     """New leaves with what each is worth: (index, what it says if it can be read, why it is not settled)."""
 
     leaves: Sequence[bytes]
-    found: list[tuple[int, Leaf | None, Rejected | None]] = field(default_factory=list)
+    found: list[tuple[int, Leaf | PlainRecord | None, Rejected | None]] = field(default_factory=list)
 
 
 class Intake:
@@ -296,9 +297,11 @@ class Intake:
                     known[name] = None
             return known[name]
 
-        return _Checked(
-            leaves, [(index, *checked_leaf(leaf, known_position)) for index, leaf in enumerate(leaves, first)]
-        )
+        found: list[tuple[int, Leaf | PlainRecord | None, Rejected | None]] = []
+        for index, leaf in enumerate(leaves, first):
+            plain = plain_record(leaf, known_position)
+            found.append((index, plain, None) if plain is not None else (index, *checked_leaf(leaf, known_position)))
+        return _Checked(leaves, found)
 
     def _keep(
         self,
@@ -377,9 +380,9 @@ class Intake:
         numbers = self._venue.position_numbers()
         versions = self._versions(
             {
-                (numbers[leaf.record.position], leaf.record.start_ms)
+                (numbers[record.position], record.start_ms)
                 for _, leaf, _ in checked.found
-                if isinstance(leaf, RecordLeaf) and leaf.record.position in numbers
+                if (record := _record_of(leaf)) is not None and record.position in numbers
             }
         )
         changed: dict[tuple[int, int], _Version] = {}
@@ -390,8 +393,7 @@ class Intake:
                 rejected = self._devices.noted(session.number, index, leaf)  # noqa: PLW2901 - as for records
             elif isinstance(leaf, KeyChangeLeaf) and rejected is None:
                 rejected = self._keys.change(session.stream, index, leaf)  # noqa: PLW2901 - as for records
-            elif isinstance(leaf, RecordLeaf) and ordered:
-                record = leaf.record
+            elif (record := _record_of(leaf)) is not None and ordered:
                 key = (numbers[record.position], record.start_ms)
                 known = versions.get(key)
                 disordered = _of_version(session, record, known)
@@ -441,7 +443,14 @@ def _check_form(stream: str, leaves: Sequence[bytes]) -> None:
         raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")
 
 
-def _of_version(session: Session, record: MeterRecord, row: _Version | None) -> Rejected | None:
+def _record_of(leaf: Leaf | PlainRecord | None) -> MeterRecord | PlainRecord | None:
+    """The record in a leaf, as far as it was looked at; None where the leaf is of another kind."""
+    if isinstance(leaf, PlainRecord):
+        return leaf
+    return leaf.record if isinstance(leaf, RecordLeaf) else None
+
+
+def _of_version(session: Session, record: MeterRecord | PlainRecord, row: _Version | None) -> Rejected | None:
     expected = 1 if row is None else row[1] + 1
     named = f"{record.position} [{record.start_ms}, {record.end_ms})"
     if row is not None and row[0] != session.number:
