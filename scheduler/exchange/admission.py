@@ -77,7 +77,7 @@ class Admission(grpc.ServerInterceptor):
         if found is None:
             return None
         rule = anybody if method.startswith(HEALTH) else self._rules.get(method)
-        return _replaced(found, self._guarded(found, rule, method))
+        return replaced(found, self._guarded(found, rule, method))
 
     def admit(self, peer: Peer) -> None:
         """Counts one call. Raises Exhausted where the peer has made too many."""
@@ -155,7 +155,7 @@ class Admission(grpc.ServerInterceptor):
         return leave
 
 
-def _replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
     """The same kind of method with another inside."""
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,

@@ -2,15 +2,16 @@
 
 An account's own work that can be preempted fills its cells, while equal cells of others stand idle. Two such cells swap
 places: the account owns the idle one, and its work is a guest on the other, whose owner takes it back as it would have
-taken back the idle one's guests. Nobody is evicted. The smallest cells that suffice trade: GPUs, inside a node or of
-two, then nodes, domains, blocks. Laws: no cell trades that holds what cannot be preempted, that is not all well, or
+taken back the idle one's guests. Nobody is evicted. Nodes trade first, then single GPUs, inside a node or of
+two, then domains and blocks. Laws: no cell trades that holds what cannot be preempted, that is not all well, or
 that a lot of a higher level ties; each GPU trades at most once in a call; nobody gives away what its own gangs of that
 kind wait for; GPUs leave a node only where nobody loses room for workers by it (`neighbours`); ties by number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +23,9 @@ from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.coverage.topology import topology_of
 
 BoolArray = npt.NDArray[np.bool_]
+MIXED = -2
 
-CELLS = (Level.NODE, Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
+CELLS = (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
 NODES_TRIED = 8
 """So many of the account's nodes are tried, beside the node itself, for each node with idle GPUs."""
 
@@ -38,71 +40,151 @@ class Asked(NamedTuple):
     end_ms: int
 
 
+class Whole(NamedTuple):
+    """Nodes as they are owned; every array is (n_nodes)."""
+
+    owner: npt.NDArray[np.int32]
+    """Index of the account that owns all of the node, -1 unsold, -2 where it has several owners."""
+    until_ms: IntArray
+    """Until when all of it stays so."""
+
+
 class Ground(NamedTuple):
-    """The fleet as it is now; every array is (n_gpus)."""
+    """The fleet as it is now; arrays are (n_gpus) but for what is said of them."""
 
     owner: npt.NDArray[np.int32]
     """Index of the account, -1 unsold."""
     until_ms: IntArray
     """Until when it stays with that account, or unsold."""
+    whole: Whole
     fixed: BoolArray
     """Whether what cannot be preempted is there."""
-    free: BoolArray
-    """Usable, and nobody is there or about to be."""
+    free: IntArray
+    """(n): numbers of the GPUs that are usable and where nobody is or is about to be."""
     usable: BoolArray
     untied: Callable[[Level], BoolArray]
     """(n_cells) of a level: no lot of a higher one ties the cell."""
+    levels: Collection[Level]
+    """Those of which lots are held, now or later: cells of no other level need to be looked at beside nodes."""
     neighbours: Callable[[], Neighbours]
     """Who holds single GPUs beside each other."""
 
 
+def whole_of(fleet: Fleet, owner: npt.NDArray[np.int32], until_ms: IntArray) -> Whole:
+    """Nodes as these owners of GPUs own them."""
+    first = fleet.first_gpu[:-1]
+    if not len(first):
+        return Whole(owner[:0], until_ms[:0])
+    least, most = np.minimum.reduceat(owner, first), np.maximum.reduceat(owner, first)
+    return Whole(np.where(least == most, least, MIXED), np.minimum.reduceat(until_ms, first))
+
+
 def room(fleet: Fleet, ground: Ground, asked: Asked) -> IntArray:
     """(n_nodes): how many parts fit GPUs that are free and lastingly the account's own, or nobody's."""
-    lasting = ground.free & (ground.until_ms >= asked.end_ms)
-    by_node = _count(fleet, lasting & ((ground.owner == asked.account) | (ground.owner < 0)))
-    return np.where(fleet.pool_of_node == asked.pool, by_node // asked.size, 0)
+    owner = ground.owner[ground.free]
+    may = (ground.until_ms[ground.free] >= asked.end_ms) & ((owner == asked.account) | (owner < 0))
+    return np.where(fleet.pool_of_node == asked.pool, _count(fleet, ground.free[may]) // asked.size, 0)
 
 
 def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tuple[Swap, ...]:
     """The swaps that give those who wait their room, the first in line first; nobody gets a part of it. The right cell
     is the account's own before the swap.
     """
-    deal = _Deal(fleet, ground, waiting)
+    nodes, others = _Nodes(fleet, ground, waiting), _Others(fleet, ground, waiting)
     swaps: list[Swap] = []
     served: set[int] = set()
     for asked in waiting:
         missing = asked.parts - int(room(fleet, ground, asked).sum())
         if missing <= 0 or asked.account in served:
             continue
-        found = next((found for found in deal.found(asked, missing) if found), [])
+        found = nodes.found(asked, missing)
+        if not found:
+            found = next((found for found in others.found(asked, missing) if found), [])
         if found:
             served.add(asked.account)
             swaps += found
-            deal.traded(found)
+            nodes.traded(found)
+            others.traded(found)
     return tuple(swaps)
 
 
-class _Deal:
-    """What may trade, in one call."""
+class _Nodes:
+    """Whole nodes that may trade, in one call."""
+
+    def __init__(self, fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> None:
+        self._fleet, self._ground = fleet, ground
+        self._sizes, owner = np.diff(fleet.first_gpu), ground.whole.owner
+        unmovable = _count(fleet, np.flatnonzero(ground.fixed | ~ground.usable)) > 0
+        self._movable = ground.untied(Level.NODE) & ~unmovable
+        self._free = _count(fleet, ground.free)
+        self._given = (owner >= 0) & ~np.isin(owner, [asked.account for asked in waiting])
+
+    def found(self, asked: Asked, missing: int) -> list[Swap]:
+        """Trades that make up for all that is missing, or none."""
+        fleet, sizes, free, whole = self._fleet, self._sizes, self._free, self._ground.whole
+        here = self._movable & (fleet.pool_of_node == asked.pool)
+        own = np.flatnonzero((whole.owner == asked.account) & here)
+        mine = _by_free(own[whole.until_ms[own] >= asked.end_ms], free)
+        theirs = np.flatnonzero(self._given & here & (free >= asked.size)) if mine else own
+        found: list[Swap] = []
+        for left in _by_free(theirs, free) if mine else ():
+            right = next((right for right in mine if sizes[right] == sizes[left]), None)
+            gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
+            if right is None or gain <= 0:
+                continue
+            found.append((Level.NODE, left, right))
+            mine.remove(right)
+            missing -= int(gain)
+            if missing <= 0:
+                return found
+        return []
+
+    def traded(self, swaps: Sequence[Swap]) -> None:
+        """The nodes of these cells trade no more."""
+        topology = topology_of(self._fleet)
+        for level, *cells in swaps:
+            for cell in cells:
+                self._movable[self._fleet.node_of_gpu[topology.gpus(level, cell)]] = False
+
+
+class _Others:
+    """Single GPUs, domains and blocks that may trade, in one call; looked at once somebody needs them."""
 
     def __init__(self, fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> None:
         self._fleet = fleet
         self._topology = topology_of(fleet)
         self._ground = ground
-        self._movable = ground.usable & ~ground.fixed
-        self._given = (ground.owner >= 0) & ~np.isin(ground.owner, [asked.account for asked in waiting])
+        self._waiting = [asked.account for asked in waiting]
+        self._traded: list[int] = []
 
     def found(self, asked: Asked, missing: int) -> Iterator[list[Swap]]:
         """Trades that make up for all that is missing, or none, by level."""
-        yield self._single_gpus(asked, missing)
+        if Level.GPU in self._ground.levels:
+            yield self._single_gpus(asked, missing)
         for level in CELLS:
-            yield self._cells(level, asked, missing)
+            if level in self._ground.levels:
+                yield self._cells(level, asked, missing)
 
     def traded(self, swaps: Sequence[Swap]) -> None:
         """These GPUs trade no more."""
         for level, left, right in swaps:
             for cell in (left, right):
-                self._movable[self._topology.gpus(level, cell)] = False
+                self._traded += self._topology.gpus(level, cell).tolist()
+
+    @cached_property
+    def _is_free(self) -> BoolArray:
+        free = np.zeros(self._fleet.n_gpus, dtype=np.bool_)
+        free[self._ground.free] = True
+        return free
+
+    @cached_property
+    def _given(self) -> BoolArray:
+        return (self._ground.owner >= 0) & ~np.isin(self._ground.owner, self._waiting)
+
+    def _movable(self) -> BoolArray:
+        movable: BoolArray = self._ground.usable & ~self._ground.fixed
+        movable[self._traded] = False
+        return movable
 
     def _cells(self, level: Level, asked: Asked, missing: int) -> list[Swap]:
         topology, ground = self._topology, self._ground
@@ -110,9 +192,9 @@ class _Deal:
         lone = ground.owner[topology.gpu_at[topology.first_gpu[level]]]
         of_cell = np.empty_like(ground.owner)
         of_cell[topology.gpu_at] = lone[topology.cell_of_rank[level]]
-        movable = ground.untied(level) & (topology.counted(level, ~self._movable | (ground.owner != of_cell)) == 0)
+        movable = ground.untied(level) & (topology.counted(level, ~self._movable() | (ground.owner != of_cell)) == 0)
         movable &= topology.pool[level] == asked.pool
-        free = topology.counted(level, ground.free)
+        free = topology.counted(level, self._is_free)
         slots = self._slots(level, asked.size)
         own = movable & (lone == asked.account) & (topology.counted(level, ground.until_ms < asked.end_ms) == 0)
         theirs = np.flatnonzero(movable & (topology.counted(level, self._given) == sizes) & (slots > 0))
@@ -143,12 +225,12 @@ class _Deal:
         another node; no node is part of two trades.
         """
         ground, fleet = self._ground, self._fleet
-        movable = self._movable & ground.untied(Level.GPU) & (fleet.pool_of_node[fleet.node_of_gpu] == asked.pool)
-        own = movable & (ground.owner == asked.account) & ~ground.free & (ground.until_ms >= asked.end_ms)
+        movable = self._movable() & ground.untied(Level.GPU) & (fleet.pool_of_node[fleet.node_of_gpu] == asked.pool)
+        own = movable & (ground.owner == asked.account) & ~self._is_free & (ground.until_ms >= asked.end_ms)
         mine = _by_node(fleet, own)
-        theirs = _by_node(fleet, movable & self._given & ground.free) if mine else {}
-        lasting = ground.free & (ground.until_ms >= asked.end_ms)
-        has = _count(fleet, lasting & ((ground.owner == asked.account) | (ground.owner < 0)))
+        theirs = _by_node(fleet, movable & self._given & self._is_free) if mine else {}
+        lasting = self._is_free & (ground.until_ms >= asked.end_ms)
+        has = _count(fleet, np.flatnonzero(lasting & ((ground.owner == asked.account) | (ground.owner < 0))))
         found: list[Swap] = []
         taken: set[int] = set()
         for here in sorted(theirs, key=lambda node: (len(theirs[node]), node)):
@@ -183,5 +265,6 @@ def _by_node(fleet: Fleet, chosen: BoolArray) -> dict[int, list[int]]:
     return found
 
 
-def _count(fleet: Fleet, chosen: BoolArray) -> IntArray:
-    return np.add.reduceat(chosen.astype(np.int64), fleet.first_gpu[:-1])
+def _count(fleet: Fleet, gpus: IntArray) -> IntArray:
+    """(n_nodes): how many of these GPUs each node has."""
+    return np.bincount(fleet.node_of_gpu[gpus], minlength=len(fleet.nodes))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.core.cluster import Fleet, Level
+from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.columns import clipped, columns_of
+from scheduler.core.coverage.exchange import Whole, whole_of
 from scheduler.core.coverage.open_calendar import OpenCalendar
 from scheduler.core.coverage.ownership import owner_at, swap_cells, tied_cells
 from scheduler.core.coverage.topology import topology_of
@@ -38,6 +39,9 @@ class Calendar:
         """Instants, ascending, at which some holding starts or ends."""
         self._open: OpenCalendar | None = None
         self._untied: dict[Level, npt.NDArray[np.bool_]] = {}
+        self._levels: frozenset[Level] | None = None
+        self._gpus_of: dict[int, IntArray] = {}
+        self._whole: Whole | None = None
 
     def grow(self, fleet: Fleet) -> None:
         """New GPUs are unsold for ever."""
@@ -48,12 +52,29 @@ class Calendar:
         self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
         self._untied.clear()
         self._open = None
+        self._own_anew()
 
     def opened(self, fleet: Fleet) -> OpenCalendar:
         """The same holdings, past ones too, as trades look at them; kept from one trade to the next."""
         if self._open is None:
             self._open = OpenCalendar(fleet, (*self.past, *self.holdings))
         return self._open
+
+    def gpus_of(self, account: int) -> IntArray:
+        """Numbers of the GPUs that an account (its index) owns now, ascending; kept until owners change."""
+        gpus = self._gpus_of.get(account)
+        if gpus is None:
+            gpus = self._gpus_of[account] = np.flatnonzero(self.owner_account == account)
+        return gpus
+
+    def whole(self, fleet: Fleet) -> Whole:
+        """Nodes as they are owned now; kept until owners change."""
+        if self._whole is None:
+            self._whole = whole_of(fleet, self.owner_account, self.until_ms)
+        return self._whole
+
+    def _own_anew(self) -> None:
+        self._gpus_of, self._whole = {}, None
 
     def of(self, position: str) -> tuple[Holding, ...]:
         """The holdings of one position."""
@@ -103,6 +124,7 @@ class Calendar:
         a, b = (topology_of(fleet).gpus(level, cell) for cell in (left, right))
         for array in (self.owner_position, self.owner_account, self.until_ms):
             array[a], array[b] = array[b].copy(), array[a].copy()
+        self._own_anew()
         for below in Level:  # what lies over smaller cells has moved with this one
             if below < level:
                 self._untied.pop(below, None)
@@ -113,6 +135,13 @@ class Calendar:
             higher = [holding for holding in self.holdings if holding.level > level]
             self._untied[level] = ~tied_cells(topology_of(fleet), columns_of(higher), level, NEVER_MS)
         return self._untied[level]
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """The levels of which lots are held, now or later; kept until the calendar turns."""
+        if self._levels is None:
+            self._levels = frozenset(holding.level for holding in self.holdings)
+        return self._levels
 
     def turn(
         self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
@@ -128,8 +157,10 @@ class Calendar:
         self.owner_account = accounts[self.owner_position]
         self.until_ms = _until_ms(fleet, self.holdings, now_ms, self.owner_account, account_of)
         self._untied.clear()
+        self._levels = None
         instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
         self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
+        self._own_anew()
         return np.flatnonzero(before != self.owner_position)
 
 

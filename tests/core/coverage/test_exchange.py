@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.coverage.columns import columns_of
-from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room, whole_of
 from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.coverage.ownership import owner_at, swap_cells, tied_cells
 from scheduler.core.coverage.topology import topology_of
@@ -38,15 +39,17 @@ def ground_of(nodes: list[Node]) -> Ground:
     held = np.concatenate([np.arange(GPUS) < node.held for node in nodes])
     each = [node for node in nodes for _ in range(GPUS)]
     well = np.array([node.well for node in each])
+    owner = np.array([node.owner for node in each], dtype=np.int32)
+    until_ms = np.array([node.until_ms for node in each], dtype=np.int64)
     return Ground(
-        owner=np.array([node.owner for node in each], dtype=np.int32),
-        until_ms=np.array([node.until_ms for node in each], dtype=np.int64),
+        owner=owner,
+        until_ms=until_ms,
+        whole=whole_of(fleet_of(nodes=len(nodes), gpus=GPUS), owner, until_ms),
         fixed=held & np.array([node.fixed for node in each]),
-        free=~held & well,
+        free=np.flatnonzero(~held & well),
         usable=well,
-        untied=lambda level: np.array([node.untied and level == Level.NODE for node in nodes]).repeat(
-            GPUS if level == Level.GPU else 1
-        )[: None if level <= Level.NODE else 1],
+        untied=lambda _: np.array([node.untied for node in nodes]),
+        levels=(Level.NODE,),
         neighbours=nobodys,
     )
 
@@ -68,10 +71,12 @@ def ground_under(
     return Ground(
         owner=owner,
         until_ms=until_ms,
+        whole=whole_of(fleet, owner, until_ms),
         fixed=np.isin(gpus, fixed),
-        free=~np.isin(gpus, [*busy, *ill, *fixed]),
+        free=np.flatnonzero(~np.isin(gpus, [*busy, *ill, *fixed])),
         usable=~np.isin(gpus, ill),
         untied=lambda level: ~tied_cells(topology_of(fleet), columns, level, NOW),
+        levels={holding.level for holding in holdings},
         neighbours=lambda: Neighbours(fleet, columns, NOW, NAMES),
     )
 
@@ -174,15 +179,53 @@ def test_single_gpus_trade_lawfully(lots: list[tuple[str, int]], busy: list[int]
     ground = ground_under(fleet, holdings, busy, fixed=fixed)
     before = workers_of_single_gpus(fleet, holdings, NOW, NAMES)
     for level, left, right in idle_for_busy(fleet, ground, [asked]):
-        assert level == Level.GPU
-        assert (ground.owner[right], ground.free[left], ground.free[right]) == (0, True, False)
-        assert ground.owner[left] > 0
-        assert not ground.fixed[[left, right]].any()
+        theirs, mine = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
+        assert (ground.owner[mine] == 0).all()
+        assert (ground.owner[theirs] > 0).all()
+        assert not ground.fixed[[*theirs, *mine]].any()
+        assert level == Level.NODE or (left in ground.free and right not in ground.free)
         holdings = swap_cells(fleet, holdings, level, left, right, NOW)
     if holdings and ground.owner.tolist() != owner_at(fleet, holdings, NOW, NAMES)[0].tolist():
         assert room(fleet, ground_under(fleet, holdings, busy, fixed=fixed), asked).sum() >= 1
     after = workers_of_single_gpus(fleet, holdings, NOW, NAMES)
     assert all(after[key] >= count for key, count in before.items())
+
+
+def by_looking_at_every_node(fleet: Fleet, ground: Ground, waiting: list[Asked]) -> list[tuple[Level, int, int]]:
+    """The same swaps, slowly."""
+    spans = [range(low, high) for low, high in pairwise(fleet.first_gpu.tolist())]
+    free = [len(set(span) & set(ground.free.tolist())) for span in spans]
+    spent, swaps = {asked.account: False for asked in waiting}, list[tuple[Level, int, int]]()
+
+    def owned_by(node: int, account: int) -> bool:
+        return all(ground.owner[gpu] == account for gpu in spans[node])
+
+    def may_trade(node: int) -> bool:
+        well = all(ground.usable[gpu] and not ground.fixed[gpu] for gpu in spans[node])
+        return (
+            well and bool(ground.untied(Level.NODE)[node]) and node not in {each for swap in swaps for each in swap[1:]}
+        )
+
+    for asked in waiting:
+        nodes = [node for node in range(len(spans)) if fleet.pool_of_node[node] == asked.pool]
+        missing = asked.parts - int(room(fleet, ground, asked).sum())
+        mine = [node for node in nodes if owned_by(node, asked.account) and may_trade(node)]
+        mine = [node for node in mine if all(ground.until_ms[gpu] >= asked.end_ms for gpu in spans[node])]
+        mine.sort(key=lambda node: (free[node], node))
+        others = set(ground.owner.tolist()) - {-1} - {each.account for each in waiting}
+        theirs = [node for node in nodes if may_trade(node) and any(owned_by(node, other) for other in others)]
+        found: list[tuple[Level, int, int]] = []
+        for left in sorted(theirs, key=lambda node: (free[node], node)):
+            right = next((right for right in mine if len(spans[right]) == len(spans[left])), None)
+            gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
+            if missing > 0 and right is not None and gain > 0:
+                found.append((Level.NODE, left, right))
+                mine.remove(right)
+                missing -= gain
+        if found and missing <= 0 and not spent[asked.account]:
+            spent[asked.account] = True
+            swaps += found
+    return swaps
 
 
 NODES = st.builds(
@@ -212,6 +255,7 @@ def test_every_swap_is_lawful_and_it_comes_to_rest(nodes: list[Node], asked: lis
     fleet: Fleet = fleet_of(nodes=len(nodes), gpus=GPUS)
     waiting = {each.account for each in asked}
     swaps = idle_for_busy(fleet, ground_of(nodes), asked)
+    assert list(swaps) == by_looking_at_every_node(fleet, ground_of(nodes), asked)
     traded_nodes = [node for _, left, right in swaps for node in (left, right)]
     assert len(traded_nodes) == len(set(traded_nodes))
     after = nodes
