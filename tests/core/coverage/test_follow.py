@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.cluster import Fleet, Level
+from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.coverage.assign import assign
 from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.ownership import may_swap, owner_at, swap_cells
@@ -136,6 +137,28 @@ def test_gpus_of_two_nodes_follow_where_nobody_loses_room_for_workers() -> None:
     beside = [held("a", Level.GPU, 0), held("a", Level.GPU, 6)]
     alone = np.array([-1, -1, -1, -1, 0, -1, -1, -1], dtype=np.int32)
     assert follow_work(fleet, beside, 1, accounts, alone) == ((Level.GPU, 4, 6),)
+
+
+def test_a_node_trades_gpus_with_one_other_at_a_time() -> None:
+    """Each of the two trades alone leaves c its three pairs, both would not."""
+    fleet = fleet_of(nodes=3, gpus=4)
+    holdings = [held("c", Level.GPU, gpu) for gpu in (0, 1, 2, 4, 5, 8, 9)]
+    holdings += [held("a", Level.GPU, 6), held("b", Level.GPU, 10)]
+    busy = np.full(12, -1, dtype=np.int32)
+    busy[[0, 1]] = 0, 1
+    accounts = {"a": 0, "b": 1, "c": 2}
+    assert follow_work(fleet, holdings, 1, accounts, busy) == ((Level.GPU, 0, 6),)
+    busy[0] = -1
+    assert follow_work(fleet, holdings, 1, accounts, busy) == ((Level.GPU, 1, 10),)
+
+
+@pytest.mark.parametrize("level", [Level.NODE, Level.GPU])
+def test_cells_of_two_pools_never_trade(level: Level) -> None:
+    for grade in ("H100", "A100"):
+        nodes = [NodeSpec(name=name, grade=kind, gpus=2) for name, kind in (("n0", "H100"), ("n1", grade))]
+        busy = np.array([-1, -1, 0, -1], dtype=np.int32)
+        swaps = follow_work(Fleet.of(tuple(nodes)), [held("a", level, 0)], 1, {"a": 0}, busy)
+        assert swaps == (((level, {Level.NODE: 1, Level.GPU: 2}[level], 0),) if grade == "H100" else ())
 
 
 def test_work_that_cannot_be_preempted_keeps_the_turns_it_was_placed_by() -> None:
