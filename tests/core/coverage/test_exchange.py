@@ -157,12 +157,19 @@ def test_single_gpus_are_traded_inside_a_node_before_two_trade() -> None:
     beside = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 2, 3)]
     inside = ((Level.GPU, 2, 0), (Level.GPU, 3, 1))
     assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [pair]) == inside
+    above = Holding(position="c", level=Level.NODE, cell=0, start_ms=LATE, end_ms=LATE + 1)
+    assert idle_for_busy(fleet, ground_under(fleet, [*beside, above], [0, 1, 4, 5, 6, 7]), [pair]) == ()
     away = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 6, 7)]
     between = ((Level.GPU, 6, 0), (Level.GPU, 7, 1))
     assert idle_for_busy(fleet, ground_under(fleet, away, range(6)), [pair]) == between
     # b would lose the only node on which it has three beside each other.
     three = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 5, 6, 7)]
     assert idle_for_busy(fleet, ground_under(fleet, three, range(6)), [pair]) == ()
+    # Nothing is traded that makes room for a part of what waits, nor what a does not keep for as long.
+    two = pair._replace(parts=2)
+    assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [two]) == ()
+    longer = pair._replace(end_ms=LATE + 1)
+    assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [longer]) == ()
     # What a has free there counts: one more is enough.
     some = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 2)]
     assert idle_for_busy(fleet, ground_under(fleet, some, [1, 3, 4, 5, 6, 7]), [pair]) == ((Level.GPU, 2, 1),)
