@@ -51,6 +51,10 @@ def serve(
     calls_per_s: Annotated[int, typer.Option("--calls-per-s", min=1, help="Of each peer with a certificate.")] = 100,
     streams: Annotated[int, typer.Option("--streams-per-peer", min=1, help="Open at once, of each such peer.")] = 8,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Where its address is left.")] = None,
+    denied: Annotated[
+        Path | None,
+        typer.Option("--denied", metavar="FILE", help="Peers that are refused, ROLE/NAME a line; read again."),
+    ] = None,
     fault: FaultOption = None,
     fault_file: FaultFileOption = None,
     fault_seed: FaultSeedOption = None,
@@ -69,7 +73,9 @@ def serve(
     wrong = faults_of(fault or (), fault_file, fault_seed, controlled=faults)
     if wrong is not None:
         say("this exchange misbehaves on purpose: nothing that it says is worth anything")
-    settings = ServerSettings(db, listen, address_file, tls=tls, limits=limits, faults=wrong, fault_control=faults)
+    settings = ServerSettings(
+        db, listen, address_file, tls=tls, limits=limits, denied=denied, faults=wrong, fault_control=faults
+    )
     raise typer.Exit(run(settings))
 
 

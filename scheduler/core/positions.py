@@ -279,7 +279,7 @@ def fold(
 
 
 def _content(position: Position) -> tuple[object, ...]:
-    return position.account, position.instrument, position.acquired_ms, position.lots_over_time
+    return position.account, position.instrument, position.lots_over_time
 
 
 def _end_ms(position: Position) -> int | None:

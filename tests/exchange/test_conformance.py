@@ -260,7 +260,7 @@ def test_without_trading_a_position_is_given(tmp_path: Path, monkeypatch: pytest
 
 
 def no_trading(_: object) -> Any:
-    raise Skipped("there is no TradingService")
+    raise Skipped("needs TradingService")
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------

@@ -153,8 +153,7 @@ def statement_has_its_checkpoint(target: Target) -> str:
 def statement_of_the_unknown(target: Target) -> str:
     """Nobody owns it."""
     name = f"no-such-{target.run}"
-    codes = grpc.StatusCode.PERMISSION_DENIED if _hidden(target) else grpc.StatusCode.NOT_FOUND
-    return str(refused(lambda: target.statement(name), codes))
+    return str(refused(lambda: target.statement(name), grpc.StatusCode.NOT_FOUND, "UNKNOWN_NAME"))
 
 
 def statement_before_any_record(target: Target) -> str:
@@ -162,8 +161,6 @@ def statement_before_any_record(target: Target) -> str:
     if target.market.given:
         raise Skipped("the position that was given is delivered to: needs TradingService")
     owned = target.market.owned()
-    if _hidden(target):
-        target.called_by(Role.EXCHANGE, Role.AUDITOR)
     refusal = refused(lambda: target.statement(owned.position.id), grpc.StatusCode.INVALID_ARGUMENT)
     return str(refusal)
 
@@ -179,11 +176,6 @@ def _add(calls: Calls, target: Target, log: Log, note: bytes, witness: SignerKey
     request = delivery_pb2.AddCosignatureRequest(stream=log.stream, checkpoint=note, vkey=witness.witness.encode())
     answer: delivery_pb2.AddCosignatureResponse = calls.evidence.AddCosignature(request, timeout=target.timeout_s)
     return answer.checkpoint
-
-
-def _hidden(target: Target) -> bool:
-    """Whether whoever asks may not know which positions there are."""
-    return target.secure and not (target.peers(Role.EXCHANGE) or target.peers(Role.AUDITOR))
 
 
 def _first_difference(was: bytes, expected: bytes) -> str:

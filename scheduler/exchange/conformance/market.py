@@ -136,8 +136,8 @@ class Market:
             return self._given
         try:
             bought = self.buy()
-        except Skipped:
-            self._given = self._found()
+        except Skipped as untraded:
+            self._given = self._found(untraded)
             return self._given
         position = Position(
             id=bought.position,
@@ -208,10 +208,10 @@ class Market:
         self.list(terms)
         return terms
 
-    def _found(self) -> Owned:
+    def _found(self, untraded: Skipped) -> Owned:
         options = self._callers.options
         if not (options.instrument and options.account):
-            raise Skipped("there is no TradingService: give --instrument and --account of a position")
+            raise Skipped(f"{untraded}, or --instrument and --account of a position")
         terms = self.terms()
         for position in self._callers.snapshot().positions:
             if (position.instrument, position.account) == (options.instrument, options.account):

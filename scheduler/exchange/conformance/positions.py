@@ -62,6 +62,8 @@ def snapshot_of_an_account(target: Target) -> str:
     expected = {each.id for each in everything.positions if each.account == account}
     found = {each.id for each in target.snapshot(account=account).positions}
     must(found == expected, f"{sorted(found ^ expected)} differ from what the whole snapshot has of {account}")
+    nobodys = [each.id for each in target.snapshot(account=f"no-such-{target.run}").positions]
+    must(not nobodys, f"an account that owns nothing was told of {nobodys[:3]}")
     return f"{len(found)} positions of {account}"
 
 

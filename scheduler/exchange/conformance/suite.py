@@ -146,7 +146,7 @@ CHECKS: tuple[Check, ...] = (
         (evidence.other_witnesses_are_taken, "witness", "added and given back; PERMISSION_DENIED for who did not sign"),
         (evidence.statement_is_recomputed, "statements", "the bytes that the suite computes from the same leaves"),
         (evidence.statement_has_its_checkpoint, "statements", "a checkpoint over the leaves that it uses"),
-        (evidence.statement_of_the_unknown, "errors", "NOT_FOUND, or PERMISSION_DENIED for who may not know"),
+        (evidence.statement_of_the_unknown, "errors", "NOT_FOUND UNKNOWN_NAME"),
         (evidence.statement_before_any_record, "errors", "INVALID_ARGUMENT"),
     ),
     *_of(

@@ -25,6 +25,7 @@ from scheduler.clock import wall_clock_ms
 from scheduler.core.errors import InvalidValue, Unavailable
 from scheduler.exchange.admission import Admission, Limits
 from scheduler.exchange.channels import CONNECTION_AGE_MS, server_options
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.faults import control
@@ -52,9 +53,9 @@ _SERVICES = (
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss.
-    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. A connection that
-    has its age is ended, so that who calls is asked again. `faults`: what goes wrong on purpose, None in an
-    honest exchange; with `fault_control` they may be set while it runs.
+    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names; `denied`: a file of
+    peers that are refused (`Denied`). A connection that has its age is ended, so that who calls is asked again.
+    `faults`: what goes wrong on purpose, None in an honest one; with `fault_control` they may be set while it runs.
     """
 
     db: Path
@@ -67,6 +68,7 @@ class ServerSettings:
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
     connection_age_ms: int = CONNECTION_AGE_MS
+    denied: Path | None = None
     faults: Faults | None = None
     fault_control: bool = False
 
@@ -88,7 +90,9 @@ class Server:
             self._health = health.HealthServicer()
             allowed = rules(self.venue, self.intake) | (control.rules() if settings.fault_control else {})
             between = [] if self._faults is None else [FaultyCalls(self._faults, self.venue)]
-            self._server = _grpc_server([Admission(allowed, settings.limits), *between], settings.connection_age_ms)
+            denied = None if settings.denied is None else Denied(settings.denied)
+            door = Admission(allowed, settings.limits, denied=denied)
+            self._server = _grpc_server([door, *between], settings.connection_age_ms)
             self._register(settings)
             bound = bind(self._server, f"{host}:{port}", settings.tls)
             self._server.start()
