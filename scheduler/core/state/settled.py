@@ -58,7 +58,8 @@ class Settled:
         """The starts of intervals before that whose records are not."""
         self.provisional: dict[str, tuple[int, ...]] = {}
         """By instrument, the starts of intervals whose records are provisional."""
-        self.promoted: tuple[PromotedRange, ...] = ()
+        self.promoted: dict[str, tuple[PromotedRange, ...]] = {}
+        """By position, in the order of the log."""
         self.corrected: tuple[CorrectedInterval, ...] = ()
         self.disputes: dict[str, HeardDispute] = {}
         self.heard_seq = 0
@@ -82,10 +83,8 @@ class Settled:
         """The promotions of an interval's record, in the order of the log."""
         return [
             each
-            for each in self.promoted
-            if each.promotion.position == position
-            and each.promotion.start_ms <= start_ms
-            and end_ms <= each.promotion.end_ms
+            for each in self.promoted.get(position, ())
+            if each.promotion.start_ms <= start_ms and end_ms <= each.promotion.end_ms
         ]
 
     # -- the fold ------------------------------------------------------------------------------------------------------
@@ -112,7 +111,7 @@ class Settled:
         """Records are of a later status."""
         for leaf, promotion in enumerate(event.promotions, event.first_leaf):
             position = promotion.position
-            self.promoted = (*self.promoted, PromotedRange(promotion, leaf))
+            self.promoted[position] = (*self.promoted.get(position, ()), PromotedRange(promotion, leaf))
             if promotion.stage is Stage.FINAL:
                 still = [start for start in self.left.get(position, ()) if not _inside(start, promotion)]
                 self._leave(position, still)
@@ -148,12 +147,16 @@ class Settled:
         """
         disputed = {(each.position, each.start_ms) for each in self.open.values()}
         oldest_ms = min([*settled_until_ms.values(), *(start_ms for _, start_ms in disputed)], default=None)
-        self.promoted = tuple(
-            each
-            for each in self.promoted
-            if each.promotion.end_ms > settled_until_ms.get(each.promotion.position, each.promotion.end_ms)
-            or any(name == each.promotion.position and _inside(start, each.promotion) for name, start in disputed)
-        )
+        kept = {
+            name: tuple(
+                each
+                for each in promoted
+                if each.promotion.end_ms > settled_until_ms.get(name, each.promotion.end_ms)
+                or any(position == name and _inside(start, each.promotion) for position, start in disputed)
+            )
+            for name, promoted in self.promoted.items()
+        }
+        self.promoted = {name: promoted for name, promoted in kept.items() if promoted}
         self.corrected = () if oldest_ms is None else tuple(each for each in self.corrected if each.end_ms > oldest_ms)
 
     def _leave(self, position: str, starts: Iterable[int]) -> None:
@@ -179,7 +182,11 @@ class Settled:
             "final_until": sorted(self.final_until.items()),
             "left": sorted((position, list(starts)) for position, starts in self.left.items()),
             "provisional": sorted((instrument, list(starts)) for instrument, starts in self.provisional.items()),
-            "promoted": [[each.promotion.model_dump(mode="json"), each.leaf] for each in self.promoted],
+            "promoted": [
+                [each.promotion.model_dump(mode="json"), each.leaf]
+                for _, promoted in sorted(self.promoted.items())
+                for each in promoted
+            ],
             "corrected": [list(each) for each in self.corrected],
             "disputes": [
                 [heard.dispute.model_dump(mode="json"), heard.answer and heard.answer.model_dump(mode="json")]
@@ -195,14 +202,15 @@ class Settled:
         loaded.final_until = dict(plain["final_until"])
         loaded.left = {position: tuple(starts) for position, starts in plain["left"]}
         loaded.provisional = {instrument: tuple(starts) for instrument, starts in plain["provisional"]}
-        loaded.promoted = tuple(
-            PromotedRange(Promotion.model_validate(each, strict=False), leaf) for each, leaf in plain["promoted"]
-        )
+        for each, leaf in plain["promoted"]:
+            promotion = Promotion.model_validate(each, strict=False)
+            known = loaded.promoted.get(promotion.position, ())
+            loaded.promoted[promotion.position] = (*known, PromotedRange(promotion, leaf))
         loaded.corrected = tuple(CorrectedInterval(*each) for each in plain["corrected"])
         for dispute, answer in plain["disputes"]:
             told = Dispute.model_validate(dispute, strict=False)
-            known = None if answer is None else Answer.model_validate(answer, strict=False)
-            loaded.disputes[told.id] = HeardDispute(told, known)
+            answered = None if answer is None else Answer.model_validate(answer, strict=False)
+            loaded.disputes[told.id] = HeardDispute(told, answered)
         loaded.heard_seq = plain["heard_seq"]
         return loaded
 
