@@ -14,7 +14,7 @@ from scheduler.core.errors import Refused
 from scheduler.core.models import canonical_bytes
 from scheduler.core.state.state import State
 from scheduler.exchange import bundles
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.home_log import HomeLog, by_position, read_home
 
 
@@ -60,10 +60,8 @@ def settled(
         if position is None:
             left_out[name] = "the journal knows no such position"
             continue
-        recorded = (RecordedLeaf.of(leaf) for leaf in leaves)
-        mine = [each for each in recorded if each is not None]
         try:
-            made = statement_of(state.instruments[position.instrument], position, mine)
+            made = statement_of(state.instruments[position.instrument], position, versions_of(leaves, name))
         except Refused as error:
             left_out[name] = str(error)
         else:

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scheduler.core.cluster import Fleet
-from scheduler.core.errors import UnknownName
+from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.events import Event, ForceMajeureDeclared, MaintenanceAnnounced, ShortageDecided
 from scheduler.core.metering.closing import Closing
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
+from scheduler.core.state.settled import CorrectedInterval
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.outages import (
@@ -25,25 +26,24 @@ from scheduler.exchange.outages import (
     encode_force_majeure,
     encode_maintenance,
 )
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keyring import LogSigner
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 
 
-def statement(
-    journal: Journal, stream: str, state: State, name: str, until_ms: int = 0, size: int | None = None
-) -> Statement:
-    """What is owed for a position until an instant (0: so far), from the log's first `size` leaves (None: all). Raises
-    UnknownName, or InvalidValue before any record.
+def statement(journal: Journal, stream: str, state: State, name: str, as_of: int = 0, until_ms: int = 0) -> Statement:
+    """What is owed for a position until an instant (0: so far), from the log's first `as_of` leaves; 0: from all.
+    Raises UnknownName, or InvalidValue before any record and for more leaves than there are.
     """
     position = state.book.positions.get(name)
     if position is None:
         raise UnknownName("position", name, state.book.positions)
-    named = name.encode()  # a record holds its position's name as it is: most leaves need not be decoded
-    recorded = (RecordedLeaf.of(leaf) for _, leaf in journal.leaves(stream, 0, size) if named in leaf)
-    mine = [leaf for leaf in recorded if leaf is not None and leaf.record.position == name]
-    return statement_of(state.instruments[position.instrument], position, mine, until_ms)
+    size = journal.log_size(stream)
+    if not 0 <= as_of <= size:
+        raise InvalidValue("as_of", f"the statement of {name}", as_of, f"0..{size}, the leaves that there are")
+    versions = versions_of(journal.leaves(stream, 0, as_of or size), name)
+    return statement_of(state.instruments[position.instrument], position, versions, until_ms)
 
 
 def _declared(fleet: Fleet, nodes: Sequence[str]) -> tuple[DeclaredNode, ...]:
@@ -89,14 +89,14 @@ class LogWriter:
         self,
         journal: Journal,
         unsaved: Sequence[bytes],
-        closings: Sequence[ClosedInterval],
+        closings: Sequence[ClosedInterval | CorrectedInterval],
         interval_ms: int,
         end_ms: int,
-    ) -> dict[str, MeterRecord]:
-        """The last version of every position's record of one interval, by position. `unsaved`: leaves that follow those
-        of the journal.
+    ) -> dict[str, Told]:
+        """The last record of every position that was told in full of one interval, by position. `unsaved`: leaves that
+        follow those of the journal.
         """
-        found: dict[str, MeterRecord] = {}
+        found: dict[str, Told] = {}
         size = self.size(journal)
         for closed in closings:
             if (closed.interval_ms, closed.end_ms) != (interval_ms, end_ms):
@@ -105,9 +105,9 @@ class LogWriter:
             leaves = [leaf for _, leaf in journal.leaves(self.stream, closed.first_leaf, saved)] if saved else []
             after = max(0, closed.first_leaf - size)
             leaves += unsaved[after : after + closed.leaves - saved]
-            for leaf in map(decode, leaves):
+            for index, leaf in enumerate(map(decode, leaves), closed.first_leaf):
                 if isinstance(leaf, RecordLeaf):
-                    found[leaf.record.position] = leaf.record
+                    found[leaf.record.position] = Told(leaf.record, index)
         return found
 
     def commit(

@@ -27,6 +27,8 @@ from scheduler.core.events import Event, NodeJoined
 from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
+from scheduler.exchange.clock_check import ClockCheck
+from scheduler.exchange.dispute_listener import DisputeListener
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.tls import Tls, refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
@@ -67,6 +69,7 @@ class Embedded:
     planner: Planner
     scheduler: Scheduler
     watcher: Watcher
+    dispute_listener: DisputeListener
     publisher: Publisher
     api: ApiServer
     feed: FeedServer | None
@@ -114,8 +117,15 @@ class Embedded:
             to_exchange = settings.exchange_tls()
             publisher = Publisher(address, journal, settings.stream, signer, epoch, tls=to_exchange).start()
             undo.callback(publisher.stop)
-            watcher = Watcher(address, scheduler, cursor=scheduler.state.book.cursor, tls=to_exchange).start()
+            clock_heard = ClockCheck(scheduler.learn_clock, wall_clock_ms).heard
+            cursor = scheduler.state.book.cursor
+            watcher = Watcher(address, scheduler, cursor=cursor, tls=to_exchange, clock_heard=clock_heard).start()
             undo.callback(watcher.stop)
+            heard = scheduler.state.settled
+            listener = DisputeListener(
+                address, scheduler, settings.stream, lambda: heard.heard_seq, tls=to_exchange
+            ).start()
+            undo.callback(listener.stop)
             rehearsing = _rehearsing(settings, ray)
             api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
@@ -133,6 +143,7 @@ class Embedded:
                 planner=planner,
                 scheduler=scheduler,
                 watcher=watcher,
+                dispute_listener=listener,
                 publisher=publisher,
                 api=api,
                 feed=feed,
@@ -183,6 +194,7 @@ class Embedded:
             last_first.callback(self.publisher.stop)
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
+            last_first.callback(self.dispute_listener.stop)
             last_first.callback(self._stop_gangs)
             if self.feed is not None:
                 last_first.callback(self.feed.stop)
@@ -425,7 +437,9 @@ def _api(
         clock_ms=wall_clock_ms,
         stream=settings.stream,
         log_dir=settings.home / "logs",
-        statement=lambda position: canonical_bytes(statement(journal, settings.stream, scheduler.state, position)),
+        statement=lambda position, as_of: canonical_bytes(
+            statement(journal, settings.stream, scheduler.state, position, as_of)
+        ),
         exchange=link,
         alerts=alerts,
         rehearsed=lambda: rehearsing.last,

@@ -15,7 +15,7 @@ from pathlib import Path
 from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.state.state import State
 from scheduler.exchange import bundles
-from scheduler.exchange.leaves import position_of
+from scheduler.exchange.leaves import subject_of
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keyring import verifiers_of
 from scheduler.ledger.keys import VerifierKey
@@ -71,15 +71,20 @@ def read_home(home: Path, stream: str | None = None) -> Iterator[HomeLog]:
             yield HomeLog(home, journal, name, Checkpoint.parse(parse_note(note).text))
 
 
-def by_position(log: HomeLog, tick: bundles.Tick = lambda _done, _of: None) -> Mapping[str, list[bytes]]:
-    """The leaves of each position's records, in order, as bytes: a million fit in memory, decoded they would not."""
-    found: dict[str, list[bytes]] = {}
+def by_position(log: HomeLog, tick: bundles.Tick = lambda _done, _of: None) -> Mapping[str, list[tuple[int, bytes]]]:
+    """`(index, leaf)` of each position's records and what settles them, in order, as bytes: a million fit in memory,
+    decoded they would not.
+    """
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    disputed: dict[str, str] = {}
     for index, leaf in log.leaves():
         if index % 4_096 == 0:
             tick(index, log.size)
-        position = position_of(leaf)
+        position, dispute = subject_of(leaf)
+        if dispute:
+            position = disputed.setdefault(dispute, position)
         if position:
-            found.setdefault(position, []).append(leaf)
+            found.setdefault(position, []).append((index, leaf))
     return found
 
 

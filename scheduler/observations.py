@@ -23,8 +23,8 @@ from scheduler.execution.protocol import (
 
 
 def events_of(observation: Observation, state: State, now_ms: int) -> list[Event]:
-    """The events of one observation, at its instant where that is still open; none where it tells nothing new."""
-    at_ms = observing.held_open(state, observation.at_ms, now_ms)
+    """The events of one observation, at its instant, which is never ahead; none where it tells nothing new."""
+    at_ms = min(observation.at_ms, now_ms)
     match observation:
         case AttemptStarted(gang=gang, attempt=attempt):
             return observing.started(state, gang, attempt, at_ms)

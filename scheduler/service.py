@@ -9,10 +9,10 @@ same events, byte for byte; what could not be saved was not done, and is tried a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from scheduler import metered
 from scheduler.collecting import collections_wait
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import Refused, Unavailable
@@ -27,7 +27,6 @@ from scheduler.core.events import (
     GangSubmitted,
     HealthChanged,
     InstrumentListed,
-    ObservationGap,
     PositionChanged,
     PositionsLoaded,
     ScoreChosen,
@@ -35,7 +34,7 @@ from scheduler.core.events import (
 )
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
-from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.disputes import Answer, Dispute, Losses
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.core.rounds import closing, covering, deadlines, observing, outages, placing
@@ -48,6 +47,7 @@ from scheduler.execution.protocol import Executor
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.observations import events_of, launch_of
 from scheduler.planners.planner import LocalPlanner, Planner
+from scheduler.settling import Books, Outgoing
 
 OBSERVED_CURSOR = "observed_ms"
 PLANS_A_ROUND = 8
@@ -102,7 +102,8 @@ class Scheduler:
         """The policy in use, behind what it was made of."""
         self._clock_ms = clock_ms
         self._unsaved: list[Entry] = []
-        self._unsaved_leaves: list[bytes] = []
+        self._outgoing = Outgoing(log, journal)
+        self.books = Books(self.state, self._outgoing, self._emit, self.alerts.append, self.settings.reading_ms)
         self._launched: set[tuple[str, int]] = set()
         self._stop_sent: dict[tuple[str, int], int | None] = {}
         """Attempts that were told to stop, with the deadline that they know of."""
@@ -114,7 +115,7 @@ class Scheduler:
         self._shutting_down = False
         self.listeners: list[Callable[[Event], None]] = []
         """Told of every event as it is folded in, before it is durable: for figures and displays, never for acts."""
-        self.closing_listeners: list[Callable[[Closing], None]] = []
+        self.closing_listeners = self.books.closing_listeners
 
     # -- what others tell ----------------------------------------------------------------------------------------------
 
@@ -135,12 +136,13 @@ class Scheduler:
             now_ms = self._clock_ms()
             self._turn_calendar(now_ms)
             before = dict(self.state.contracted)
-            self._emit(PositionsLoaded(at_ms=now_ms, cursor=cursor, positions=tuple(positions)))
+            loaded = PositionsLoaded(at_ms=now_ms, cursor=cursor, positions=tuple(positions))
+            self._emit(loaded)
             self._emit_all(covering.after_snapshot(self.state, now_ms, self.settings.spares))
             for name, contracted in sorted(self.state.contracted.items()):
                 since_ms = contracted.differs_from_ms(before.get(name, StepFunction()))
                 if since_ms is not None and since_ms < now_ms:
-                    self._correct((name,), since_ms, now_ms)
+                    self.books.correct((name,), since_ms, now_ms, encode(loaded))
             self._save_or_raise()
             self.woken.set()
 
@@ -157,11 +159,13 @@ class Scheduler:
                 self.state.book.apply(event)  # a repeat changes nothing; one with other content raises
                 return
             self._turn_calendar(now_ms)
-            self._emit(PositionChanged(at_ms=now_ms, event=event))
+            changed = PositionChanged(at_ms=now_ms, event=event)
+            self._emit(changed)
             self._emit_all(covering.after_position_event(self.state, event, now_ms, self.settings.spares))
             self._turn_coverage = True  # owners may have changed: the next round lets coverage follow the work
             if event.effective_ms < now_ms:
-                self._correct((event.position, *filter(None, (event.source,))), event.effective_ms, now_ms)
+                names = (event.position, *filter(None, (event.source,)))
+                self.books.correct(names, event.effective_ms, now_ms, encode(changed))
             self._save_or_raise()
             self.woken.set()
 
@@ -213,10 +217,26 @@ class Scheduler:
                 if isinstance(event, HealthChanged):
                     self._after_health(event, now_ms)
                 elif isinstance(event, ForceMajeureDeclared) and event.from_ms < now_ms:
-                    corrected += self._correct(outages.touched_by(self.state, event), event.from_ms, now_ms)
+                    names = outages.touched_by(self.state, event)
+                    corrected += self.books.correct(names, event.from_ms, now_ms, encode(event))
             self._save_or_raise()
             self.woken.set()
             return corrected
+
+    def learn_dispute(self, seq: int, dispute: Dispute) -> None:
+        """A dispute, as the exchange tells of it. Raises as `Books.hear`; then nothing changed."""
+        with self._telling() as now_ms:
+            self.books.hear(seq, dispute, now_ms)
+
+    def answer_dispute(self, name: str, *, accept: bool, reason: str, losses: Losses | None = None) -> Answer:
+        """See `Books.answer`; in the log when this returns."""
+        with self._telling() as now_ms:
+            return self.books.answer(name, now_ms, accept=accept, reason=reason, losses=losses)
+
+    def learn_clock(self, error_ms: int, since_ms: int) -> None:
+        """See `Books.check_clock`."""
+        with self._telling() as now_ms:
+            self.books.check_clock(error_ms, since_ms, now_ms)
 
     def choose_score(self, choice: ScoreChosen) -> bool:
         """From the next round on partly used nodes are filled by this score. False where that changes nothing."""
@@ -249,6 +269,7 @@ class Scheduler:
                 with collections_wait():
                     self._place(now_ms)
             self._close_intervals(now_ms)
+            self.books.settle(now_ms)
             if self._save(observed_ms=now_ms):
                 self._act(now_ms)
             return self.next_due_ms()
@@ -275,7 +296,11 @@ class Scheduler:
         close_ms = None if self._next_close_ms is None else self._next_close_ms + self.settings.close_lag_ms
         turn_ms = self.state.calendar.turns[0] if self.state.calendar.turns else None
         return min(
-            (at_ms for at_ms in (close_ms, turn_ms, deadlines.next_due_ms(self.state)) if at_ms is not None),
+            (
+                at_ms
+                for at_ms in (close_ms, turn_ms, deadlines.next_due_ms(self.state), self.books.next_due_ms())
+                if at_ms is not None
+            ),
             default=None,
         )
 
@@ -300,13 +325,17 @@ class Scheduler:
         self.paused = blind
         if blind and self._blind_since_ms is None:
             self._blind_since_ms = now_ms
-        elif not blind and self._blind_since_ms is not None:
-            self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
-            self._blind_since_ms = None
+        told = False
         for observation in observations:
             for event in events_of(observation, self.state, now_ms):
+                told = True
+                self.books.note_late(event, now_ms)
                 self._emit(event)
                 self._after_health(event, now_ms)
+        if not blind and self._blind_since_ms is not None:
+            self.books.sees_again(self._blind_since_ms, now_ms, same_state=not told)
+            self._blind_since_ms = None
+        self.books.correct_late(now_ms)
 
     def _turn_calendar(self, now_ms: int) -> None:
         while self.state.calendar.turns and self.state.calendar.turns[0] <= now_ms:
@@ -371,17 +400,11 @@ class Scheduler:
             self.next_due_ms()
         if self._next_close_ms is None or self._next_close_ms + self.settings.close_lag_ms > now_ms:
             return
+        blind = self._blind_since_ms is not None
         if self._blind_since_ms is not None:
-            self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
+            self.books.still_blind(self._blind_since_ms, now_ms)
             self._blind_since_ms = now_ms
-        due = metered.closed(
-            self.state, self._log, self._journal, self._unsaved_leaves, now_ms, self.settings.close_lag_ms
-        )
-        for closed, leaves, event in due:
-            for heard in self.closing_listeners:
-                heard(closed)
-            self._unsaved_leaves += leaves
-            self._emit(event)
+        self.books.close(now_ms, self.settings.close_lag_ms, blind=blind)
         self._positions_changed = True
 
     def _act(self, now_ms: int) -> None:
@@ -405,10 +428,11 @@ class Scheduler:
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
         leaf = self._log.leaf_of(event, self.state.fleet)
         if leaf is not None:
-            self._unsaved_leaves.append(leaf)
+            self._outgoing.append([leaf])
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True
+                self.books.look_again()
             case GangEnded():
                 self._launched.discard((event.gang, event.attempt))
                 self._stop_sent.pop((event.gang, event.attempt), None)
@@ -431,9 +455,10 @@ class Scheduler:
         cursors = {} if blind else {OBSERVED_CURSOR: str(observed_ms).encode()}
         try:
             if self._unsaved:
-                self._log.commit(self._journal, self._unsaved, self._unsaved_leaves, cursors)
-                self._checkpoint_due |= bool(self._unsaved_leaves)
-                self._unsaved, self._unsaved_leaves = [], []
+                self._log.commit(self._journal, self._unsaved, self._outgoing.leaves, cursors)
+                self._checkpoint_due |= bool(self._outgoing.leaves)
+                self._unsaved = []
+                self._outgoing.leaves.clear()
             if self._checkpoint_due:
                 self._log.checkpoint(self._journal)
                 self._checkpoint_due = False
@@ -441,27 +466,18 @@ class Scheduler:
             self.paused = str(error)
         return not self._unsaved
 
+    @contextmanager
+    def _telling(self) -> Iterator[int]:
+        """Something is told now: durable when this ends, and the next round comes at once."""
+        with self.guard:
+            self._save_or_raise()
+            yield self._clock_ms()
+            self._save_or_raise()
+            self.woken.set()
+
     def _save_or_raise(self) -> None:
         if not self._save():
             raise Unavailable(f"not saved yet, and so not acted on: {self.paused}")
-
-    def _correct(self, names: Sequence[str], from_ms: int, now_ms: int) -> int:
-        """Records of closed intervals that something learnt late makes other than they were issued; how many
-        intervals.
-        """
-        corrected = 0
-        horizon_ms = self.state.meter.history.horizon_ms
-        if from_ms < horizon_ms:
-            self.alerts.append(
-                f"learnt at {now_ms} of {', '.join(names)} from {from_ms} on: what was metered before {horizon_ms} "
-                f"cannot be corrected"
-            )
-        unsaved = self._unsaved_leaves
-        for leaves, event in metered.corrected(self.state, self._log, self._journal, unsaved, names, from_ms, now_ms):
-            self._unsaved_leaves += leaves
-            self._emit(event)
-            corrected += 1
-        return corrected
 
     def _same_request(self, gang_id: str, spec: GangSpec, request: str) -> Gang:
         gang = self.state.gangs.get(gang_id)

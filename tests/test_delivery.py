@@ -12,6 +12,7 @@ from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, PoolRecord
+from scheduler.core.rounds.settling import Told
 from scheduler.core.state.state import ClosedInterval
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
@@ -61,16 +62,16 @@ def test_what_was_issued_last_is_found_wherever_it_lies(
 ) -> None:
     leaves: list[bytes] = []
     kept: list[ClosedInterval] = []
-    expected: dict[int, dict[str, MeterRecord]] = {10: {}, 20: {}}
+    expected: dict[int, dict[str, Told]] = {10: {}, 20: {}}
     for end_ms, positions in closings:
         records = tuple(
-            record(name, end_ms, 1 + (expected[end_ms][name].version if name in expected[end_ms] else 0))
+            record(name, end_ms, 1 + (expected[end_ms][name].record.version if name in expected[end_ms] else 0))
             for name in sorted(positions)
         )
         new = LOG.leaves_of(closing(records, end_ms), 30)
         kept.append(ClosedInterval(10, end_ms, len(leaves), len(new)))
+        expected[end_ms] |= {each.position: Told(each, len(leaves) + i) for i, each in enumerate(records)}
         leaves += new
-        expected[end_ms] |= {each.position: each for each in records}
     saved = data.draw(st.integers(0, len(leaves)))
     with Journal.open(":memory:", durable=False) as journal:
         LOG.commit(journal, (), leaves[:saved], {})

@@ -22,7 +22,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.exchange import bundles
 from scheduler.exchange.client import Alive, ExchangeClient
 from scheduler.exchange.publisher import Publisher, PublishState
-from scheduler.exchange.statements import RecordedLeaf, statement_over
+from scheduler.exchange.statements import statement_over, versions_of
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
@@ -190,8 +190,7 @@ def test_the_small_exchange_is_one_to_a_cluster(folder: Path) -> None:
         leaves = log(journal)
         with Publisher(address, journal, STREAM, KEY, 1) as publisher:
             assert publisher.wait_acknowledged(len(leaves), WAIT_S), publisher.status()
-        recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
-        mine = [each for each in recorded if each.record.position == "pos-1"]
+        mine = versions_of(enumerate(leaves), "pos-1")
         owed = statement_over(listed(), listed().window.interval, mine).amount_micro
         assert process.stdout is not None
         said = process.stdout.readline().strip()

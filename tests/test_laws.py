@@ -40,9 +40,10 @@ def test_what_holds_a_law_is_there(law: str, path: str, name: str) -> None:
 RULE = re.compile(r"^\| [a-z][^|]+ \| `(tests/[\w/]+\.py)::(test_\w+)` \|$", re.MULTILINE)
 
 
-def test_what_holds_a_rule_is_there() -> None:
+@pytest.mark.parametrize("heading", ["## Rules beside the laws", "## Metering and settlement"])
+def test_what_holds_a_rule_is_there(heading: str) -> None:
     page = (ROOT / PAGE).read_text(encoding="utf-8")
-    rules = page.partition("## Rules beside the laws")[2].partition("\n## ")[0]
+    rules = page.partition(heading)[2].partition("\n## ")[0]
     found = RULE.findall(rules)
     assert len(found) == sum(line.startswith("| ") for line in rules.splitlines()) - 1
     assert [name for path, name in found if name not in functions(path)] == []

@@ -100,12 +100,18 @@ def test_no_other_cause_is_a_gpus_health(cause: Cause) -> None:
         NodeMissing("node-0", AT, cause)
 
 
-@pytest.mark.parametrize(("seen_ms", "told_ms"), [(-50, 60), (60, 60), (61, 61), (200, 200), (900, 200)])
-def test_an_instant_that_is_closed_or_ahead_is_the_nearest_open_one(seen_ms: int, told_ms: int) -> None:
-    closed = IntervalClosed(at_ms=T + 60, interval_ms=10, end_ms=T + 60, first_leaf=0, leaves=0)
-    state = folded(*FLEET, closed, start=())
-    (event,) = events_of(NodeMissing("node-0", T + seen_ms), state, NOW)
+CLOSED = IntervalClosed(at_ms=T + 60, interval_ms=10, end_ms=T + 60, first_leaf=0, leaves=0)
+
+
+@pytest.mark.parametrize(("seen_ms", "told_ms"), [(50, 50), (60, 60), (61, 61), (200, 200), (900, 200)])
+def test_an_observation_holds_from_its_own_instant_which_is_never_ahead(seen_ms: int, told_ms: int) -> None:
+    (event,) = events_of(NodeMissing("node-0", T + seen_ms), folded(*FLEET, CLOSED, start=()), NOW)
     assert event.at_ms == T + told_ms
+
+
+def test_a_node_joins_when_its_pool_is_still_open() -> None:
+    (event,) = events_of(NodeSeen(NEW, T + 50), folded(*FLEET, CLOSED, start=()), NOW)
+    assert event.at_ms == T + 60
 
 
 def test_nothing_starts_before_it_was_placed_or_ends_before_it_started() -> None:

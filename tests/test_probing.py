@@ -19,7 +19,7 @@ class Listening(MortalExecutor):
     """Execution that remembers which nodes it was asked to probe."""
 
     def __init__(self, site: Site) -> None:
-        super().__init__(site.executor.inner, site.fate)
+        super().__init__(site.executor.inner, site.fate, lambda: site.now_ms)
         self.probed: list[tuple[int, str]] = []
         self.clock_ms: Callable[[], int] = lambda: site.now_ms - START_MS
 

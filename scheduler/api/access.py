@@ -35,6 +35,8 @@ def rules(scheduler: Scheduler) -> dict[str, Rule]:
         "GetDeliverable": delivery,
         "GetBacking": delivery,
         "GetStatement": own.statement,
+        "ListDisputes": delivery,
+        "AnswerDispute": admin,
         "Submit": own.submission,
         "Cancel": own.job,
         "Drain": admin,

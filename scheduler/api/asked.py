@@ -12,6 +12,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
 from scheduler.core.instruments import MAX_INSTANT_MS
+from scheduler.core.metering.disputes import LONGEST_REASON
 from scheduler.core.workloads import GangSpec
 
 LONGEST_REQUEST_ID = 256
@@ -137,3 +138,18 @@ def _refused(error: ValidationError, spec: JobSpec) -> InvalidValue:
         return InvalidValue(field, which, getattr(spec, field), reason)
     expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return InvalidValue(what, which, fault["input"], expected[:1].lower() + expected[1:])
+
+
+def loss(cause: str, gpu_ms: int) -> tuple[Cause, int]:
+    """A claimed loss, its cause by name. Raises InvalidValue."""
+    if cause not in Cause.__members__:
+        raise InvalidValue("cause", "a loss", cause[:80], f"one of {', '.join(Cause.__members__)}")
+    return Cause[cause], gpu_ms
+
+
+def reason(given: str, *, needed: bool) -> str:
+    """Why a dispute is answered so. Raises InvalidValue where it is missing and needed, or too long."""
+    if (needed and not given.strip()) or len(given) > LONGEST_REASON:
+        least = 1 if needed else 0
+        raise InvalidValue("reason", "an answer", f"{len(given)} characters", f"{least}..{LONGEST_REASON} characters")
+    return given

@@ -115,9 +115,9 @@ class AsyncClient:
         """What stands behind a position or an instrument, and would stand in."""
         return await self._ask(calls.backing(subject, from_ms, to_ms, losses, domain))
 
-    async def statement(self, position: str) -> dict[str, Any]:
-        """What is owed for a position."""
-        encoded = await self._ask(calls.statement(position))
+    async def statement(self, position: str, as_of: int = 0) -> dict[str, Any]:
+        """What is owed for a position; `as_of`: by the versions among the log's first so many leaves."""
+        encoded = await self._ask(calls.statement(position, as_of))
         found: dict[str, Any] = json.loads(encoded)
         return found
 
@@ -138,6 +138,18 @@ class AsyncClient:
     async def cancel(self, job: str) -> messages.Job:
         """End a job."""
         return await self._ask(calls.cancel(job))
+
+    async def disputes(self, *, answered: bool = False) -> tuple[messages.Dispute, ...]:
+        """Disputes that were heard from the exchange; `answered`: also those that are answered."""
+        return await self._ask(calls.disputes(answered=answered))
+
+    async def answer_dispute(
+        self, dispute: str, *, accept: bool, reason: str = "", losses: Sequence[tuple[str, int]] = ()
+    ) -> messages.Dispute:
+        """Accept or reject a dispute; `losses`: (cause, gpu_ms), where an accepted claim is right in part. Raises
+        UnknownName, InvalidValue, Conflict.
+        """
+        return await self._ask(calls.answer_dispute(dispute, reason, losses, accept=accept))
 
     async def drain(self, node: str, by_ms: int | None, *, until_ms: int | None = None) -> messages.Node:
         """Empty a node by an instant; None calls it off. With `until_ms` it is announced maintenance from then to then,

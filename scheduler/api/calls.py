@@ -131,9 +131,29 @@ def backing(
     return Call("GetBacking", request, lambda got: codec.from_wire(got.backing, messages.Backing))
 
 
-def statement(position: str) -> Call[bytes]:
+def statement(position: str, as_of: int) -> Call[bytes]:
     """A statement's canonical JSON."""
-    return Call("GetStatement", wire.GetStatementRequest(position=position), lambda got: bytes(got.statement))
+    request = wire.GetStatementRequest(position=position, as_of=as_of)
+    return Call("GetStatement", request, lambda got: bytes(got.statement))
+
+
+def disputes(*, answered: bool) -> Call[tuple[messages.Dispute, ...]]:
+    """Disputes that were heard."""
+    request = wire.ListDisputesRequest(answered=answered)
+    return Call(
+        "ListDisputes",
+        request,
+        lambda got: tuple(codec.from_wire(each, messages.Dispute) for each in got.disputes),
+    )
+
+
+def answer_dispute(
+    dispute: str, reason: str, losses: Sequence[tuple[str, int]], *, accept: bool
+) -> Call[messages.Dispute]:
+    """The answer to a dispute."""
+    lost = [wire.Loss(cause=cause, gpu_ms=gpu_ms) for cause, gpu_ms in losses]
+    request = wire.AnswerDisputeRequest(dispute=dispute, accept=accept, reason=reason, losses=lost)
+    return Call("AnswerDispute", request, lambda got: codec.from_wire(got.dispute, messages.Dispute))
 
 
 def submit(spec: messages.JobSpec, request_id: str) -> Call[messages.Job]:

@@ -142,14 +142,16 @@ class Client:
         """What stands behind a position or an instrument, and would stand in. Raises UnknownName, InvalidValue."""
         return self._ask(calls.backing(subject, from_ms, to_ms, losses, domain))
 
-    def statement(self, position: str) -> dict[str, Any]:
-        """What is owed for a position, as `scheduler.core.settlement.Statement` has it. Raises UnknownName, Refused."""
-        found: dict[str, Any] = json.loads(self.statement_bytes(position))
+    def statement(self, position: str, as_of: int = 0) -> dict[str, Any]:
+        """What is owed for a position, as `scheduler.core.settlement.Statement` has it; `as_of`: by the versions among
+        the log's first so many leaves. Raises UnknownName, InvalidValue, Refused.
+        """
+        found: dict[str, Any] = json.loads(self.statement_bytes(position, as_of))
         return found
 
-    def statement_bytes(self, position: str) -> bytes:
+    def statement_bytes(self, position: str, as_of: int = 0) -> bytes:
         """The statement's canonical JSON: what is compared with the exchange's."""
-        return self._ask(calls.statement(position))
+        return self._ask(calls.statement(position, as_of))
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -169,6 +171,18 @@ class Client:
     def cancel(self, job: str) -> messages.Job:
         """End a job: at once where it waits, with its grace where it runs. Raises UnknownName."""
         return self._ask(calls.cancel(job))
+
+    def disputes(self, *, answered: bool = False) -> tuple[messages.Dispute, ...]:
+        """Disputes that were heard from the exchange; `answered`: also those that are answered."""
+        return self._ask(calls.disputes(answered=answered))
+
+    def answer_dispute(
+        self, dispute: str, *, accept: bool, reason: str = "", losses: Sequence[tuple[str, int]] = ()
+    ) -> messages.Dispute:
+        """Accept or reject a dispute; `losses`: (cause, gpu_ms), where an accepted claim is right in part. Raises
+        UnknownName, InvalidValue, Conflict.
+        """
+        return self._ask(calls.answer_dispute(dispute, reason, losses, accept=accept))
 
     def drain(self, node: str, by_ms: int | None, *, until_ms: int | None = None) -> messages.Node:
         """Empty a node by an instant; None calls it off. With `until_ms` it is announced maintenance from then to then,

@@ -10,8 +10,11 @@ from scheduler.core.events import (
     CalendarTurned,
     CancelAsked,
     CellsSwapped,
+    ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DisputeAnswered,
+    DisputeHeard,
     DrainOrdered,
     Event,
     ForceMajeureDeclared,
@@ -31,13 +34,15 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    RecordsPromoted,
     ScoreChosen,
     ShortageDecided,
     ShortageOver,
 )
+from scheduler.core.metering.records import RecordStatus
 
 
-def line(event: Event) -> tuple[str, str]:
+def line(event: Event) -> tuple[str, str]:  # noqa: C901 - one line a kind of event
     """(subject, text) of an event."""
     match event:
         case InstrumentListed() | PositionsLoaded() | PositionChanged():
@@ -59,12 +64,29 @@ def line(event: Event) -> tuple[str, str]:
         case GangEnded():
             outcome = "lost" if event.exit_code is None else f"exited with {event.exit_code}"
             return event.gang, f"attempt {event.attempt} {outcome}" + (f": {event.detail}" if event.detail else "")
+        case RecordsPromoted() | DisputeHeard() | DisputeAnswered() | ClockChecked():
+            return _of_settling(event)
         case IntervalClosed() | IntervalCorrected():
             interval = f"interval of {event.interval_ms // 1_000} s to {instant(event.end_ms)}"
             verb = "closed" if isinstance(event, IntervalClosed) else "corrected"
             return "", f"{interval} {verb}, leaves in the log: {event.leaves}"
         case _:
             assert_never(event)
+
+
+def _of_settling(event: RecordsPromoted | DisputeHeard | DisputeAnswered | ClockChecked) -> tuple[str, str]:
+    match event:
+        case RecordsPromoted():
+            final = sum(promotion.status is RecordStatus.FINAL for promotion in event.promotions)
+            return "", f"records became final in {count(final, 'range')}, initial in {len(event.promotions) - final}"
+        case DisputeHeard():
+            told = event.dispute
+            what = f"the record of {instant(told.start_ms)} is disputed by {told.id}"
+            return told.position, f"{what}, to be answered by {instant(told.answer_by_ms)}"
+        case DisputeAnswered():
+            return "", f"{event.answer.dispute} is {event.answer.state}: {event.answer.reason or 'no reason given'}"
+        case ClockChecked():
+            return "", f"this clock is {event.error_ms} ms ahead of the exchange's"
 
 
 def _of_exchange(event: InstrumentListed | PositionsLoaded | PositionChanged) -> tuple[str, str]:

@@ -296,6 +296,31 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """What was lost to a cause, by its name."""
+
+    cause: str
+    gpu_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A record that is disputed. `losses`: all that was lost, as it is claimed; `corrected` 0: nothing is corrected."""
+
+    id: str
+    position: str
+    start_ms: int
+    end_ms: int
+    version: int
+    losses: tuple[Loss, ...]
+    opened_ms: int
+    answer_by_ms: int
+    state: str
+    reason: str
+    corrected: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accredited:
     """Sold against accredited, of one pool and level in `[start_ms, end_ms)`, in whole cells of the level."""
 

@@ -45,13 +45,14 @@ _KINDS = frozenset(str(kind.model_fields["kind"].default) for kind in Event.__ar
 class ApiSources:
     """What the API tells of beyond the scheduler and its journal; whoever composes them gives it.
 
-    `statement` gives a position's statement as canonical JSON bytes, and raises TenorErrors.
+    `statement` gives a position's statement, by the first so many leaves of the log (0: all), as canonical JSON bytes,
+    and raises TenorErrors.
     """
 
     clock_ms: Callable[[], int]
     stream: str = ""
     log_dir: Path | None = None
-    statement: Callable[[str], bytes] | None = None
+    statement: Callable[[str, int], bytes] | None = None
     exchange: Callable[[], messages.ExchangeLink] | None = None
     alerts: Callable[[], tuple[str, ...]] | None = None
     rehearsed: Callable[[], str] | None = None
@@ -203,7 +204,14 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
                 raise UnknownName("position", request.position, state.book.positions)
         if self._sources.statement is None:
             raise Refused("this scheduler keeps no delivery log, so it makes no statements")
-        return wire.GetStatementResponse(statement=self._sources.statement(request.position))
+        return wire.GetStatementResponse(statement=self._sources.statement(request.position, request.as_of))
+
+    @answers
+    def ListDisputes(self, request: wire.ListDisputesRequest) -> wire.ListDisputesResponse:  # noqa: N802
+        """See the proto."""
+        with self._reading() as (state, _):
+            shown = views.disputes(state, answered=request.answered)
+        return wire.ListDisputesResponse(disputes=[codec.to_wire(each, wire.Dispute) for each in shown])
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -219,6 +227,16 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         """See the proto."""
         self._scheduler.cancel(request.job)
         return wire.CancelResponse(job=self._job(request.job))
+
+    @answers
+    def AnswerDispute(self, request: wire.AnswerDisputeRequest) -> wire.AnswerDisputeResponse:  # noqa: N802
+        """See the proto."""
+        losses = tuple(asked.loss(each.cause, each.gpu_ms) for each in request.losses) or None
+        reason = asked.reason(request.reason, needed=not request.accept)
+        self._scheduler.answer_dispute(request.dispute, accept=request.accept, reason=reason, losses=losses)
+        with self._reading() as (state, _):
+            (shown,) = [each for each in views.disputes(state, answered=True) if each.id == request.dispute]
+        return wire.AnswerDisputeResponse(dispute=codec.to_wire(shown, wire.Dispute))
 
     @answers
     def Drain(self, request: wire.DrainRequest) -> wire.DrainResponse:  # noqa: N802

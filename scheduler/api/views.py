@@ -16,9 +16,11 @@ from scheduler.api.messages import (
     CauseCount,
     Coverage,
     CoveredPosition,
+    Dispute,
     Job,
     JobCount,
     JobSpec,
+    Loss,
     Node,
     Occupant,
     Owner,
@@ -310,3 +312,24 @@ def _covered(state: State, name: str, held: Sequence[Holding], from_ms: int, to_
         ),
         uncovered_cause="" if refused is None else refused.name.lower(),
     )
+
+
+def disputes(state: State, *, answered: bool) -> list[Dispute]:
+    """The disputes that were heard, in that order."""
+    return [
+        Dispute(
+            id=heard.dispute.id,
+            position=heard.dispute.position,
+            start_ms=heard.dispute.start_ms,
+            end_ms=heard.dispute.end_ms,
+            version=heard.dispute.version,
+            losses=tuple(Loss(cause.name, gpu_ms) for cause, gpu_ms in heard.dispute.losses),
+            opened_ms=heard.dispute.opened_ms,
+            answer_by_ms=heard.dispute.answer_by_ms,
+            state="open" if heard.answer is None else str(heard.answer.state),
+            reason="" if heard.answer is None else heard.answer.reason,
+            corrected=0 if heard.answer is None else heard.answer.version or 0,
+        )
+        for heard in state.settled.disputes.values()
+        if answered or heard.answer is None
+    ]

@@ -20,6 +20,7 @@ from scheduler.cli import (
     delivery,
     demo,
     disclosure,
+    dispute,
     exchange,
     export,
     feed,
@@ -79,6 +80,7 @@ def application() -> typer.Typer:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(dispute.app, name="dispute")
     app.add_typer(feed.app, name="feed")
     app.add_typer(instrument.app, name="instrument")
     app.add_typer(export.app, name="export")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,28 +21,69 @@ def statement(
     exchange: Annotated[
         str | None, typer.Option("--exchange", metavar="HOST:PORT", help="Ask this exchange for its own.")
     ] = None,
+    as_of: Annotated[
+        int, typer.Option("--as-of", metavar="SIZE", min=0, help="By the log's first SIZE leaves; 0: all.")
+    ] = 0,
+    difference: Annotated[
+        int, typer.Option("--difference", metavar="SIZE", min=0, help="What changed since the log had SIZE leaves.")
+    ] = 0,
     output: OutputOption = Output.TABLE,
     address: AddressOption = None,
 ) -> None:
-    """What is owed for a position."""
+    """What is owed for a position.
+
+    The records may have been corrected and settled since: --as-of makes the statement of an earlier version set, and
+    --difference the exact change of each line from that one to this.
+    """
+    made = _statements(exchange, address)
+    found = made(position, as_of)
+    if difference:
+        _write_difference(made(position, difference), found, output)
+    elif output is Output.JSON:
+        write_json(found)
+    else:
+        _write_statement(found)
+
+
+def _statements(exchange: str | None, address: str | None) -> Callable[[str, int], dict[str, Any]]:
+    """How statements are asked for: of the exchange that is named, or else of the scheduler."""
     import json
 
-    if exchange is None:
+    def of_scheduler(position: str, as_of: int) -> dict[str, Any]:
         from scheduler.api.client import Client
 
         with Client(address) as tenor:
-            found = tenor.statement(position)
-    else:
+            return tenor.statement(position, as_of)
+
+    def of_exchange(position: str, as_of: int) -> dict[str, Any]:
         from scheduler.exchange.client import ExchangeClient
         from scheduler.exchange.tls import EXCHANGE_AUTHORITY_VARIABLE, tls_from_environment
 
         tls = tls_from_environment(EXCHANGE_AUTHORITY_VARIABLE)
-        with ExchangeClient(exchange, tls=tls) as venue:
-            found = json.loads(venue.statement(position)[0])
+        with ExchangeClient(str(exchange), tls=tls) as venue:
+            found: dict[str, Any] = json.loads(venue.statement(position, as_of=as_of)[0])
+            return found
+
+    return of_scheduler if exchange is None else of_exchange
+
+
+def _write_difference(before: dict[str, Any], after: dict[str, Any], output: Output) -> None:
+    import json
+
+    from scheduler.core.adjustments import adjustment
+    from scheduler.core.settlement import Statement
+
+    earlier, later = (Statement.model_validate_json(json.dumps(each)) for each in (before, after))
+    changed = adjustment(earlier, later)
     if output is Output.JSON:
-        write_json(found)
+        write_json(changed.model_dump(mode="json"))
         return
-    _write_statement(found)
+    lines = [
+        (line.kind.replace("_", " "), gpu_hours(line.gpu_ms), _money(line.amount_micro, changed.currency))
+        for line in changed.lines
+    ]
+    total = ("total", "", _money(changed.amount_micro, changed.currency))
+    write_table(("line", "quantity>", "amount>"), [*lines, total], empty="nothing changed")
 
 
 def audit(
@@ -106,12 +147,13 @@ def _write_statement(found: dict[str, Any]) -> None:
 
     state = "complete" if found["complete"] else f"up to {instant(found['through_ms'])}"
     met = "met" if found["availability_met"] else "MISSED"
+    disputed = f", {found['records_disputed']} of them disputed" if found["records_disputed"] else ""
     write_fields(
         [
             ("position", found["position"]),
             ("instrument", found["instrument"]),
             ("period", f"{instant(found['start_ms'])} to {instant(found['end_ms'])}, {state}"),
-            ("records", f"{found['records']}, {found['records_unsettled']} not yet settled"),
+            ("records", f"{found['records']}, {found['records_unsettled']} not yet settled{disputed}"),
             ("contracted", gpu_hours(found["contracted_gpu_ms"])),
             (
                 "availability",

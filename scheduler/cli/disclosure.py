@@ -17,6 +17,7 @@ Row = tuple[object, ...]
 INSTRUMENTS = (
     *("seller", "instrument", "month", "positions>", "promised>", "delivered>", "share>"),
     *("shortfall by cause", "borne by", "floor met>", "corrections>", "after final>"),
+    *("disputes accepted>", "not answered>"),
 )
 POOLS = (
     *("seller", "pool", "month", "certificates>", "there was>", "sold>", "covered>", "pledged>"),
@@ -70,6 +71,8 @@ def instrument_row(month: InstrumentMonth) -> Row:
         f"{month.floors_met} of {month.floors_measured}",
         month.corrections,
         month.corrections_after_final,
+        f"{month.disputes_accepted} of {month.disputes}",
+        month.disputes_expired,
     )
 
 

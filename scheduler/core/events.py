@@ -17,6 +17,8 @@ from scheduler.core.errors import Damaged
 from scheduler.core.holdings import Holding
 from scheduler.core.ids import Name
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.disputes import Answer, Dispute
+from scheduler.core.metering.versions import Promotion
 from scheduler.core.models import Model
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.core.workloads import GangSpec, Piece, StopCause
@@ -306,7 +308,9 @@ class GangEnded(EventModel):
 
 
 class IntervalClosed(EventModel):
-    """All records of the intervals of `interval_ms` that end at `end_ms` went into the log."""
+    """All records of the intervals of `interval_ms` that end at `end_ms` went into the log. `provisional`: those of
+    these instruments wait for facts.
+    """
 
     kind: Literal["interval_closed"] = "interval_closed"
     interval_ms: int
@@ -315,10 +319,15 @@ class IntervalClosed(EventModel):
     leaves: int
     planned: tuple[tuple[Name, int], ...] = ()
     """(position, gpu_ms) of planned outages, of those that have any: what they use of the maintenance budget."""
+    provisional: tuple[str, ...] = ()
 
 
 class IntervalCorrected(EventModel):
-    """Records of an interval that was closed before went into the log again, as something learnt late makes them."""
+    """Records of an interval that was closed before went into the log again, as something learnt late makes them.
+
+    `first`: positions that had none of it yet; `settled`: instruments whose records were provisional, and are not any
+    more.
+    """
 
     kind: Literal["interval_corrected"] = "interval_corrected"
     interval_ms: int
@@ -327,6 +336,44 @@ class IntervalCorrected(EventModel):
     leaves: int
     planned: tuple[tuple[Name, int], ...] = ()
     """(position, gpu_ms) of planned outages, of those that have any: what they use of the maintenance budget."""
+    first: tuple[Name, ...] = ()
+    settled: tuple[str, ...] = ()
+
+
+class RecordsPromoted(EventModel):
+    """Records became initial or final by their calendar: a leaf for each promotion, from `first_leaf` on.
+
+    `final_until`: by position, until when its records are final, but for intervals that start so; `settled`:
+    (instrument, start of the interval) of those that are provisional no longer.
+    """
+
+    kind: Literal["records_promoted"] = "records_promoted"
+    first_leaf: int
+    promotions: tuple[Promotion, ...]
+    final_until: tuple[tuple[Name, int, tuple[int, ...]], ...] = ()
+    settled: tuple[tuple[str, int], ...] = ()
+
+
+class DisputeHeard(EventModel):
+    """The exchange told of a dispute, at this place among all of its own. The log tells of it too."""
+
+    kind: Literal["dispute_heard"] = "dispute_heard"
+    seq: int = Field(ge=1)
+    dispute: Dispute
+
+
+class DisputeAnswered(EventModel):
+    """A dispute was answered, or nobody did in time. The log tells of it too."""
+
+    kind: Literal["dispute_answered"] = "dispute_answered"
+    answer: Answer
+
+
+class ClockChecked(EventModel):
+    """From `at_ms` on the clock is known to be so far from the exchange's; above 0: ahead of it."""
+
+    kind: Literal["clock_checked"] = "clock_checked"
+    error_ms: int
 
 
 Event = Annotated[
@@ -356,7 +403,11 @@ Event = Annotated[
     | GangStarted
     | GangEnded
     | IntervalClosed
-    | IntervalCorrected,
+    | IntervalCorrected
+    | RecordsPromoted
+    | DisputeHeard
+    | DisputeAnswered
+    | ClockChecked,
     Field(discriminator="kind"),
 ]
 

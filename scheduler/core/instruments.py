@@ -350,11 +350,25 @@ class Damages(Model):
 
 
 class SettlementCalendar(StrEnum):
-    """When statements fall due."""
+    """The settlement periods that statements are due for: the whole window, UTC days or UTC months."""
 
     DELIVERY_END = "DELIVERY_END"
     DAILY = "DAILY"
     MONTHLY = "MONTHLY"
+
+
+class SettlementTimes(Model):
+    """How records settle; `scheduler.core.settlement_times` makes instants of it.
+
+    What was missing may come until `initial_after_s` after an interval's end. Records are final `final_after_s` after
+    the end of their settlement period; they may be disputed, and what is learnt late corrects them, for `dispute_s`
+    more. A dispute is answered within `answer_s`.
+    """
+
+    initial_after_s: Seconds = 3_600
+    final_after_s: Seconds = 259_200
+    dispute_s: Seconds = 604_800
+    answer_s: Seconds = 259_200
 
 
 # -- all of it ---------------------------------------------------------------------------------------------------------
@@ -394,6 +408,8 @@ class InstrumentTerms(Model):
     damages: Damages = Damages()
     metering_interval_s: Literal[10, 60, 300, 900, 3600] = 300
     settlement_calendar: SettlementCalendar = SettlementCalendar.DELIVERY_END
+    settlement: SettlementTimes = SettlementTimes()
+    """Left out of the canonical bytes where it is the default, as `handovers` is."""
     price_micro_per_gpu_hour: Amount
     currency: Currency = "USD"
 
@@ -402,6 +418,8 @@ class InstrumentTerms(Model):
         plain: dict[str, Any] = written(self)
         if not self.handovers:
             del plain["handovers"]
+        if self.settlement == SettlementTimes():
+            del plain["settlement"]
         return plain
 
     @cached_property

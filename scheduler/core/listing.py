@@ -281,6 +281,9 @@ def _service_faults(terms: InstrumentTerms) -> Iterator[str]:
         yield _fault("drain_s", terms.drain_s, f"less than the window, {window_ms} ms")
     if terms.maintenance.budget_ms > window_ms:
         yield _fault("maintenance.budget_ms", terms.maintenance.budget_ms, f"0..{window_ms}, the window's length")
+    times = terms.settlement
+    if times.initial_after_s > times.final_after_s:
+        yield _fault("settlement.initial_after_s", times.initial_after_s, f"0..{times.final_after_s}, final_after_s")
     if isinstance(terms.unused_rule, PauseCredit) and terms.unused_rule.credit_ppm > ONE_PPM:
         yield _fault("unused_rule.credit_ppm", terms.unused_rule.credit_ppm, f"0..{ONE_PPM}")
 

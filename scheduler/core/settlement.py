@@ -12,8 +12,10 @@ Anyone with the terms and the records gets the same statement, byte for byte. Th
 
 What the seller owes for: losses whose cause the seller bears, less the derated part; the shortage rule's, where the
 firmness is FIRM (the rule says who goes short, not that nobody pays); force majeure, where the terms do not excuse it;
-and what is still unknown in a record that is FINAL or CORRECTED, since the seller runs the meter. NON_FIRM owes no
-damages.
+and what is still unknown in a record that is settled, since the seller runs the meter. NON_FIRM owes no damages.
+
+A record is settled once it is FINAL, corrected since or not, unless it is disputed: then it is again when that is
+answered.
 
 Money is rounded towards zero once a line, to micro-units; what was cut off is kept as `remainder`, in parts of
 `PARTS_PER_MICRO`, so that amounts and remainders of parts add up to those of the whole exactly. Allowances that are
@@ -27,7 +29,7 @@ steeper slope never costs more; the corrections' statement less the first is `di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -50,7 +52,6 @@ PARTS_PER_MICRO = MS_PER_HOUR * ONE_PPM
 """A price in micro-units a GPU-hour × GPU-ms × ppm is in these parts of a micro-unit."""
 
 _MOST_NAMED = 5
-_SETTLED = (RecordStatus.FINAL, RecordStatus.CORRECTED)
 
 
 class LineKind(StrEnum):
@@ -98,7 +99,9 @@ class Statement(Model):
     complete: bool
     records: int
     records_unsettled: int
-    """How many of them were still PROVISIONAL or INITIAL."""
+    """How many of them were not final, or disputed."""
+    records_disputed: int
+    """How many of them were disputed."""
     records_root: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The Merkle root of the leaves of the records used, in order of time; the caller knows the leaves' bytes."""
     versions_root: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -162,21 +165,29 @@ def settle(
     records_root: str,
     window: Interval | None = None,
     partial: bool = False,
+    final: Collection[int] | None = None,
+    disputed: Collection[int] = (),
 ) -> Statement:
     """The statement of one position over `window` (None: the terms' delivery window), from any versions of its records.
 
     `records_root`: lower-case hex of the Merkle root over the leaves of `latest(records)`. `partial`: only up to the
-    last record; without it, and in any case before the last record, every interval of delivery must have one. Records
-    outside the window are refused. Raises Conflict on gaps, overlaps, records that break an identity, that contradict
-    each other, or that are of another position or instrument; InvalidValue where there are none.
+    last record; without it, and in any case before the last record, every interval of delivery must have one. `final`,
+    `disputed`: the starts of intervals whose record is final, corrected since or not (None: those of which a FINAL
+    version is given), and disputed. Records outside the window are refused. Raises Conflict on gaps, overlaps, records
+    that break an identity, that contradict each other, or that are of another position or instrument; InvalidValue
+    where there are none.
     """
     period = terms.window.interval if window is None else window
-    used = latest(records)
+    given = tuple(records)
+    used = latest(given)
     if not used:
         raise InvalidValue("records", f"a statement of {terms.id}", (), "at least one record")
     _refuse_strangers(terms, used)
     through_ms = _tiled_through(terms, used, period, partial=partial)
-    quantities = _Quantities.of(terms, used)
+    if final is None:
+        final = _final_starts(given)
+    settled = {record.start_ms for record in used if record.start_ms in final and record.start_ms not in disputed}
+    quantities = _Quantities.of(terms, used, settled)
     lines = _lines(terms, quantities)
     due_gpu_ms = quantities.due_gpu_ms(excused=terms.force_majeure_excuses)
     available_gpu_ms = quantities.delivered_gpu_ms + quantities.states[State.DERATED]
@@ -191,7 +202,8 @@ def settle(
         through_ms=through_ms,
         complete=through_ms == period.end_ms,
         records=len(used),
-        records_unsettled=sum(record.status not in _SETTLED for record in used),
+        records_unsettled=len(used) - len(settled),
+        records_disputed=sum(record.start_ms in disputed for record in used),
         records_root=records_root,
         versions_root=root([leaf_hash(_version_leaf(record)) for record in used]).hex(),
         contracted_gpu_ms=quantities.contracted_gpu_ms,
@@ -212,7 +224,8 @@ def lines_of(terms: InstrumentTerms, records: Iterable[MeterRecord]) -> tuple[Li
     """What records of one position come to, line by line, whatever time each covers: the sums of `settle` without its
     refusals, for what might be delivered. Raises Conflict where two records of one version differ.
     """
-    return _lines(terms, _Quantities.of(terms, latest(records)))
+    used = latest(records)
+    return _lines(terms, _Quantities.of(terms, used, _final_starts(used)))
 
 
 def difference(before: Statement, after: Statement) -> tuple[Line, ...]:
@@ -239,6 +252,10 @@ def difference(before: Statement, after: Statement) -> tuple[Line, ...]:
 
 
 # -- which records -----------------------------------------------------------------------------------------------------
+
+
+def _final_starts(records: Iterable[MeterRecord]) -> frozenset[int]:
+    return frozenset(record.start_ms for record in records if record.status is RecordStatus.FINAL)
 
 
 def _aligned(at_ms: int, interval_ms: int) -> int:
@@ -307,7 +324,7 @@ class _Quantities:
     """What the seller owed and did not deliver."""
 
     @classmethod
-    def of(cls, terms: InstrumentTerms, used: Sequence[MeterRecord]) -> _Quantities:
+    def of(cls, terms: InstrumentTerms, used: Sequence[MeterRecord], settled: Collection[int]) -> _Quantities:
         states, losses = dict.fromkeys(State, 0), dict.fromkeys(Cause, 0)
         unused = released = owed = 0
         for record in used:
@@ -317,7 +334,7 @@ class _Quantities:
                 losses[cause] += gpu_ms
             unused += _par_share(record, record.available_unused_gpu_ms + record.released_gpu_ms)
             released += _par_share(record, record.released_gpu_ms)
-            owed += _owed_gpu_ms(terms, record)
+            owed += _owed_gpu_ms(terms, record, settled=record.start_ms in settled)
         return cls(
             contracted_gpu_ms=sum(record.contracted_gpu_ms for record in used),
             delivered_gpu_ms=sum(record.delivered_gpu_ms for record in used),
@@ -340,7 +357,7 @@ def _par_share(record: MeterRecord, gpu_ms: int) -> int:
     return floor_div(record.par_gpu_ms * gpu_ms, delivered) if delivered else 0
 
 
-def _owed_gpu_ms(terms: InstrumentTerms, record: MeterRecord) -> int:
+def _owed_gpu_ms(terms: InstrumentTerms, record: MeterRecord, *, settled: bool) -> int:
     if isinstance(terms.firmness, NonFirm):
         return 0
     owed = -record.derated_gpu_ms  # the slope is its remedy
@@ -353,7 +370,7 @@ def _owed_gpu_ms(terms: InstrumentTerms, record: MeterRecord) -> int:
             case Bearer.TERMS:
                 owed += gpu_ms if cause is Cause.SHORTAGE_RULE and isinstance(terms.firmness, Firm) else 0
             case Bearer.MEASUREMENT:
-                owed += gpu_ms if record.status in _SETTLED else 0
+                owed += gpu_ms if settled else 0
             case Bearer.BUYER:
                 pass
     return owed

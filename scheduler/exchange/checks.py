@@ -13,14 +13,17 @@ from enum import StrEnum
 from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.errors import Refused
 from scheduler.core.instruments import InstrumentTerms
-from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
+from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus, broken_identities
+from scheduler.core.metering.versions import Promotion, Stage
 from scheduler.core.positions import Position
+from scheduler.core.settlement_times import final_ms, final_through_ms
 from scheduler.exchange.leaves import (
     KeyChangeLeaf,
     Leaf,
     PledgeLeaf,
     PoolLeaf,
     RecordLeaf,
+    SettlingLeaf,
     ShortageLeaf,
     WithdrawalLeaf,
     decode,
@@ -42,6 +45,10 @@ class Reason(StrEnum):
     PLEDGED_TWICE = "PLEDGED_TWICE"
     NOT_PLEDGED = "NOT_PLEDGED"
     WRONG_KEY_CHANGE = "WRONG_KEY_CHANGE"
+    WRONG_PROMOTION = "WRONG_PROMOTION"
+    UNKNOWN_DISPUTE = "UNKNOWN_DISPUTE"
+    NOT_EXPLAINED = "NOT_EXPLAINED"
+    TOO_LATE = "TOO_LATE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ def checked_leaf(
         return None, Rejected(Reason.MALFORMED, str(error))
     match decoded:
         case RecordLeaf():
-            return decoded, _of_record(decoded.record, known(decoded.record.position))
+            return decoded, _of_record(decoded.record, decoded.written_ms, known(decoded.record.position))
         case PoolLeaf():
             return decoded, _of_pool(decoded.pool)
         case ShortageLeaf():
@@ -79,7 +86,9 @@ def checked_leaf(
             except Refused as error:
                 return decoded, Rejected(Reason.WRONG_KEY_CHANGE, str(error))
             return decoded, None
-        case PledgeLeaf() | WithdrawalLeaf() | MaintenanceLeaf() | ForceMajeureLeaf():
+        case SettlingLeaf(told=Promotion() as promotion):
+            return decoded, _of_promotion(promotion, decoded.written_ms, known(promotion.position))
+        case PledgeLeaf() | WithdrawalLeaf() | SettlingLeaf() | MaintenanceLeaf() | ForceMajeureLeaf():
             return decoded, None
 
 
@@ -125,7 +134,7 @@ def wrong_claim(certificate: Certificate, claim: ShortClaim, terms: InstrumentTe
     return ""
 
 
-def _of_record(record: MeterRecord, known: tuple[Position, InstrumentTerms] | None) -> Rejected | None:
+def _of_record(record: MeterRecord, written_ms: int, known: tuple[Position, InstrumentTerms] | None) -> Rejected | None:
     if known is None:
         return Rejected(Reason.UNKNOWN_POSITION, f"position {record.position} is not known")
     position, terms = known
@@ -139,6 +148,23 @@ def _of_record(record: MeterRecord, known: tuple[Position, InstrumentTerms] | No
     if broken:
         named = f"{record.position} [{record.start_ms}, {record.end_ms}) version {record.version}"
         return Rejected(Reason.BROKEN_IDENTITY, f"{named}: {'; '.join(broken)}")
+    if record.status is RecordStatus.FINAL and written_ms < final_ms(terms, record.end_ms):
+        detail = f"{record.position} at {record.start_ms} is final at {written_ms}, expected that from "
+        return Rejected(Reason.WRONG_PROMOTION, f"{detail}{final_ms(terms, record.end_ms)} on")
+    return None
+
+
+def _of_promotion(
+    promotion: Promotion, written_ms: int, known: tuple[Position, InstrumentTerms] | None
+) -> Rejected | None:
+    if known is None:
+        return Rejected(Reason.UNKNOWN_POSITION, f"position {promotion.position} is not known")
+    through_ms = final_through_ms(known[1], written_ms)
+    if promotion.stage is Stage.FINAL and promotion.end_ms > through_ms:
+        detail = (
+            f"{promotion.position} is final until {promotion.end_ms} at {written_ms}, expected {through_ms} at most"
+        )
+        return Rejected(Reason.WRONG_PROMOTION, detail)
     return None
 
 

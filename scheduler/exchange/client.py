@@ -8,21 +8,31 @@ not answer for the moment are tried again, a few times.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from scheduler.core.causes import Cause
 from scheduler.core.errors import InvalidValue, TenorError
 from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.metering.disputes import Disputed
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.exchange import convert
 from scheduler.exchange.channels import STREAM_S
 from scheduler.exchange.connection import Connection
 from scheduler.exchange.errors import error_of
+from scheduler.exchange.settling_leaves import losses_to_wire
 from scheduler.exchange.tls import Tls
-from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.v1 import (
+    delivery_pb2,
+    delivery_pb2_grpc,
+    disputes_pb2,
+    disputes_pb2_grpc,
+    positions_pb2,
+    positions_pb2_grpc,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class ExchangeClient(Connection):
         self._positions = positions_pb2_grpc.PositionServiceStub(self._channel)
         self._trading = positions_pb2_grpc.TradingServiceStub(self._channel)
         self._delivery = delivery_pb2_grpc.DeliveryServiceStub(self._channel)
+        self._disputes = disputes_pb2_grpc.DisputeServiceStub(self._channel)
 
     def list_instrument(self, terms: InstrumentTerms, lots_listed: int = 0) -> str:
         """Lists an instrument and gives its id; `lots_listed` 0: no limit. Raises InvalidInstrument, Conflict."""
@@ -127,13 +138,49 @@ class ExchangeClient(Connection):
         request = positions_pb2.WatchRequest(cursor=convert.cursor_to_wire(cursor))
         return Watch(self._positions.Watch(request, timeout=STREAM_S), self._failure)
 
-    def statement(self, position: str, until_ms: int = 0) -> tuple[bytes, bytes]:
-        """The canonical bytes of the statement, and the log's checkpoint it was made under. Raises UnknownName,
-        InvalidValue where nothing is metered yet, Conflict where records are missing in between.
+    def statement(self, position: str, until_ms: int = 0, as_of: int = 0) -> tuple[bytes, bytes]:
+        """The canonical bytes of the statement, and the log's latest checkpoint. `as_of`: by the versions among the
+        log's first so many leaves; 0: all. Raises UnknownName, InvalidValue where nothing is metered yet or for more
+        leaves than there are, Conflict where records are missing in between.
         """
-        request = delivery_pb2.GetStatementRequest(position=position, until_ms=until_ms)
+        _number("as_of", as_of, 2**63 - 1)
+        request = delivery_pb2.GetStatementRequest(position=position, until_ms=until_ms, as_of=as_of)
         answer = self._asked(lambda: self._delivery.GetStatement(request, timeout=self._timeout_s))
         return answer.statement, answer.checkpoint
+
+    def open_dispute(
+        self,
+        position: str,
+        start_ms: int,
+        losses: Sequence[tuple[Cause, int]],
+        *,
+        version: int = 0,
+        evidence: bytes = b"",
+        reason: str = "",
+        request_id: str = "",
+    ) -> Disputed:
+        """Disputes the record of the interval that starts so; `losses`: all that was lost, as it is claimed; `version`
+        0: the last one; `evidence`: a SHA-256. Raises UnknownName, InvalidValue, Conflict, Unauthorised.
+        """
+        request = disputes_pb2.OpenDisputeRequest(
+            request_id=request_id or _request_id(),
+            position=position,
+            start_ms=_number("start_ms", start_ms, 2**63 - 1),
+            version=_number("version", version, 2**32 - 1),
+            losses=losses_to_wire([(cause, _number(cause.name, gpu_ms, 2**63 - 1)) for cause, gpu_ms in losses]),
+            evidence=evidence,
+            reason=reason,
+        )
+        answer = self._asked(lambda: self._disputes.OpenDispute(request, timeout=self._timeout_s))
+        return convert.disputed_from_wire(answer.dispute)
+
+    def disputes(
+        self, after: int = 0, *, account: str = "", position: str = "", stream: str = ""
+    ) -> tuple[Disputed, ...]:
+        """A page of the disputes after a place, of all that the caller may see or of those that are named."""
+        request = disputes_pb2.ListDisputesRequest(after=after, account=account, position=position, stream=stream)
+        answer = self._asked(lambda: self._disputes.ListDisputes(request, timeout=self._timeout_s))
+        return tuple(map(convert.disputed_from_wire, answer.disputes))
 
 
 class Watch:

@@ -16,9 +16,11 @@ from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.listing import parse_terms
+from scheduler.core.metering.disputes import Disputed
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
-from scheduler.exchange.v1 import instruments_pb2, positions_pb2
+from scheduler.exchange.settling_leaves import STATE_NUMBERS, dispute_from_wire, dispute_to_wire, state_from_wire
+from scheduler.exchange.v1 import disputes_pb2, instruments_pb2, positions_pb2
 
 _CELL_NUMBERS = {
     Level.GPU: instruments_pb2.CELL_GPU,
@@ -162,3 +164,31 @@ def positions_from_wire(sent: Iterable[positions_pb2.Position]) -> tuple[Positio
 def _refused(which: str, error: ValidationError) -> InvalidValue:
     first = error.errors(include_url=False)[0]
     return InvalidValue(".".join(map(str, first["loc"])) or "value", which, first["input"], first["msg"].lower())
+
+
+def disputed_to_wire(disputed: Disputed) -> disputes_pb2.DisputeStatus:
+    """A dispute as it stands, as its message."""
+    return disputes_pb2.DisputeStatus(
+        seq=disputed.seq,
+        dispute=dispute_to_wire(disputed.dispute),
+        stream=disputed.stream,
+        reason=disputed.reason,
+        state=STATE_NUMBERS[disputed.state],
+        answer=disputed.answer,
+        corrected=disputed.corrected or 0,
+        answered_ms=disputed.answered_ms,
+    )
+
+
+def disputed_from_wire(sent: disputes_pb2.DisputeStatus) -> Disputed:
+    """A dispute as it stands, from its message. Raises InvalidValue."""
+    return Disputed(
+        seq=sent.seq,
+        dispute=dispute_from_wire(sent.dispute),
+        stream=sent.stream,
+        reason=sent.reason,
+        state=state_from_wire(sent.state, f"dispute {sent.dispute.id[:80]}"),
+        answer=sent.answer,
+        corrected=sent.corrected or None,
+        answered_ms=sent.answered_ms,
+    )

@@ -20,6 +20,7 @@ from pathlib import Path
 from scheduler.core.causes import Bearer, Cause
 from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import Interval, StepFunction
+from scheduler.core.metering.disputes import DisputeState
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.states import State
 from scheduler.core.quantities import share_ppm
@@ -51,6 +52,10 @@ class InstrumentMonth:
     estimated_gpu_ms: int
     corrections: int
     corrections_after_final: int
+    disputes: int
+    """Records that were disputed, and how many of them were corrected for it, and not answered in time."""
+    disputes_accepted: int
+    disputes_expired: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,20 +119,21 @@ class _Month:
     met: int = 0
     corrections: int = 0
     after_final: int = 0
+    disputes: Counter[DisputeState | None] = field(default_factory=Counter)
 
 
 def _instrument_months(seller: str, log: Log) -> list[InstrumentMonth]:
     months: dict[tuple[str, str], _Month] = {}
     for position in sorted(log.by_position):
-        finals: set[int] = set()
-        for leaf in log.by_position[position]:
-            record = leaf.record
+        for record in log.by_position[position]:
             month = months.setdefault((record.instrument, _month(record.start_ms)), _Month())
             if record.status is RecordStatus.CORRECTED:
                 month.corrections += 1
-                month.after_final += record.start_ms in finals
-            elif record.status is RecordStatus.FINAL:
-                finals.add(record.start_ms)
+                month.after_final += (position, record.start_ms, record.version) in log.settling.after_final
+        for dispute, answer in log.settling.disputes.values():
+            if dispute.position == position:
+                state = answer.state if answer is not None else None
+                months[log.by_position[position][0].instrument, _month(dispute.start_ms)].disputes[state] += 1
         for record in log.latest(position):
             month = months[record.instrument, _month(record.start_ms)]
             month.positions.add(position)
@@ -174,6 +180,9 @@ def _summed(seller: str, instrument: str, month: str, found: _Month) -> Instrume
         estimated_gpu_ms=sum(record.estimated_gpu_ms for record in records),
         corrections=found.corrections,
         corrections_after_final=found.after_final,
+        disputes=found.disputes.total(),
+        disputes_accepted=found.disputes[DisputeState.ACCEPTED],
+        disputes_expired=found.disputes[DisputeState.EXPIRED],
     )
 
 

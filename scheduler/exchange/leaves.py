@@ -30,7 +30,9 @@ from scheduler.core.metering.records import (
     Quality,
     RecordStatus,
 )
+from scheduler.exchange import settling_leaves
 from scheduler.exchange.outages import OutageLeaf, outage_of
+from scheduler.exchange.settling_leaves import Settling
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import VerifierKey
@@ -53,6 +55,7 @@ _QUALITY_NUMBERS = {
 _STATUSES = {int(number): status for status, number in _STATUS_NUMBERS.items()}
 _QUALITIES = {int(number): quality for quality, number in _QUALITY_NUMBERS.items()}
 _CAUSES = {int(cause): cause for cause in Cause}
+_KINDS = tuple(kind.name for kind in wire.LogEntry.DESCRIPTOR.oneofs_by_name["kind"].fields)
 _COUNTS = itemgetter(*(name for name, field in MeterRecord.model_fields.items() if field.annotation is int))
 
 
@@ -104,7 +107,15 @@ class KeyChangeLeaf:
     change: KeyChange
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf | OutageLeaf
+@dataclass(frozen=True, slots=True)
+class SettlingLeaf:
+    """What settles records: a promotion, a dispute or its answer, a fact that was learnt late."""
+
+    written_ms: int
+    told: Settling
+
+
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf | OutageLeaf | SettlingLeaf
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -201,7 +212,7 @@ def encode_key_change(change: KeyChange, written_ms: int) -> bytes:
     return wire.LogEntry(written_ms=written_ms, key_change=sent).SerializeToString()
 
 
-def decode(leaf: bytes) -> Leaf:
+def decode(leaf: bytes) -> Leaf:  # noqa: C901, PLR0911, PLR0912 - one line a kind of leaf
     """What a leaf says. Raises Refused for bytes that are no leaf, a kind or an enum value that is not known, and
     values outside what they may be.
     """
@@ -224,21 +235,41 @@ def decode(leaf: bytes) -> Leaf:
             return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
         case "key_change":
             return KeyChangeLeaf(entry.written_ms, _key_change(entry.key_change))
+        case "promotion":
+            return SettlingLeaf(entry.written_ms, settling_leaves.promotion_from_wire(entry.promotion))
+        case "dispute":
+            return SettlingLeaf(entry.written_ms, settling_leaves.dispute_from_wire(entry.dispute))
+        case "dispute_answer":
+            return SettlingLeaf(entry.written_ms, settling_leaves.answer_from_wire(entry.dispute_answer))
+        case "late_fact":
+            return SettlingLeaf(entry.written_ms, settling_leaves.late_fact_from_wire(entry.late_fact))
         case kind if (outage := outage_of(entry, kind)) is not None:
             return outage
         case _:
-            expected = ", ".join(field.name for field in wire.LogEntry.DESCRIPTOR.oneofs_by_name["kind"].fields)
-            raise InvalidValue("kind", "a leaf", "not known", expected)
+            raise InvalidValue("kind", "a leaf", "not known", f"one of {', '.join(_KINDS)}")
 
 
-def position_of(leaf: bytes) -> str:
-    """The position that a leaf's record is of, and no more of it; empty where it holds something else, or nothing that
-    can be read.
+def subject_of(leaf: bytes) -> tuple[str, str]:
+    """The position that a leaf settles or is a record of, and the dispute that it tells of, and no more of it; empty
+    where there is none, or nothing that can be read. An answer names its dispute alone.
     """
     try:
-        return wire.LogEntry.FromString(leaf).record.position
+        entry = wire.LogEntry.FromString(leaf)
     except DecodeError:
-        return ""
+        return "", ""
+    match entry.WhichOneof("kind"):
+        case "record":
+            return entry.record.position, ""
+        case "promotion":
+            return entry.promotion.position, ""
+        case "late_fact":
+            return entry.late_fact.position, ""
+        case "dispute":
+            return entry.dispute.position, entry.dispute.id
+        case "dispute_answer":
+            return "", entry.dispute_answer.dispute
+        case _:
+            return "", ""
 
 
 def kind_of(leaf: bytes) -> str:

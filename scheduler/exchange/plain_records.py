@@ -15,10 +15,10 @@ from google.protobuf.message import DecodeError
 
 from scheduler.core.causes import Cause
 from scheduler.core.instruments import InstrumentTerms
-from scheduler.core.metering.records import LONGEST_SUITE
+from scheduler.core.metering.records import LONGEST_SUITE, RecordStatus
 from scheduler.core.metering.states import DELIVERED, STATE_OF_CAUSE, State
 from scheduler.core.positions import Position
-from scheduler.exchange.leaves import MAX_INSTANT_MS
+from scheduler.exchange.leaves import MAX_INSTANT_MS, RecordLeaf
 from scheduler.exchange.v1 import delivery_pb2 as wire
 
 _STATES = tuple(state for state in State if state not in DELIVERED)
@@ -27,17 +27,39 @@ _PLACE_OF_CAUSE = {
     for cause, state in STATE_OF_CAUSE.items()
     if state not in DELIVERED and cause is not Cause.UNDER_PERFORMANCE  # which may be derated in part
 }
-_STATUSES = frozenset(wire.RecordStatus.values()) - {wire.RECORD_STATUS_UNSPECIFIED}
+_STATUSES = {
+    int(wire.RECORD_STATUS_PROVISIONAL): RecordStatus.PROVISIONAL,
+    int(wire.RECORD_STATUS_INITIAL): RecordStatus.INITIAL,
+    int(wire.RECORD_STATUS_CORRECTED): RecordStatus.CORRECTED,
+}
+"""FINAL is not plain: when it may be said depends on the calendar."""
 _QUALITIES = frozenset(wire.Quality.values()) - {wire.QUALITY_UNSPECIFIED}
 
 
 class PlainRecord(NamedTuple):
-    """What is noted of a sound record: whose it is, of which interval, and which version."""
+    """What is noted of a record: whose it is, of which interval, which version it is, and when it was written."""
 
     position: str
     start_ms: int
     end_ms: int
     version: int
+    status: RecordStatus
+    instrument: str
+    written_ms: int
+
+
+def plain_of(leaf: RecordLeaf) -> PlainRecord:
+    """What is noted of a record that was looked at closely."""
+    record = leaf.record
+    return PlainRecord(
+        record.position,
+        record.start_ms,
+        record.end_ms,
+        record.version,
+        record.status,
+        record.instrument,
+        leaf.written_ms,
+    )
 
 
 def plain_record(leaf: bytes, known: Callable[[str], tuple[Position, InstrumentTerms] | None]) -> PlainRecord | None:
@@ -51,7 +73,18 @@ def plain_record(leaf: bytes, known: Callable[[str], tuple[Position, InstrumentT
     if entry.WhichOneof("kind") != "record" or not 0 <= entry.written_ms <= MAX_INSTANT_MS:
         return None
     record = entry.record
-    place = PlainRecord(record.position, record.start_ms, record.end_ms, record.version)
+    status = _STATUSES.get(record.status)
+    if status is None:
+        return None
+    place = PlainRecord(
+        record.position,
+        record.start_ms,
+        record.end_ms,
+        record.version,
+        status,
+        record.instrument,
+        entry.written_ms,
+    )
     held = known(place.position)
     if held is None or not _of_contract(record.instrument, place, *held):
         return None
@@ -61,7 +94,7 @@ def plain_record(leaf: bytes, known: Callable[[str], tuple[Position, InstrumentT
 def _of_contract(instrument: str, place: PlainRecord, position: Position, terms: InstrumentTerms) -> bool:
     """Whether it is of the position's instrument and of one of its intervals."""
     length_ms, window = terms.interval_ms, terms.window
-    _, start_ms, end_ms, _ = place
+    start_ms, end_ms = place.start_ms, place.end_ms
     return (
         instrument == position.instrument
         and not start_ms % length_ms
@@ -103,7 +136,6 @@ def _in_order(record: wire.MeterRecord, version: int) -> bool:
     return (
         (first or version > 1)
         and record.supersedes == version - 1
-        and status in _STATUSES
         and record.quality in _QUALITIES
         and record.par_gpu_ms >= 0
         and record.measured_ppm >= 0

@@ -1,39 +1,76 @@
 """Statements, the same on both sides: which leaves of a log a statement uses, over which period, and its bytes.
 
 The exchange computes a statement from the leaves that it holds, the cluster from those that it wrote, an auditor from
-a bundle. All three come here, so that they agree byte for byte: the latest version of each interval, in order of time,
-the Merkle root over those leaves' bytes, and `scheduler.core.settlement` over the records.
+a bundle. All three come here, so that they agree byte for byte: the version of each interval that holds after the
+leaves that are given, in order of time, the Merkle root over the bytes in which those were told, and
+`scheduler.core.settlement` over the records. Fewer leaves of the same log give the statement as it was then.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from scheduler.core.errors import Conflict, InvalidValue
+from scheduler.core.errors import InvalidValue
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval
 from scheduler.core.merkle import leaf_hash, root
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.disputes import Answer, Dispute
+from scheduler.core.metering.versions import LateFact, PositionVersions, Promotion, final_starts
 from scheduler.core.positions import Position
 from scheduler.core.quantities import ceil_div, floor_div
 from scheduler.core.settlement import Statement, settle
 from scheduler.core.state.contracted import contracted_gpus
-from scheduler.exchange.leaves import RecordLeaf, decode
+from scheduler.exchange.leaves import RecordLeaf, SettlingLeaf, decode
+from scheduler.exchange.settling_leaves import Settling
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedLeaf:
-    """A record with the leaf hash (32 bytes) of the bytes that it came in."""
+class Versions:
+    """The versions of every position's records, from a log's leaves in their order. `only`: of one position."""
 
-    record: MeterRecord
-    hash: bytes
+    def __init__(self, only: str | None = None) -> None:
+        self.of: defaultdict[str, PositionVersions] = defaultdict(PositionVersions)
+        self._only = only
+        self._disputed: dict[str, str] = {}
 
-    @classmethod
-    def of(cls, leaf: bytes) -> RecordedLeaf | None:
-        """The record in a leaf; None where it holds something else. Raises Refused for what is no leaf."""
+    def add(self, index: int, leaf: bytes) -> None:
+        """The next leaf. Raises Refused for what is no leaf."""
         decoded = decode(leaf)
-        return cls(decoded.record, leaf_hash(leaf)) if isinstance(decoded, RecordLeaf) else None
+        if isinstance(decoded, SettlingLeaf):
+            self.settle(index, decoded.told)
+        elif isinstance(decoded, RecordLeaf) and self._only in (None, decoded.record.position):
+            self.of[decoded.record.position].tell(index, decoded.record, leaf_hash(leaf))
+
+    def answers(self, leaf: bytes) -> bool:
+        """Whether a leaf may answer a dispute that was heard; an answer names no position."""
+        return any(dispute.encode() in leaf for dispute in self._disputed)
+
+    def settle(self, index: int, told: Settling) -> None:
+        """What settles records, at a leaf: of a position that has none nothing changes."""
+        position = self._disputed.get(told.dispute, "") if isinstance(told, Answer) else told.position
+        if position not in self.of:
+            return
+        versions = self.of[position]
+        match told:
+            case Promotion():
+                versions.promote(index, told)
+            case Dispute():
+                self._disputed[told.id] = position
+                versions.hear(told)
+            case Answer():
+                versions.answer(told)
+            case LateFact():
+                pass
+
+
+def versions_of(leaves: Iterable[tuple[int, bytes]], position: str) -> PositionVersions:
+    """The versions of a position's records after these leaves of a log, each with its index, in their order."""
+    found = Versions(position)
+    named = position.encode()  # a leaf holds names as they are: most need not be decoded
+    for index, leaf in leaves:
+        if named in leaf or found.answers(leaf):
+            found.add(index, leaf)
+    return found.of[position]
 
 
 def delivery_period(terms: InstrumentTerms, position: Position) -> Interval | None:
@@ -50,9 +87,9 @@ def delivery_period(terms: InstrumentTerms, position: Position) -> Interval | No
 
 
 def statement_of(
-    terms: InstrumentTerms, position: Position, leaves: Iterable[RecordedLeaf], until_ms: int = 0
+    terms: InstrumentTerms, position: Position, versions: PositionVersions, until_ms: int = 0
 ) -> Statement:
-    """What is owed for a position, from its records in any versions and order; other positions' are passed over.
+    """What is owed for a position, from the versions of its records.
 
     `until_ms` settles the intervals that end by then; 0: all of them. A statement before the end of the delivery says
     so itself (`complete`). Raises InvalidValue where nothing is metered yet, Conflict where the records have gaps,
@@ -66,23 +103,22 @@ def statement_of(
     )
     if end_ms <= period.start_ms:
         raise InvalidValue("until_ms", position.id, until_ms, f"after the first interval from {period.start_ms}")
-    mine = [each for each in leaves if each.record.position == position.id]
-    return statement_over(terms, Interval(period.start_ms, end_ms), mine)
+    return statement_over(terms, Interval(period.start_ms, end_ms), versions)
 
 
-def statement_over(terms: InstrumentTerms, period: Interval, leaves: Iterable[RecordedLeaf]) -> Statement:
+def statement_over(terms: InstrumentTerms, period: Interval, versions: PositionVersions) -> Statement:
     """The statement of one position's records over a stated period. Raises as `statement_of`."""
-    chosen: dict[int, RecordedLeaf] = {}
-    for each in leaves:
-        start_ms, end_ms = each.record.start_ms, each.record.end_ms
-        if start_ms < period.start_ms or end_ms > period.end_ms:
-            continue
-        other = chosen.get(start_ms)
-        if other is not None and other.record.version == each.record.version and other.hash != each.hash:
-            which = f"{each.record.position} [{start_ms}, {end_ms})"
-            raise Conflict(f"version {each.record.version} of {which} was given twice, with different content")
-        if other is None or other.record.version < each.record.version:
-            chosen[start_ms] = each
-    ordered = [chosen[start_ms] for start_ms in sorted(chosen)]
-    records_root = root([each.hash for each in ordered]).hex()
-    return settle(terms, [each.record for each in ordered], records_root=records_root, window=period, partial=True)
+    used = [
+        held
+        for _, held in sorted(versions.held.items())
+        if period.start_ms <= held.record.start_ms and held.record.end_ms <= period.end_ms
+    ]
+    return settle(
+        terms,
+        [held.current for held in used],
+        records_root=root([held.leaf_hash for held in used]).hex(),
+        window=period,
+        partial=True,
+        final=final_starts(used),
+        disputed=versions.disputed,
+    )

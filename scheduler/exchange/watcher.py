@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import TracebackType
@@ -65,7 +65,9 @@ class WatchStatus:
 
 
 class Watcher:
-    """See the module. `cursor`: the last event that the learner has; None: take a snapshot first."""
+    """See the module. `cursor`: the last event that the learner has; None: take a snapshot first. `clock_heard`: told
+    of the exchange's clock with every heartbeat.
+    """
 
     def __init__(
         self,
@@ -76,9 +78,11 @@ class Watcher:
         cursor: Cursor | None = None,
         chance: random.Random | None = None,
         tls: Tls | None = None,
+        clock_heard: Callable[[int], None] = lambda _: None,
         quiet_s: float = QUIET_S,
     ) -> None:
         self._address = address
+        self._clock_heard = clock_heard
         self._tls = tls
         self._quiet_s = quiet_s
         self._learner = learner
@@ -199,6 +203,7 @@ class Watcher:
             case Alive():
                 self._check_next(told.next)
                 self._note(state=WatchState.WATCHING, detail="", heard_ms=told.at_ms)
+                self._clock_heard(told.at_ms)
 
     def _check_next(self, following: Cursor) -> None:
         """A heartbeat names the event that comes next: one that is further on means that some were left out."""

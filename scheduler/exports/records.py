@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from scheduler.core.merkle import leaf_hash
 from scheduler.core.metering.records import MeterRecord
-from scheduler.exchange.leaves import RecordLeaf, decode, position_of
+from scheduler.exchange.leaves import RecordLeaf, decode, kind_of
 from scheduler.exports.tables import Column, Kind, Row
 
 _TEXT = {"position", "instrument", "status", "suite", "quality"}
@@ -30,7 +30,7 @@ COLUMNS = (
 def rows(leaves: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
     """A row for each leaf that is a record. Raises Refused for what is no leaf."""
     for index, leaf in leaves:
-        if not position_of(leaf):
+        if kind_of(leaf) != "record":
             continue
         decoded = decode(leaf)
         if isinstance(decoded, RecordLeaf):

@@ -23,7 +23,7 @@ from scheduler.core.state.dump import dump
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangSpec
 from scheduler.delivery import LogWriter
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import Versions, statement_of
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
@@ -154,15 +154,13 @@ def play(
 
 def _statement_totals(journal: Journal, state: State) -> dict[str, int]:
     """Every position's statement, computed from the log's leaves, added up."""
-    by_position: dict[str, list[RecordedLeaf]] = {}
-    for _, leaf in journal.leaves(STREAM):
-        recorded = RecordedLeaf.of(leaf)
-        if recorded is not None:
-            by_position.setdefault(recorded.record.position, []).append(recorded)
+    found = Versions()
+    for index, leaf in journal.leaves(STREAM):
+        found.add(index, leaf)
     totals: Counter[str] = Counter()
-    for name, leaves in sorted(by_position.items()):
+    for name, versions in sorted(found.of.items()):
         position = state.book.positions[name]
-        statement = statement_of(state.instruments[position.instrument], position, leaves)
+        statement = statement_of(state.instruments[position.instrument], position, versions)
         totals["statements"] += 1
         totals["contracted_gpu_ms"] += statement.contracted_gpu_ms
         totals["amount_micro"] += statement.amount_micro

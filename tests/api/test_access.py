@@ -16,7 +16,7 @@ from scheduler.api.async_client import AsyncClient
 from scheduler.api.client import Client
 from scheduler.api.server import ApiServer
 from scheduler.api.v1 import api_pb2 as wire
-from scheduler.core.errors import InvalidValue, Unauthorised
+from scheduler.core.errors import InvalidValue, Unauthorised, UnknownName
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.errors import Exhausted, Untrusted
 from scheduler.execution.logs import log_path
@@ -61,6 +61,12 @@ def served(world: World, tmp_path: Path) -> Iterator[Served]:
         yield Served(world, server, trust, job)
 
 
+def answered(on: Client) -> None:
+    """Who may answer learns that there is no such dispute."""
+    with pytest.raises(UnknownName, match="dispute 'dispute-1' is not known"):
+        on.answer_dispute("dispute-1", accept=False, reason="no")
+
+
 Ask = Callable[[Client, str], object]
 CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("GetStatus", lambda on, _: on.status(), DELIVERY),
@@ -76,6 +82,8 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("GetDeliverable", lambda on, _: on.deliverable("LOGICAL.8N.LOCAL.BASE@1", bounds_only=True), DELIVERY),
     ("GetBacking", lambda on, _: on.backing("p-acme"), DELIVERY),
     ("GetStatement", lambda on, _: on.statement("p-acme"), f"acme {DELIVERY}"),
+    ("ListDisputes", lambda on, _: on.disputes(), DELIVERY),
+    ("AnswerDispute", lambda on, _: answered(on), "admin"),
     ("Submit", lambda on, _: on.submit(["a"], account="acme"), "acme admin"),
     ("Logs", lambda on, job: list(on.logs(job)), "acme admin"),
     ("WatchEvents", lambda on, _: list(on.events(0, follow=False)), "admin"),

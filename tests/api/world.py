@@ -147,7 +147,7 @@ class World:
         self.told_reasons.add(answer.reason)
         return "\n".join([answer.headline, *(f"  {sentence}" for sentence in answer.sentences)]) + "\n"
 
-    def statement(self, position: str) -> bytes:
+    def statement(self, position: str, as_of: int) -> bytes:  # noqa: ARG002 - one statement is all there is
         """What a test put there."""
         if position not in self.statements:
             raise InvalidValue("records", position, "none", "at least one")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.models import canonical_bytes
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.execution.logs import log_path
 from scheduler.execution.simulated import Work
 from tests.api.world import HOUR_MS, MINUTE_MS, World, market
@@ -50,9 +50,7 @@ def tenor(*arguments: str, home: Path, **environment: str) -> Ended:
 def statement(world: World, position: str) -> bytes:
     owned = world.scheduler.state.book.positions[position]
     terms = world.scheduler.state.instruments[owned.instrument]
-    leaves = (RecordedLeaf.of(leaf) for _, leaf in world.journal.leaves("local"))
-    records = [leaf for leaf in leaves if leaf is not None]
-    return canonical_bytes(statement_of(terms, owned, records))
+    return canonical_bytes(statement_of(terms, owned, versions_of(world.journal.leaves("local"), position)))
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, StringConstraints
 from pydantic.fields import FieldInfo
 
+from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.errors import Damaged
 from scheduler.core.events import VERSION, Event, EventModel, GangPlaced, decode, encode
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms, standard_terms
+from scheduler.core.metering.disputes import Answer, Dispute, DisputeState
+from scheduler.core.metering.records import RecordStatus
+from scheduler.core.metering.versions import Promotion
 from scheduler.core.workloads import GangSpec, Piece
 
 KINDS: tuple[type[EventModel], ...] = get_args(get_args(Event)[0])
@@ -38,6 +42,38 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.integers(-(2**40), 2**40)
 
 CHECKED: dict[type[BaseModel], st.SearchStrategy[Any]] = {
+    Answer: st.builds(
+        lambda dispute, state, version: Answer(
+            dispute=dispute, state=state, version=version if state is DisputeState.ACCEPTED else None
+        ),
+        names,
+        st.sampled_from([state for state in DisputeState if state is not DisputeState.OPEN]),
+        st.integers(1, 9),
+    ),
+    Dispute: st.builds(
+        lambda position, start_ms, losses: Dispute(
+            id="dispute-1",
+            position=position,
+            start_ms=start_ms,
+            end_ms=start_ms + 10,
+            version=1,
+            leaf=7,
+            losses=losses,
+            opened_ms=start_ms + 20,
+            answer_by_ms=start_ms + 30,
+        ),
+        names,
+        st.integers(0, 2**40),
+        st.sampled_from([(), ((Cause.ECC, 3),)]),
+    ),
+    Promotion: st.builds(
+        lambda position, start_ms, status: Promotion(
+            position=position, start_ms=start_ms, end_ms=start_ms + 10, status=status
+        ),
+        names,
+        st.integers(0, 2**40),
+        st.sampled_from([RecordStatus.INITIAL, RecordStatus.FINAL]),
+    ),
     Holding: st.builds(
         lambda position, level, cell, start_ms: Holding(
             position=position, level=level, cell=cell, start_ms=start_ms, end_ms=start_ms + 5
@@ -146,7 +182,7 @@ def test_every_kind_comes_back_from_its_bytes(kind: type[EventModel], data: st.D
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 27
+    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 31
 
 
 def as_far_as(known: Any, told: Any) -> Any:

@@ -306,10 +306,58 @@ def test_a_correction_owes_the_difference(
     versions = {"version": 2, "supersedes": 1, "status": RecordStatus.CORRECTED}
     later = [MeterRecord.model_validate(dict(each) | versions) for each in corrected[:2]]
     before, after = settled(records, of), settled(records + later, of)
-    assert after == settled([*later, *records[2:]], of)
+    assert after == settled([*later, *records], of)
     moved = sum(line.parts for line in difference(before, after))
     whole_before = before.amount_micro * PARTS_PER_MICRO + before.remainder
     assert whole_before + moved == after.amount_micro * PARTS_PER_MICRO + after.remainder
+
+
+capped = st.builds(
+    Damages,
+    reference_price_micro_per_gpu_hour=st.integers(1, 9_000_000),
+    cap_micro=st.none() | st.integers(1, 20 * DOLLAR),
+) | st.builds(Damages, reference_price_micro_per_gpu_hour=st.integers(1, 9_000_000), cap_ppm=st.integers(1, 2_000_000))
+
+
+@given(capped, metered_hours(), st.integers(0, HOUR))
+def test_damages_and_recalls_together_never_exceed_the_cap(
+    damages: Damages, records: list[MeterRecord], allowed_gpu_ms: int
+) -> None:
+    firmness = Recallable(notice_ms=0, max_events=9, max_quantity_gpu_ms=allowed_gpu_ms)
+    of = terms(damages=damages, firmness=firmness, price_micro_per_gpu_hour=DOLLAR)
+    without = terms(damages=_without_cap(damages), firmness=firmness, price_micro_per_gpu_hour=DOLLAR)
+    statement = settled(records, of)
+    owed = [line for line in statement.lines if line.kind in (LineKind.DAMAGES, LineKind.RECALL_EXCESS)]
+    paid, free = (-sum(each.parts for each in settled(records, by).lines[-2:]) for by in (of, without))
+    cap = free
+    if damages.cap_micro is not None:
+        cap = damages.cap_micro * PARTS_PER_MICRO
+    elif damages.cap_ppm is not None:
+        cap = DOLLAR * statement.contracted_gpu_ms * damages.cap_ppm
+    assert paid == min(free, cap)
+    assert any(line.capped for line in owed) == (free > cap)
+
+
+def _without_cap(damages: Damages) -> Damages:
+    return Damages(reference_price_micro_per_gpu_hour=damages.reference_price_micro_per_gpu_hour)
+
+
+@given(contracts, metered_hours(), st.sets(st.integers(0, 3)), st.sets(st.integers(0, 3)))
+def test_becoming_final_never_costs_the_buyer_more_and_a_dispute_puts_it_off(
+    of: InstrumentTerms, records: list[MeterRecord], final: set[int], disputed: set[int]
+) -> None:
+    def amount(hours: set[int], under_dispute: set[int]) -> int:
+        found = settled(
+            records, of, final=[hour * HOUR for hour in hours], disputed=[hour * HOUR for hour in under_dispute]
+        )
+        assert found.records_unsettled == 4 - len(hours - under_dispute)
+        return sum(line.parts for line in found.lines)
+
+    rate = max(0, of.damages.reference_price_micro_per_gpu_hour - of.price_micro_per_gpu_hour)
+    unknown = sum(records[hour].unknown_gpu_ms for hour in final)
+    owed = 0 if isinstance(of.firmness, NonFirm) else rate * unknown * 1_000_000
+    assert amount(set(), set()) - amount(final, set()) == owed >= 0
+    assert amount(final, disputed) == amount(final - disputed, set())
 
 
 @given(metered_hours())

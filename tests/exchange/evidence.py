@@ -10,18 +10,22 @@ from typing import Any
 
 from scheduler.core.devices import DevicePledge, DeviceWithdrawal, device_hash
 from scheduler.core.intervals import Interval
+from scheduler.core.metering.disputes import Answer, Dispute, DisputeState
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
+from scheduler.core.metering.versions import LateFact, Promotion
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Position
 from scheduler.exchange import bundles
 from scheduler.exchange.leaves import encode_pledge, encode_record, encode_shortage, encode_withdrawal
-from scheduler.exchange.statements import RecordedLeaf, statement_of, statement_over
+from scheduler.exchange.settling_leaves import encode_settling
+from scheduler.exchange.statements import statement_of, statement_over, versions_of
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
 from tests.exchange.world import (
     END_MS,
     INTERVAL_MS,
+    INTERVALS,
     LOTS,
     SIGNER,
     START_MS,
@@ -71,13 +75,12 @@ def told(
 
 def statements(leaves: Sequence[bytes]) -> dict[str, bytes]:
     """The statement of each position over these leaves, as the exchange makes it."""
-    recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
     found = {}
     for number, (name, lots) in enumerate(LOTS.items()):
         held = Position(
             id=name, account=f"account-{number}", instrument="H100.BASE@1", acquired_ms=1, lots=((START_MS, lots),)
         )
-        found[name] = canonical_bytes(statement_of(terms(), held, recorded))
+        found[name] = canonical_bytes(statement_of(terms(), held, versions_of(enumerate(leaves), name)))
     return found
 
 
@@ -175,7 +178,80 @@ def withdrawn(number: int, from_ms: int) -> bytes:
 
 def settled_over(leaves: Sequence[bytes], position: str, start_ms: int = START_MS) -> Mapping[str, bytes]:
     """All statements, that of one position made over other leaves, or from another beginning on."""
-    recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
-    mine = [each for each in recorded if each.record.position == position]
-    stated = statement_over(terms(), Interval(start_ms, END_MS), mine)
+    stated = statement_over(terms(), Interval(start_ms, END_MS), versions_of(enumerate(leaves), position))
     return statements(told()) | {position: canonical_bytes(stated)}
+
+
+# -- settling ----------------------------------------------------------------------------------------------------------
+
+FINAL_MS = END_MS + 259_200_000
+"""When the records are final, by the terms."""
+ANSWER_MS = 259_200_000
+LAST_CHANGE_MS = FINAL_MS + 604_800_000
+
+
+def promoted(
+    position: str,
+    status: RecordStatus = RecordStatus.FINAL,
+    written_ms: int = FINAL_MS,
+    first: int = 0,
+    last: int = INTERVALS,
+) -> bytes:
+    """All records of a position, or some, become of a status."""
+    start_ms, end_ms = START_MS + first * INTERVAL_MS, START_MS + last * INTERVAL_MS
+    promotion = Promotion(position=position, start_ms=start_ms, end_ms=end_ms, status=status)
+    return encode_settling(promotion, written_ms)
+
+
+def restated(position: str, index: int, version: int, written_ms: int = FINAL_MS + 1_000, **changes: Any) -> bytes:
+    """A correction, written when that is said."""
+    content = {"version": version, "supersedes": version - 1, "status": RecordStatus.CORRECTED} | changes
+    return encode_record(metered(position, LOTS[position], index, **content), written_ms)
+
+
+def disputed(number: int, position: str, index: int, version: int = 1, **changes: Any) -> bytes:
+    """A dispute of a record as it was told first: nothing was lost, it says."""
+    opened_ms = changes.pop("opened_ms", END_MS + 4_000)
+    dispute = Dispute(
+        id=f"dispute-{number}",
+        position=position,
+        start_ms=START_MS + index * INTERVAL_MS,
+        end_ms=START_MS + (index + 1) * INTERVAL_MS,
+        version=version,
+        leaf=FIRST + index * 4 + list(LOTS).index(position),
+        opened_ms=opened_ms,
+        answer_by_ms=opened_ms + ANSWER_MS,
+    )
+    return encode_settling(Dispute.model_validate(dict(dispute) | changes), opened_ms)
+
+
+def answered(number: int, state: DisputeState, version: int | None = None, written_ms: int = END_MS + 5_000) -> bytes:
+    """The answer to a dispute."""
+    answer = Answer(dispute=f"dispute-{number}", state=state, reason="as measured", version=version)
+    return encode_settling(answer, written_ms)
+
+
+def late(position: str, index: int, written_ms: int = FINAL_MS + 1_000) -> bytes:
+    """Something is learnt late that holds from an interval on."""
+    return encode_settling(
+        LateFact(position=position, from_ms=START_MS + index * INTERVAL_MS, fact="ab" * 32), written_ms
+    )
+
+
+def settling() -> list[bytes]:
+    """What an honest seller tells after the delivery: three disputes with their answers, all records final, and one of
+    them corrected since for a fact that was learnt late.
+    """
+    expired_ms = FINAL_MS + 2_000
+    return [
+        disputed(1, "pos-3", 6),
+        restated("pos-3", 6, 2, END_MS + 4_500, **as_delivered("pos-3", 6)),
+        answered(1, DisputeState.ACCEPTED, 2),
+        disputed(2, "pos-2", 1),
+        answered(2, DisputeState.REJECTED),
+        *(promoted(position) for position in LOTS),
+        late("pos-1", 2),
+        restated("pos-1", 2, 3, **as_delivered("pos-1", 2)),
+        disputed(3, "pos-2", 5, 2, opened_ms=expired_ms),
+        answered(3, DisputeState.EXPIRED, written_ms=expired_ms + ANSWER_MS),
+    ]

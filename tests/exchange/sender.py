@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scheduler.core.merkle import CompactRange, leaf_hash
+from scheduler.core.metering.records import RecordStatus
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.leaves import encode_record
 from scheduler.exchange.publisher import Publisher
@@ -29,7 +30,8 @@ def leaf_of(index: int) -> bytes:
     position = tuple(LOTS)[index % 3]
     interval, version = (index // 3) % 12, 1 + index // 36
     supersedes = version - 1 if version > 1 else None
-    record = metered(position, LOTS[position], interval, version=version, supersedes=supersedes)
+    status = RecordStatus.CORRECTED if version > 1 else RecordStatus.INITIAL
+    record = metered(position, LOTS[position], interval, version=version, supersedes=supersedes, status=status)
     return encode_record(record, index)
 
 

@@ -27,7 +27,7 @@ from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.server import Server, ServerSettings, serve
 from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.tls import bind, opened
-from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import cosign
@@ -67,7 +67,8 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 
 
 def test_every_method_has_a_rule_and_every_rule_a_method(market: Market) -> None:
-    services = (*positions_pb2.DESCRIPTOR.services_by_name.values(), *delivery_pb2.DESCRIPTOR.services_by_name.values())
+    files = (positions_pb2.DESCRIPTOR, delivery_pb2.DESCRIPTOR, disputes_pb2.DESCRIPTOR)
+    services = [service for file in files for service in file.services_by_name.values()]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(rules(market.server.venue, market.server.intake)) == methods
 

@@ -20,7 +20,7 @@ from scheduler.delivery import LogWriter
 from scheduler.exchange import bundles
 from scheduler.exchange.audit import audit
 from scheduler.exchange.publisher import Publisher
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.journal import Journal
 from tests.exchange.world import INTERVAL_MS, INTERVALS, SIGNER, START_MS, STREAM, Embedded, embedded, terms
 
@@ -38,10 +38,10 @@ def test_what_the_meter_says_is_settled_alike_by_all(tmp_path: Path) -> None:
         with Publisher(exchange.server.address, journal, STREAM, SIGNER, 1) as publisher:
             assert publisher.wait_acknowledged(log.size(journal), WAIT_S)
             assert publisher.status().rejections == ()
-        recorded = [each for _, leaf in journal.leaves(STREAM) if (each := RecordedLeaf.of(leaf)) is not None]
         statements = {each.id: exchange.client.statement(each.id)[0] for each in positions}
         for position in positions:
-            assert statements[position.id] == canonical_bytes(statement_of(terms(), position, recorded))
+            ours = statement_of(terms(), position, versions_of(journal.leaves(STREAM), position.id))
+            assert statements[position.id] == canonical_bytes(ours)
         vkeys = [SIGNER.verifier.encode()]
         bundles.write(journal, STREAM, tmp_path / "bundle", [terms()], statements, vkeys)
     report = audit(tmp_path / "bundle")

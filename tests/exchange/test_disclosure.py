@@ -10,10 +10,10 @@ import pytest
 
 from scheduler.cli.__main__ import main
 from scheduler.core.causes import Bearer, Cause
-from scheduler.core.metering.records import MeterRecord, RecordStatus
+from scheduler.core.metering.records import MeterRecord
 from scheduler.core.metering.states import State
 from scheduler.exchange.disclosure import disclosed
-from tests.exchange.evidence import GPUS, Evidence, later, pledges, record_at, told
+from tests.exchange.evidence import GPUS, Evidence, later, pledges, record_at, settling, told
 from tests.exchange.frauds.signatures import seller
 from tests.exchange.world import INTERVAL_MS, INTERVALS, SIGNER
 
@@ -32,14 +32,12 @@ def test_what_was_promised_and_delivered_by_instrument_and_month(tmp_path: Path)
     assert dict(found.states)[State.OUT_FORCED] == lost
     assert found.shortfall_by_cause == (("NODE_LOST", lost),)
     assert found.shortfall_by_bearer == ((Bearer.SELLER, lost),)
-    assert (found.estimated_gpu_ms, found.corrections, found.corrections_after_final) == (5, 1, 1)
+    assert (found.estimated_gpu_ms, found.corrections, found.corrections_after_final) == (5, 1, 0)
     assert (found.floors_measured, found.floors_met) == (0, 0)
 
 
 def test_a_record_counts_as_it_was_corrected_and_floors_as_they_were_measured(tmp_path: Path) -> None:
     def first(record: MeterRecord) -> MeterRecord:
-        if record.position == "pos-2" and record.version == 1:
-            record = MeterRecord.model_validate(dict(record) | {"status": RecordStatus.INITIAL})
         return record_at("pos-3", 0, **SLOW | {"measured_mean_ppm": 990_000, "measured_min_ppm": 980_000})(record)
 
     derated: dict[str, Any] = {
@@ -55,7 +53,15 @@ def test_a_record_counts_as_it_was_corrected_and_floors_as_they_were_measured(tm
     assert dict(found.shortfall_by_cause)["UNDER_PERFORMANCE"] == 500
     assert dict(found.states)[State.DERATED] == 500
     assert (found.floors_measured, found.floors_met) == (2, 1)
-    assert (found.corrections, found.corrections_after_final) == (2, 1)
+    assert (found.corrections, found.corrections_after_final) == (2, 0)
+
+
+def test_corrections_after_final_are_told_apart(tmp_path: Path) -> None:
+    report = disclosed([Evidence(leaves=told(more=settling()), settled={}).write(tmp_path / "bundle")])
+    assert report.reports[0].ok, report.reports[0].first_wrong
+    (found,) = report.instruments
+    assert (found.corrections, found.corrections_after_final) == (3, 1)
+    assert (found.disputes, found.disputes_accepted, found.disputes_expired) == (3, 1, 1)
 
 
 def test_what_was_sold_against_what_stood_behind_it(tmp_path: Path) -> None:

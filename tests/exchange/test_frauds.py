@@ -15,15 +15,27 @@ import pytest
 from scheduler.cli.__main__ import main
 from scheduler.exchange.audit import ACROSS, CHECKS
 from scheduler.exchange.leaves import encode_pledge
-from tests.exchange.evidence import FIRST, WITNESS, Evidence, pledge, pledges, record_at, told, withdrawn
+from tests.exchange.evidence import (
+    FIRST,
+    WITNESS,
+    Evidence,
+    pledge,
+    pledges,
+    record_at,
+    settling,
+    statements,
+    told,
+    withdrawn,
+)
 from tests.exchange.frauds.certificates import POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
 from tests.exchange.frauds.outages import HONEST, OUTAGES
 from tests.exchange.frauds.records import RECORDS
+from tests.exchange.frauds.settling import SETTLING
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
 
-FRAUDS = RECORDS | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
+FRAUDS = RECORDS | SETTLING | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[tuple[str, str, str]]]:
@@ -55,11 +67,14 @@ def test_the_game_has_fifty_frauds_or_more_and_honest_logs_pass(
     honest = str(Evidence().write(tmp_path / "a"))
     earlier = str(Evidence(leaves=told()[:-1], settled={}).write(tmp_path / "b"))
     later_on = Evidence(leaves=told(more=[withdrawn(9, END_MS)]), witnessed=told()).write(tmp_path / "c")
+    settled = told(more=settling())
+    final = str(Evidence(leaves=settled, settled=statements(settled)).write(tmp_path / "e"))
     elsewhere = seller([*pledges("borealis"), encode_pledge(pledge(9, from_ms=END_MS), END_MS)])
     for given in (
         [honest],
         [honest, "--vkey", SIGNER.verifier.encode(), "--vkey", WITNESS.witness.encode()],
         [honest, earlier, str(later_on)],
+        [honest, final],
         [str(later_on), str(elsewhere.write(tmp_path / "d"))],
     ):
         code, checks = audited(capsys, *given)

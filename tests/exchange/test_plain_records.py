@@ -14,7 +14,7 @@ from scheduler.core.metering.records import MeterRecord
 from scheduler.core.positions import Position
 from scheduler.exchange.checks import checked_leaf
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_record
-from scheduler.exchange.plain_records import plain_record
+from scheduler.exchange.plain_records import plain_of, plain_record
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from tests.exchange.world import LOTS, START_MS, delivered, metered, terms
 
@@ -76,8 +76,7 @@ def test_what_is_plain_has_nothing_wrong_and_says_the_same(leaf: bytes) -> None:
         return
     assert rejected is None
     assert isinstance(decoded, RecordLeaf)
-    record = decoded.record
-    assert plain == (record.position, record.start_ms, record.end_ms, record.version)
+    assert plain == plain_of(decoded)
 
 
 def test_the_records_of_an_honest_log_are_plain() -> None:

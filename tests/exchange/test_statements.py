@@ -11,7 +11,7 @@ from scheduler.core.positions import Position
 from scheduler.core.settlement import Statement
 from scheduler.exchange.leaves import encode_record
 from scheduler.exchange.publisher import Publisher
-from scheduler.exchange.statements import RecordedLeaf, delivery_period, statement_of
+from scheduler.exchange.statements import delivery_period, statement_of, versions_of
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.notes import open_checkpoint
 from tests.exchange.world import (
@@ -29,14 +29,14 @@ from tests.exchange.world import (
 )
 
 
-def publish(exchange: Embedded, leaves: list[bytes]) -> list[RecordedLeaf]:
-    """Sends a log and gives the records that the cluster has of it."""
+def publish(exchange: Embedded, leaves: list[bytes]) -> list[tuple[int, bytes]]:
+    """Sends a log and gives the leaves as the cluster has them."""
     with Journal.open(":memory:") as journal:
         write_log(journal, leaves)
         with Publisher(exchange.server.address, journal, STREAM, SIGNER, 1) as sender:
             assert sender.wait_acknowledged(len(leaves), 20)
             assert sender.status().rejections == ()
-        return [each for _, leaf in journal.leaves(STREAM) if (each := RecordedLeaf.of(leaf)) is not None]
+        return list(journal.leaves(STREAM))
 
 
 def position_of(exchange: Embedded, name: str) -> Position:
@@ -47,7 +47,7 @@ def test_both_sides_have_the_same_bytes(exchange: Embedded) -> None:
     recorded = publish(exchange, delivered())
     for position in exchange.client.snapshot().positions:
         statement, note = exchange.client.statement(position.id)
-        assert statement == canonical_bytes(statement_of(terms(), position, recorded))
+        assert statement == canonical_bytes(statement_of(terms(), position, versions_of(recorded, position.id)))
         assert open_checkpoint(note, (SIGNER.verifier,)).size == len(delivered())
         stated = Statement.model_validate_json(statement)
         assert (stated.start_ms, stated.end_ms, stated.complete) == (START_MS, END_MS, True)
@@ -58,7 +58,7 @@ def test_a_statement_before_the_end_says_so(exchange: Embedded) -> None:
     recorded = publish(exchange, delivered()[:20])
     position = position_of(exchange, "pos-1")
     whole, _ = exchange.client.statement("pos-1")
-    assert whole == canonical_bytes(statement_of(terms(), position, recorded))
+    assert whole == canonical_bytes(statement_of(terms(), position, versions_of(recorded, position.id)))
     stated = Statement.model_validate_json(whole)
     assert (stated.complete, stated.through_ms) == (False, START_MS + 5 * INTERVAL_MS)
     until, _ = exchange.client.statement("pos-1", START_MS + 2 * INTERVAL_MS + 5)
@@ -81,7 +81,7 @@ def test_a_transfer_in_the_middle_gives_two_statements_that_tile(exchange: Embed
     assert (after.start_ms, after.end_ms, after.complete) == (START_MS + 4 * INTERVAL_MS, END_MS, True)
     assert before.contracted_gpu_ms + after.contracted_gpu_ms == 3 * 8 * (END_MS - START_MS)
     for name in ("pos-1", "pos-4"):
-        ours = canonical_bytes(statement_of(terms(), position_of(exchange, name), recorded))
+        ours = canonical_bytes(statement_of(terms(), position_of(exchange, name), versions_of(recorded, name)))
         assert exchange.client.statement(name)[0] == ours
 
 
@@ -111,4 +111,4 @@ def test_a_position_without_lots_in_the_profile_has_no_period() -> None:
     position = Position(id="pos-1", account="a", instrument="H100.BASE@1", acquired_ms=1, lots=((END_MS, 3),))
     assert delivery_period(terms(), position) is None
     with pytest.raises(InvalidValue, match="lots"):
-        statement_of(terms(), position, ())
+        statement_of(terms(), position, versions_of((), position.id))

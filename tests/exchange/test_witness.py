@@ -91,7 +91,13 @@ def test_the_exchange_keeps_its_witness_key_and_says_at_once_what_it_cosigned(tm
         assert SignerKey.load(key).witness == witness_of(exchange)
 
 
-@pytest.mark.parametrize(("version", "newer"), [(1, ("cosigner", "device", "key_change")), (2, ("key_change",))])
+_SETTLING = ("superseded", "settling", "dispute")
+
+
+@pytest.mark.parametrize(
+    ("version", "newer"),
+    [(1, ("cosigner", "device", "key_change", *_SETTLING)), (2, ("key_change", *_SETTLING)), (3, _SETTLING)],
+)
 def test_an_older_database_gets_what_it_lacks(
     tmp_path: Path, journal: Journal, version: int, newer: tuple[str, ...]
 ) -> None:
@@ -99,7 +105,8 @@ def test_an_older_database_gets_what_it_lacks(
     with embedded(path) as exchange:
         trade_all(exchange.client)
     with sqlite3.connect(path) as older:
-        older.executescript("".join(f"DROP TABLE {table};" for table in newer) + f"PRAGMA user_version = {version};")
+        gone = "".join(f"DROP TABLE {table};" for table in newer) + "ALTER TABLE record DROP COLUMN stage;"
+        older.executescript(f"{gone}PRAGMA user_version = {version};")
     with embedded(path) as exchange:
         publish(exchange, journal)
         assert len(exchange.client.witnesses(STREAM)) == 1

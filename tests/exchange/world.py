@@ -97,7 +97,7 @@ def metered(position: str, lots: int, index: int, **changes: object) -> MeterRec
         "instrument": "H100.BASE@1",
         "start_ms": START_MS + index * INTERVAL_MS,
         "end_ms": START_MS + (index + 1) * INTERVAL_MS,
-        "status": RecordStatus.FINAL,
+        "status": RecordStatus.INITIAL,
         "contracted_gpu_ms": contracted,
         "used_gpu_ms": (contracted - lost) // 2,
         "available_unused_gpu_ms": contracted - lost - (contracted - lost) // 2,

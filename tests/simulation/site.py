@@ -87,12 +87,16 @@ class MortalJournal(Journal):
 class MortalExecutor:
     """Execution that outlives the scheduler; the scheduler dies around its calls."""
 
-    def __init__(self, inner: SimulatedExecutor, fate: Fate) -> None:
+    def __init__(self, inner: SimulatedExecutor, fate: Fate, seen_ms: Callable[[], int]) -> None:
         self.inner = inner
+        self.seen_ms = seen_ms
         self.fate = fate
         self.starts: list[tuple[str, int]] = []
         self.healthy = True
         self.detail = ""
+        self.delay_ms = 0
+        """How late what is seen is told."""
+        self._waits: list[Observation] = []
 
     def start(self, launch: Launch) -> None:
         """See Executor."""
@@ -109,7 +113,10 @@ class MortalExecutor:
 
     def observe(self) -> tuple[Observation, ...]:
         """See Executor."""
-        seen = self.inner.observe()
+        self._waits += self.inner.observe()
+        told_ms = self.seen_ms() - self.delay_ms
+        seen = tuple(each for each in self._waits if each.at_ms <= told_ms)
+        self._waits = [each for each in self._waits if each.at_ms > told_ms]
         if seen:
             self.fate.boundary("after observe")
         return seen
@@ -183,7 +190,9 @@ class Site:
         self.planner = planner
         self.settings = settings or ServiceSettings(close_lag_ms=0)
         self.executor = MortalExecutor(
-            SimulatedExecutor(fleet, lambda: self.now_ms, work or (lambda _: Work(10**9)), faults), self.fate
+            SimulatedExecutor(fleet, lambda: self.now_ms, work or (lambda _: Work(10**9)), faults),
+            self.fate,
+            lambda: self.now_ms,
         )
         self.laws = LawChecker() if check else None
         self.seq = 0

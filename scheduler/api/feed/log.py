@@ -149,7 +149,7 @@ class FeedLog:
         """What is owed for a position until an instant (0: so far), from the first `size` leaves. Raises as
         `delivery.statement`.
         """
-        return statement(self._journal, self._stream, state, position, until_ms, size)
+        return statement(self._journal, self._stream, state, position, size, until_ms)
 
     def check_signed(self, size: int) -> None:
         """Raises InvalidValue for a size that no checkpoint covers yet: nothing is told of what is not signed."""

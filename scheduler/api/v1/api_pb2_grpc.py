@@ -114,6 +114,16 @@ class SchedulerStub:
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementRequest.SerializeToString,
                 response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementResponse.FromString,
                 _registered_method=True)
+        self.ListDisputes = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/ListDisputes',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesResponse.FromString,
+                _registered_method=True)
+        self.AnswerDispute = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/AnswerDispute',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/tenor.api.v1.Scheduler/WatchEvents',
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.WatchEventsRequest.SerializeToString,
@@ -231,6 +241,20 @@ class SchedulerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDisputes(self, request, context):
+        """Disputes that were heard from the exchange, in the order in which they were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerDispute(self, request, context):
+        """Durable, and in the log, when it answers. The same answer again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """The journal's events as they become durable, a line each.
         """
@@ -320,6 +344,16 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.GetStatement,
                     request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementRequest.FromString,
                     response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'ListDisputes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDisputes,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesResponse.SerializeToString,
+            ),
+            'AnswerDispute': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerDispute,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -759,6 +793,60 @@ class Scheduler:
             '/tenor.api.v1.Scheduler/GetStatement',
             scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementRequest.SerializeToString,
             scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDisputes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/ListDisputes',
+            scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.ListDisputesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerDispute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/AnswerDispute',
+            scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.AnswerDisputeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class SchedulerStub:
     DeclareForceMajeure: _grpc.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]
     """Says that faults of nodes were beyond control, with the hash of what shows it."""
     GetStatement: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]
+    ListDisputes: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListDisputesRequest, _api_pb2.ListDisputesResponse]
+    """Disputes that were heard from the exchange, in the order in which they were."""
+    AnswerDispute: _grpc.UnaryUnaryMultiCallable[_api_pb2.AnswerDisputeRequest, _api_pb2.AnswerDisputeResponse]
+    """Durable, and in the log, when it answers. The same answer again changes nothing."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_api_pb2.WatchEventsRequest, _api_pb2.WatchEventsResponse]
     """The journal's events as they become durable, a line each."""
 
@@ -93,6 +97,10 @@ class SchedulerAsyncStub(SchedulerStub):
     DeclareForceMajeure: _aio.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]  # type: ignore[assignment]
     """Says that faults of nodes were beyond control, with the hash of what shows it."""
     GetStatement: _aio.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]  # type: ignore[assignment]
+    ListDisputes: _aio.UnaryUnaryMultiCallable[_api_pb2.ListDisputesRequest, _api_pb2.ListDisputesResponse]  # type: ignore[assignment]
+    """Disputes that were heard from the exchange, in the order in which they were."""
+    AnswerDispute: _aio.UnaryUnaryMultiCallable[_api_pb2.AnswerDisputeRequest, _api_pb2.AnswerDisputeResponse]  # type: ignore[assignment]
+    """Durable, and in the log, when it answers. The same answer again changes nothing."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_api_pb2.WatchEventsRequest, _api_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """The journal's events as they become durable, a line each."""
 
@@ -219,6 +227,22 @@ class SchedulerServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.GetStatementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.GetStatementResponse, _abc.Awaitable[_api_pb2.GetStatementResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListDisputes(
+        self,
+        request: _api_pb2.ListDisputesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.ListDisputesResponse, _abc.Awaitable[_api_pb2.ListDisputesResponse]]:
+        """Disputes that were heard from the exchange, in the order in which they were."""
+
+    @_abc_1.abstractmethod
+    def AnswerDispute(
+        self,
+        request: _api_pb2.AnswerDisputeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.AnswerDisputeResponse, _abc.Awaitable[_api_pb2.AnswerDisputeResponse]]:
+        """Durable, and in the log, when it answers. The same answer again changes nothing."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

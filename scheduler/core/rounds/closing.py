@@ -7,13 +7,13 @@ tile its delivery intervals, without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scheduler.core.causes import Cause
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
-from scheduler.core.metering.records import MeterRecord, superseding
+from scheduler.core.metering.records import MeterRecord, RecordStatus
 from scheduler.core.metering.terms import Contract, MeteringTerms
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.contracted import next_contracted_ms
@@ -59,9 +59,9 @@ def next_close_ms(state: State) -> int | None:
     return min(ends, default=None)
 
 
-def close(state: State, due: DueInterval) -> Closing:
+def close(state: State, due: DueInterval, status: RecordStatus = RecordStatus.INITIAL) -> Closing:
     """The records of a due interval, and one for each pool."""
-    return state.meter.close(due.interval, due.contracts, state.fleet, declarations=state.outages.declarations)
+    return state.meter.close(due.interval, due.contracts, state.fleet, status, declarations=state.outages.declarations)
 
 
 def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
@@ -75,25 +75,14 @@ def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[t
             start_ms += interval_ms
         while theirs and start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
             interval = Interval(start_ms, start_ms + interval_ms)
-            contracts = [_contract(state, name, interval) for name in theirs]
-            told = state.outages.declarations
-            yield interval_ms, state.meter.close(interval, contracts, state.fleet, declarations=told)
+            yield interval_ms, close_for(state, theirs, interval)
             start_ms = interval.end_ms
 
 
-def corrections(closing: Closing, issued: Mapping[str, MeterRecord]) -> list[MeterRecord]:
-    """The records of an interval closed again that say something new. `issued`: the last version of each position's
-    record; a position without one gets its first.
-    """
-    found: list[MeterRecord] = []
-    for record in closing.records:
-        last = issued.get(record.position)
-        if last is not None:
-            corrected = superseding(last, record)
-            found += [] if corrected is None else [corrected]
-        elif record.contracted_gpu_ms:
-            found.append(record)
-    return found
+def close_for(state: State, names: Iterable[str], interval: Interval) -> Closing:
+    """What is now known of an interval, for some positions."""
+    contracts = [_contract(state, name, interval) for name in names]
+    return state.meter.close(interval, contracts, state.fleet, declarations=state.outages.declarations)
 
 
 def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str, int], ...]:

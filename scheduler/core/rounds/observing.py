@@ -1,8 +1,8 @@
 """What execution saw, as events: filtered by what the state knows, held to the instants that are still open.
 
-An observation of an attempt that is not the current one, or of an unknown node, changes nothing: it is an echo. An
-instant in an interval that is already closed is moved to its end: what was measured is measured (only the exchange may
-correct it).
+An observation of an attempt that is not the current one, or of an unknown node, changes nothing: it is an echo. What is
+seen late holds from its own instant, and corrects what was metered since (`settling`); only a node that joins does so
+when it is heard of, since no pool had it before.
 """
 
 from __future__ import annotations
@@ -32,15 +32,10 @@ def open_from_ms(state: State) -> int:
     return max(state.closed_ms.values(), default=0)
 
 
-def held_open(state: State, at_ms: int, now_ms: int) -> int:
-    """The instant itself, or the nearest one that is neither closed nor in the future."""
-    return min(max(at_ms, open_from_ms(state)), now_ms)
-
-
 def node_seen(state: State, node: NodeSpec, at_ms: int) -> list[Event]:
     """A node that is new joins; GPUs that were lost with theirs are well again."""
     if node.name not in state.fleet.index_of_node:
-        return [NodeJoined(at_ms=at_ms, node=node)]
+        return [NodeJoined(at_ms=max(at_ms, open_from_ms(state)), node=node)]
     lost = tuple(gpu for gpu, cause in _causes(state, node.name, at_ms) if cause == Cause.NODE_LOST)
     return well_again(state, node.name, lost, at_ms)
 

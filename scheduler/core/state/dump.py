@@ -24,6 +24,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.outages import Outages
+from scheduler.core.state.settled import Settled
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
@@ -71,6 +72,11 @@ def dump(state: State) -> bytes:
     }
     if state.shortages:  # a state without any has the bytes that it had before they were known
         plain["shortages"] = [[*shortage, waits.certificate, waits.lots] for shortage, waits in _shortages(state)]
+    settled = state.settled.dump()
+    if settled is not None:
+        plain["settled"] = settled
+    if state.clock_error_ms:
+        plain["clock_error_ms"] = state.clock_error_ms
     if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
         plain["score"] = state.score.model_dump(mode="json")
     return canonical_bytes(plain) + b"\n" + state.meter.dump()
@@ -95,6 +101,9 @@ def load(body: bytes) -> State:
         _load_fleet(state, plain)
         _load_positions(state, plain)
         _load_gangs(state.gangs, plain)
+        if "settled" in plain:
+            state.settled = Settled.load(plain["settled"])
+        state.clock_error_ms = plain.get("clock_error_ms", 0)
         if "score" in plain:
             state.score = ScoreChosen.model_validate_json(json.dumps(plain["score"]))
         state.meter = Meter.load(meter)

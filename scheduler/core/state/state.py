@@ -21,8 +21,11 @@ from scheduler.core.events import (
     CalendarTurned,
     CancelAsked,
     CellsSwapped,
+    ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DisputeAnswered,
+    DisputeHeard,
     DrainOrdered,
     Event,
     ForceMajeureDeclared,
@@ -42,6 +45,7 @@ from scheduler.core.events import (
     PerformanceMeasured,
     PositionChanged,
     PositionsLoaded,
+    RecordsPromoted,
     ScoreChosen,
     ShortageDecided,
     ShortageOver,
@@ -49,17 +53,19 @@ from scheduler.core.events import (
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
-from scheduler.core.metering.estimation import Sight
+from scheduler.core.metering.estimation import Sight, sight_of_clock
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
 from scheduler.core.positions import PositionBook
 from scheduler.core.quantities import floor_div
+from scheduler.core.settlement_times import final_through_ms
 from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
 from scheduler.core.state.outages import Outages
 from scheduler.core.state.reciprocity import Balances
+from scheduler.core.state.settled import Settled
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
 from scheduler.core.workloads import Gang
@@ -109,6 +115,10 @@ class State:
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.settled = Settled()
+        """What of the log is settled, and disputed."""
+        self.clock_error_ms = 0
+        """How far the clock was from the exchange's when it was last checked."""
         self.score: ScoreChosen | None = None
         """The score that a rehearsal chose last; None: the default."""
         self.balances = Balances()
@@ -218,9 +228,8 @@ class State:
                 self._on_gap(event)
             case IntervalClosed():
                 self._on_closed(event)
-            case IntervalCorrected():
-                self.closings = (*self.closings, _closed(event))
-                self.outages.on_metered(event)
+            case IntervalCorrected() | RecordsPromoted() | DisputeHeard() | DisputeAnswered() | ClockChecked():
+                self._on_settled(event)
             case ShortageDecided() | ShortageOver():
                 self.shortages = after_shortage(self.shortages, event)
             case ScoreChosen():
@@ -426,6 +435,7 @@ class State:
         self.closings = (*kept, _closed(event))
         self.outages.on_metered(event)
         self.outages.forget(before_ms)
+        self.settled.on_closed(event)
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
         since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}
@@ -445,7 +455,38 @@ class State:
         if event.from_ms > event.at_ms:
             raise InvalidValue("from_ms", "an observation gap", event.from_ms, f"{event.at_ms} or earlier")
         self.meter.set_seen(event.from_ms, Sight.ESTIMATED if event.bridged else Sight.NOT_OBSERVED)
-        self.meter.set_seen(event.at_ms, Sight.OBSERVED)
+        self.meter.set_seen(event.at_ms, sight_of_clock(self.clock_error_ms))
+
+    def _on_settled(
+        self, event: IntervalCorrected | RecordsPromoted | DisputeHeard | DisputeAnswered | ClockChecked
+    ) -> None:
+        match event:
+            case IntervalCorrected():
+                self.closings = (*self.closings, _closed(event))
+                self.outages.on_metered(event)
+                self.settled.on_corrected(event)
+            case ClockChecked():
+                self.clock_error_ms = event.error_ms
+                self.meter.set_seen(event.at_ms, sight_of_clock(event.error_ms))
+            case DisputeHeard():
+                self._require_positions((event.dispute.position,))
+                self.settled.on_heard(event)
+            case DisputeAnswered():
+                self.settled.on_answered(event)
+            case RecordsPromoted():
+                self._require_positions(promotion.position for promotion in event.promotions)
+                self.settled.on_promoted(event)
+                self._forget_settled(event.at_ms)
+
+    def _forget_settled(self, now_ms: int) -> None:
+        """What nothing can change any more: not by a late fact, nor by a dispute that may still be opened."""
+        until_ms = {}
+        for name, position in self.book.positions.items():
+            terms = self.instruments[position.instrument]
+            settled_ms = final_through_ms(terms, now_ms - terms.settlement.dispute_s * 1_000)
+            if settled_ms < terms.window.end_ms:
+                until_ms[name] = settled_ms
+        self.settled.forget(until_ms)
 
 
 def _closed(event: IntervalClosed | IntervalCorrected) -> ClosedInterval:

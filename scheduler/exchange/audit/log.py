@@ -13,20 +13,22 @@ from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.settlement import expected_intervals
 from scheduler.exchange.audit.outages import Outages
-from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput, wrong_version
+from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput
 from scheduler.exchange.audit.report import Findings
+from scheduler.exchange.audit.settling import SettlingChecks
 from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
 from scheduler.exchange.leaves import (
     KeyChangeLeaf,
     PledgeLeaf,
     PoolLeaf,
     RecordLeaf,
+    SettlingLeaf,
     ShortageLeaf,
     WithdrawalLeaf,
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
-from scheduler.exchange.statements import RecordedLeaf
+from scheduler.exchange.statements import Versions
 from scheduler.ledger.keyring import KeyChange
 
 _PoolInterval = tuple[str, int, int]
@@ -37,7 +39,9 @@ class Log:
     """See the module. `terms`: of every instrument in the bundle, by id."""
 
     def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
-        self.by_position: dict[str, list[RecordedLeaf]] = defaultdict(list)
+        self.by_position: dict[str, list[MeterRecord]] = defaultdict(list)
+        """Every record that was told in full, in the order of the log."""
+        self.versions = Versions()
         self.devices = PledgeBook()
         self.key_changes: list[KeyChange] = []
         """Those that both keys signed, in order."""
@@ -45,7 +49,7 @@ class Log:
         """The leaf that each certificate came in, and what it says."""
         self.terms = terms
         self._findings = findings
-        self._latest: dict[tuple[str, int], MeterRecord] = {}
+        self.settling = SettlingChecks(self.versions, terms, findings)
         self._contracted: Counter[tuple[str, str, int, int]] = Counter()
         self._delivered: Counter[tuple[str, int, int]] = Counter()
         self._covered: Counter[tuple[str, int, int]] = Counter()
@@ -74,7 +78,7 @@ class Log:
         match decoded:
             case RecordLeaf():
                 self._check_written(where, decoded.written_ms, decoded.record.end_ms)
-                self._add_record(where, decoded.record, leaf_hash)
+                self._add_record(where, index, decoded, leaf_hash)
             case PoolLeaf():
                 self._check_written(where, decoded.written_ms, decoded.pool.end_ms)
                 self._add_pool(where, decoded.pool)
@@ -82,6 +86,8 @@ class Log:
                 self._add_shortage(where, decoded.certificate)
             case MaintenanceLeaf() | ForceMajeureLeaf():
                 self._outages.declare(where, decoded)
+            case SettlingLeaf():
+                self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
             case PledgeLeaf():
@@ -91,6 +97,7 @@ class Log:
 
     def close(self) -> None:
         """What only all leaves together tell."""
+        self.settling.close()
         self._check_delivered()
         self._check_backed()
         self._check_shortages()
@@ -104,8 +111,7 @@ class Log:
 
     def latest(self, position: str) -> list[MeterRecord]:
         """The last version of each of a position's records, in order of time."""
-        starts = sorted({each.record.start_ms for each in self.by_position.get(position, ())})
-        return [self._latest[position, start_ms] for start_ms in starts]
+        return [held.record for _, held in sorted(self.versions.of[position].held.items())]
 
     # -- one leaf ------------------------------------------------------------------------------------------------------
 
@@ -116,8 +122,8 @@ class Log:
                 "written", f"{where}: written_ms was {written_ms}, expected {end_ms} or later, the end of its interval"
             )
 
-    def _add_record(self, where: str, record: MeterRecord, leaf_hash: bytes) -> None:
-        findings = self._findings
+    def _add_record(self, where: str, index: int, leaf: RecordLeaf, leaf_hash: bytes) -> None:
+        findings, record = self._findings, leaf.record
         which = f"{where}, {record.position} [{record.start_ms}, {record.end_ms}) version {record.version}"
         findings.examined["identities"] += 1
         for broken in broken_identities(record):
@@ -129,14 +135,10 @@ class Log:
         else:
             self._hold_against(which, record, terms)
         known = self.by_position[record.position]
-        if known and known[0].record.instrument != record.instrument:
-            findings.fail("intervals", f"{which}: was of {record.instrument}, expected {known[0].record.instrument}")
-        key = (record.position, record.start_ms)
-        before = self._latest.get(key)
-        self._note("versions", which, wrong_version(record, before))
-        if before is None or record.version > before.version:
-            self._latest[key] = record
-        known.append(RecordedLeaf(record, leaf_hash))
+        if known and known[0].instrument != record.instrument:
+            findings.fail("intervals", f"{which}: was of {record.instrument}, expected {known[0].instrument}")
+        self.settling.add_record(which, index, leaf, leaf_hash)
+        known.append(record)
 
     def _hold_against(self, which: str, record: MeterRecord, terms: InstrumentTerms) -> None:
         """What the instrument says of the record."""
@@ -220,7 +222,7 @@ class Log:
         for where, certificate in self._shortages:
             for claim in certificate.claims:
                 recorded = self.by_position.get(claim.position)
-                terms = self.terms.get(recorded[0].record.instrument) if recorded else None
+                terms = self.terms.get(recorded[0].instrument) if recorded else None
                 wrong = "" if terms is None else wrong_claim(certificate, claim, terms)
                 if wrong:
                     self._findings.fail("shortages", f"{where}: {wrong}")
@@ -228,11 +230,11 @@ class Log:
     def _check_tiling(self) -> None:
         """Each position has a record for every interval of delivery from its first to its last."""
         for position, recorded in sorted(self.by_position.items()):
-            terms = self.terms.get(recorded[0].record.instrument)
+            terms = self.terms.get(recorded[0].instrument)
             if terms is None:
                 continue
             self._findings.examined["tiling"] += 1
-            given = {each.record.start_ms for each in recorded}
+            given = {each.start_ms for each in recorded}
             span = Interval(min(given), max(given) + terms.interval_ms)
             missing = next((each for each in expected_intervals(terms, span) if each.start_ms not in given), None)
             if missing is not None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from scheduler.core.causes import Cause
 from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import intersect, total_ms
-from scheduler.core.metering.records import MeterRecord, RecordStatus
+from scheduler.core.metering.records import MeterRecord
 from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
-
-_RANK = {RecordStatus.PROVISIONAL: 0, RecordStatus.INITIAL: 1, RecordStatus.FINAL: 2, RecordStatus.CORRECTED: 2}
 
 
 def wrong_contracted(record: MeterRecord, terms: InstrumentTerms) -> str:
@@ -50,19 +48,4 @@ def wrong_throughput(record: MeterRecord, terms: InstrumentTerms) -> str:
         return f"{name} was {ppm} and nothing is derated, expected a loss below {least_ppm}"
     if ppm >= max(throughput.floor_ppm, throughput.reject_below_ppm) and slow_gpu_ms:
         return f"{slow_gpu_ms} GPU-ms are lost to under-performance, expected none where {name} is {ppm}"
-    return ""
-
-
-def wrong_version(record: MeterRecord, before: MeterRecord | None) -> str:
-    """Why the record cannot follow `before`, the last version of the same position and interval (None: there is none).
-
-    Versions are dense from 1. A later one is a promotion (PROVISIONAL, INITIAL, FINAL), or it says that it corrects.
-    """
-    expected = 1 if before is None else before.version + 1
-    if record.version != expected:
-        return f"version was {record.version}, expected {expected}"
-    if before is None or record.status is RecordStatus.CORRECTED:
-        return ""
-    if _RANK[record.status] <= _RANK[before.status]:
-        return f"status was {record.status} after {before.status}, expected {RecordStatus.CORRECTED}"
     return ""

@@ -24,13 +24,13 @@ def check_statements(log: Log, statements: Mapping[str, bytes], findings: Findin
             findings.fail("statements", f"statements/{position}.json: {wrong}")
     for position in sorted(log.by_position.keys() - statements.keys()):
         recorded = log.by_position[position]
-        terms = log.terms.get(recorded[0].record.instrument)
+        terms = log.terms.get(recorded[0].instrument)
         if terms is None:
             continue
         findings.examined["statements"] += 1
-        edges = [each.record.start_ms for each in recorded]
+        edges = [each.start_ms for each in recorded]
         try:
-            statement_over(terms, Interval(min(edges), max(edges) + terms.interval_ms), recorded)
+            statement_over(terms, Interval(min(edges), max(edges) + terms.interval_ms), log.versions.of[position])
         except Refused as error:
             findings.fail("statements", f"no statement can be made of {position}: {error}")
 
@@ -52,7 +52,7 @@ def _wrong_statement(log: Log, position: str, given: bytes) -> str:
     if left_out:
         return left_out
     try:
-        again = statement_over(terms, Interval(stated.start_ms, stated.end_ms), log.by_position.get(position, ()))
+        again = statement_over(terms, Interval(stated.start_ms, stated.end_ms), log.versions.of[position])
     except Refused as error:
         return f"the records give no statement: {error}"
     if canonical_bytes(again) == given:

@@ -14,7 +14,7 @@ from scheduler.exchange.conformance.log import Log
 from scheduler.exchange.conformance.outcome import Failed, Skipped, must, refused
 from scheduler.exchange.conformance.target import Target
 from scheduler.exchange.peers import Role
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.exchange.v1 import delivery_pb2
 from scheduler.ledger.keys import Kind, SignerKey, VerifierKey
 from scheduler.ledger.notes import cosign, cosigned_at_s, open_checkpoint, open_note
@@ -126,8 +126,8 @@ def statement_is_recomputed(target: Target) -> str:
     done = target.delivered()
     until_ms = done.until_ms
     answer = target.statement(done.owned.position.id, until_ms)
-    recorded = [each for leaf in done.settled if (each := RecordedLeaf.of(leaf)) is not None]
-    expected = canonical_bytes(statement_of(done.owned.terms, done.owned.position, recorded, until_ms))
+    versions = versions_of(enumerate(done.settled), done.owned.position.id)
+    expected = canonical_bytes(statement_of(done.owned.terms, done.owned.position, versions, until_ms))
     if answer.statement != expected:
         raise Failed(_first_difference(answer.statement, expected))
     said = json.loads(expected)

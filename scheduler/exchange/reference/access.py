@@ -11,7 +11,7 @@ from scheduler.exchange.admission import Rule, anybody, only
 from scheduler.exchange.peers import Peer, Role
 from scheduler.exchange.reference.intake import Intake
 from scheduler.exchange.reference.venue import Venue
-from scheduler.exchange.v1 import delivery_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2
 
 _READERS = frozenset({Role.LOCAL, Role.EXCHANGE, Role.AUDITOR})
 
@@ -20,6 +20,7 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
     """The rule of every method, by its full name."""
     positions, trading = "/tenor.exchange.v1.PositionService/", "/tenor.exchange.v1.TradingService/"
     delivery, evidence = "/tenor.exchange.v1.DeliveryService/", "/tenor.exchange.v1.EvidenceService/"
+    disputes = "/tenor.exchange.v1.DisputeService/"
     own = _Own(venue, intake)
     return {
         positions + "ListInstruments": anybody,
@@ -31,6 +32,8 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
         trading + "Correct": only(Role.EXCHANGE),
         delivery + "Publish": own.publishing,
         delivery + "GetStatement": own.statement,
+        disputes + "OpenDispute": own.dispute,
+        disputes + "ListDisputes": own.disputes,
         evidence + "GetCheckpoint": anybody,
         evidence + "GetInclusionProof": anybody,
         evidence + "GetConsistencyProof": anybody,
@@ -93,6 +96,25 @@ class _Own:
         if not allowed:
             raise _refused(peer, f"the statement of {position}")
         return request
+
+    def dispute(self, peer: Peer, request: disputes_pb2.OpenDisputeRequest) -> disputes_pb2.OpenDisputeRequest:
+        """An account disputes records of its own positions, the exchange any."""
+        own = peer.role is Role.ACCOUNT and self._account_of(request.position) == peer.name
+        if not own and peer.role not in (Role.LOCAL, Role.EXCHANGE):
+            raise _refused(peer, f"a dispute of {request.position}")
+        return request
+
+    def disputes(self, peer: Peer, request: disputes_pb2.ListDisputesRequest) -> disputes_pb2.ListDisputesRequest:
+        """An account sees its own, a cluster those about its stream."""
+        asked = disputes_pb2.ListDisputesRequest()
+        asked.CopyFrom(request)
+        if peer.role is Role.ACCOUNT and request.account in ("", peer.name):
+            asked.account = peer.name
+        elif peer.role is Role.CLUSTER and request.stream in ("", peer.name):
+            asked.stream = peer.name
+        elif peer.role not in _READERS:
+            raise _refused(peer, f"disputes of {request.account or request.stream or 'all'}")
+        return asked
 
     def _account_of(self, position: str) -> str | None:
         try:

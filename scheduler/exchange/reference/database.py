@@ -19,7 +19,7 @@ from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
 
 APPLICATION_ID = 0x54454E58  # "TENX"
-VERSION = 3
+VERSION = 4
 MEMORY = ":memory:"
 
 _SCHEMA = (
@@ -88,6 +88,36 @@ _SINCE = {
             until_ms INTEGER NOT NULL,          -- when the one before it signs no longer
             PRIMARY KEY (stream, leaf)
         ) WITHOUT ROWID""",
+    ),
+    4: (
+        "ALTER TABLE record ADD COLUMN stage INTEGER NOT NULL DEFAULT 1",  # core.metering.versions.Stage
+        """CREATE TABLE superseded (
+            position INTEGER NOT NULL,          -- position.number
+            start_ms INTEGER NOT NULL,
+            leaf INTEGER NOT NULL,              -- told of a record that a later leaf told of again
+            PRIMARY KEY (position, start_ms, leaf)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE settling (
+            position INTEGER NOT NULL,
+            stream INTEGER NOT NULL,
+            leaf INTEGER NOT NULL,              -- a promotion, a dispute, its answer or a late fact
+            from_ms INTEGER,                    -- of a late fact, when it began to hold
+            PRIMARY KEY (position, stream, leaf)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE dispute (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            position TEXT NOT NULL,
+            start_ms INTEGER NOT NULL,
+            stream INTEGER NOT NULL,
+            body BLOB NOT NULL,
+            reason TEXT NOT NULL,
+            state TEXT NOT NULL,
+            answer TEXT NOT NULL,
+            corrected INTEGER,                  -- the version that corrects the record
+            answered_ms INTEGER NOT NULL        -- 0: not yet
+        )""",
+        "CREATE INDEX dispute_of_record ON dispute (position, start_ms)",
     ),
 }
 """What each version of the file added to the one before it."""

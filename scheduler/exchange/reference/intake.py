@@ -8,26 +8,28 @@ sides kept as evidence; of two publishers the one with the higher epoch, or else
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.core.errors import Conflict, Equivocation, Fenced, InvalidValue, SequenceGap, Unauthorised, UnknownName
 from scheduler.core.ids import checked_name
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.merkle import verify_consistency
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.versions import Stage, stage_after, wrong_version
 from scheduler.core.positions import Position
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, checked_leaf
-from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, WithdrawalLeaf
-from scheduler.exchange.plain_records import PlainRecord, plain_record
+from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, SettlingLeaf, WithdrawalLeaf
+from scheduler.exchange.plain_records import PlainRecord, plain_of, plain_record
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.devices import Devices
+from scheduler.exchange.reference.disputes import Disputes
+from scheduler.exchange.reference.settling import Settling
 from scheduler.exchange.reference.stream_keys import StreamKeys
 from scheduler.exchange.reference.venue import Venue
 from scheduler.exchange.reference.witness import Witness
-from scheduler.exchange.statements import RecordedLeaf, statement_of
+from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.keys import VerifierKey
 from scheduler.ledger.notes import Checkpoint, open_checkpoint, with_cosignature
 from scheduler.ledger.treestore import MAX_LEAF_BYTES
@@ -41,8 +43,8 @@ _ASKED_AT_ONCE = 512
 _USES_UP_ITS_VERSION = frozenset({Reason.BROKEN_IDENTITY, Reason.WRONG_INSTRUMENT})
 """A record that is rejected for these keeps its place in the order of versions: the next one corrects it."""
 
-_Version = tuple[int, int, int | None]
-"""Of a record: the stream's number, the last version seen, and the leaf of the last one that is settled."""
+_Version = tuple[int, int, int | None, Stage]
+"""Of a record: the stream's number, the last version seen, the leaf of the last one that is kept, and its stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Intake:
         self._witness = witness
         self._devices = Devices(database)
         self._keys = StreamKeys(database, venue.now_ms)
+        self.disputes = Disputes(database, venue)
+        self._settling = Settling(database, venue, self.disputes)
         self._turns: dict[str, int] = {}
         self._verified: dict[str, tuple[bytes, Checkpoint]] = {}
 
@@ -221,24 +225,25 @@ class Intake:
         query = "SELECT leaf, reason, detail FROM rejection WHERE stream = ? ORDER BY leaf"
         return tuple(self._database.all(query, stream))
 
-    def statement(self, position: str, until_ms: int = 0) -> tuple[Statement, bytes]:
-        """The statement of a position from the leaves that are settled, and the checkpoint that it was made under.
+    def statement(self, position: str, until_ms: int = 0, as_of: int = 0) -> tuple[Statement, bytes]:
+        """The statement of a position from the leaves that are settled, and the latest checkpoint. `as_of`: from those
+        among the first so many leaves of the log; 0: from all.
 
-        Raises UnknownName, InvalidValue where nothing is metered yet, Conflict where the records have gaps.
+        Raises UnknownName, InvalidValue where nothing is metered yet or for more leaves than are here, Conflict where
+        the records have gaps.
         """
         held = self._venue.position(position)
         terms = self._venue.terms(held.instrument)
         with self._database.guard:
-            number = self._venue.position_numbers()[position]
-            query = (
-                "SELECT stream.name, leaf FROM record JOIN stream ON stream.number = record.stream"
-                " WHERE position = ? AND leaf IS NOT NULL ORDER BY start_ms"
-            )
-            rows = self._database.all(query, number)
-            leaves = [self._leaf(stream, index) for stream, index in rows]
-            note = self.checkpoint(rows[-1][0])[1] if rows else b""
-        recorded = [each for leaf in leaves if (each := RecordedLeaf.of(leaf)) is not None]
-        return statement_of(terms, held, recorded, until_ms), note
+            told = self._settling.leaves_of(self._venue.position_numbers()[position], as_of)
+            size = max((self._database.trees.size(stream) for stream, _ in told), default=0)
+            if told and as_of > size:
+                raise InvalidValue(
+                    "as_of", f"the statement of {position}", as_of, f"0..{size}, the leaves that are here"
+                )
+            leaves = [(index, self._leaf(stream, index)) for stream, index in told]
+            note = self.checkpoint(told[-1][0])[1] if told else b""
+        return statement_of(terms, held, versions_of(leaves, position), until_ms), note
 
     def streams_of(self, position: str) -> frozenset[str]:
         """The streams that delivered to a position; none for one that nothing was delivered to."""
@@ -411,21 +416,50 @@ class Intake:
                 rejected = self._devices.noted(session.number, index, leaf)  # noqa: PLW2901 - as for records
             elif isinstance(leaf, KeyChangeLeaf) and rejected is None:
                 rejected = self._keys.change(session.stream, index, leaf)  # noqa: PLW2901 - as for records
+            elif isinstance(leaf, SettlingLeaf) and rejected is None:
+                self._write_records(changed)  # a promotion is of what stands before it
+                changed.clear()
+                rejected = self._settling.take(session.number, index, leaf)  # noqa: PLW2901 - as for records
+                versions = self._versions(versions)
             elif (record := _record_of(leaf)) is not None and ordered:
                 key = (numbers[record.position], record.start_ms)
-                known = versions.get(key)
-                disordered = _of_version(session, record, known)
-                if disordered is None:
-                    before = known[2] if known is not None else None
-                    settled = index if rejected is None else before
-                    versions[key] = changed[key] = (session.number, record.version, settled)
-                rejected = rejected or disordered  # noqa: PLW2901 - what is wrong with the leaf, in all
+                rejected = self._note_record(session, index, record, rejected, key, versions, changed)  # noqa: PLW2901
             if rejected is not None:
                 rejections.append((index, rejected))
-        self._database.write_many(
-            "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)", [(*key, *row) for key, row in changed.items()]
-        )
+        self._write_records(changed)
         return rejections
+
+    def _note_record(
+        self,
+        session: Session,
+        index: int,
+        record: PlainRecord,
+        rejected: Rejected | None,
+        key: tuple[int, int],
+        versions: dict[tuple[int, int], _Version],
+        changed: dict[tuple[int, int], _Version],
+    ) -> Rejected | None:
+        """A record's version takes its place; what is wrong with the leaf, in all."""
+        known = versions.get(key)
+        disordered = _of_version(session, record, known)
+        if disordered is not None:
+            return rejected or disordered
+        before, stage = (None, None) if known is None else known[2:]
+        if rejected is None and stage is Stage.FINAL:
+            rejected = self._settling.unexplained(record, key[0], before)
+        kept = index if rejected is None else before
+        if before is not None and kept != before:
+            self._settling.supersede(*key, before)
+        versions[key] = changed[key] = (session.number, record.version, kept, stage_after(record.status, stage))
+        return rejected
+
+    def _write_records(self, changed: Mapping[tuple[int, int], _Version]) -> None:
+        rows = [(*key, *row) for key, row in changed.items()]
+        columns = "position, start_ms, stream, version, leaf, stage"
+        self._database.write_many(
+            f"INSERT OR REPLACE INTO record ({columns}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608 - constants
+            rows,
+        )
 
     def _versions(self, keys: Collection[tuple[int, int]]) -> dict[tuple[int, int], _Version]:
         """What is known of records, by position number and start, in as few questions as SQLite takes."""
@@ -435,11 +469,11 @@ class Intake:
             marks = ",".join(["(?,?)"] * len(page))
             query = (
                 f"WITH asked (position, start_ms) AS (VALUES {marks}) "  # noqa: S608 - nothing but marks
-                "SELECT position, start_ms, stream, version, leaf"
+                "SELECT position, start_ms, stream, version, leaf, stage"
                 " FROM asked CROSS JOIN record USING (position, start_ms)"  # so that the key is looked up for each
             )
             for number, start_ms, *row in self._database.all(query, *[part for key in page for part in key]):
-                known[number, start_ms] = (row[0], row[1], row[2])
+                known[number, start_ms] = (row[0], row[1], row[2], Stage(row[3]))
         return known
 
     def _freeze(self, stream: str, why: str, evidence: bytes) -> None:
@@ -461,18 +495,16 @@ def _check_form(stream: str, leaves: Sequence[bytes]) -> None:
         raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")
 
 
-def _record_of(leaf: Leaf | PlainRecord | None) -> MeterRecord | PlainRecord | None:
-    """The record in a leaf, as far as it was looked at; None where the leaf is of another kind."""
+def _record_of(leaf: Leaf | PlainRecord | None) -> PlainRecord | None:
+    """What is noted of the record in a leaf; None where the leaf is of another kind."""
     if isinstance(leaf, PlainRecord):
         return leaf
-    return leaf.record if isinstance(leaf, RecordLeaf) else None
+    return plain_of(leaf) if isinstance(leaf, RecordLeaf) else None
 
 
-def _of_version(session: Session, record: MeterRecord | PlainRecord, row: _Version | None) -> Rejected | None:
-    expected = 1 if row is None else row[1] + 1
+def _of_version(session: Session, record: PlainRecord, row: _Version | None) -> Rejected | None:
     named = f"{record.position} [{record.start_ms}, {record.end_ms})"
     if row is not None and row[0] != session.number:
         return Rejected(Reason.OTHER_STREAM, f"{named} was delivered by another stream")
-    if record.version != expected:
-        return Rejected(Reason.WRONG_VERSION, f"version of {named} was {record.version}, expected {expected}")
-    return None
+    wrong = wrong_version(record.version, record.status, *((0, None) if row is None else (row[1], row[3])))
+    return Rejected(Reason.WRONG_VERSION, f"{named}: {wrong}") if wrong else None

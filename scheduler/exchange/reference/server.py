@@ -33,11 +33,19 @@ from scheduler.exchange.reference.faults.calls import FaultyCalls
 from scheduler.exchange.reference.faults.faults import Faults
 from scheduler.exchange.reference.faults.venue import OversellingVenue
 from scheduler.exchange.reference.intake import Intake
-from scheduler.exchange.reference.services import Delivery, Evidence, Pace, Positions, Trading
+from scheduler.exchange.reference.services import Delivery, Disputing, Evidence, Pace, Positions, Trading
 from scheduler.exchange.reference.venue import Venue, VenueRules
 from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.tls import Tls, bind, refuse_plaintext
-from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, faults_pb2_grpc, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.v1 import (
+    delivery_pb2,
+    delivery_pb2_grpc,
+    disputes_pb2,
+    disputes_pb2_grpc,
+    faults_pb2_grpc,
+    positions_pb2,
+    positions_pb2_grpc,
+)
 
 _WORKERS = 64
 """Each watcher and each publisher holds one for as long as it stays."""
@@ -47,6 +55,7 @@ _GRACE_S = 1.0
 _SERVICES = (
     *positions_pb2.DESCRIPTOR.services_by_name.values(),
     *delivery_pb2.DESCRIPTOR.services_by_name.values(),
+    *disputes_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -132,6 +141,8 @@ class Server:
         positions_pb2_grpc.add_PositionServiceServicer_to_server(positions, server)
         positions_pb2_grpc.add_TradingServiceServicer_to_server(Trading(self.venue), server)
         delivery_pb2_grpc.add_DeliveryServiceServicer_to_server(Delivery(self.intake, pace), server)
+        disputing = Disputing(self.intake.disputes, self.venue.positions_of)
+        disputes_pb2_grpc.add_DisputeServiceServicer_to_server(disputing, server)
         delivery_pb2_grpc.add_EvidenceServiceServicer_to_server(Evidence(self.intake), server)
         if self._faults is not None and settings.fault_control:
             faults_pb2_grpc.add_FaultServiceServicer_to_server(control.FaultControl(self._faults), server)

@@ -12,9 +12,18 @@ from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor
 from scheduler.exchange import convert
 from scheduler.exchange.errors import answers, streams
+from scheduler.exchange.reference.disputes import Disputes, Wish
 from scheduler.exchange.reference.intake import Intake, Receipt, Session
 from scheduler.exchange.reference.venue import Venue
-from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.settling_leaves import losses_from_wire
+from scheduler.exchange.v1 import (
+    delivery_pb2,
+    delivery_pb2_grpc,
+    disputes_pb2,
+    disputes_pb2_grpc,
+    positions_pb2,
+    positions_pb2_grpc,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,7 @@ class Delivery(delivery_pb2_grpc.DeliveryServiceServicer):
         self, request: delivery_pb2.GetStatementRequest
     ) -> delivery_pb2.GetStatementResponse:
         """What is owed for a position, recomputed from the leaves that are here."""
-        statement, checkpoint = self._intake.statement(request.position, request.until_ms)
+        statement, checkpoint = self._intake.statement(request.position, request.until_ms, request.as_of)
         return delivery_pb2.GetStatementResponse(statement=canonical_bytes(statement), checkpoint=checkpoint)
 
     def _response(self, receipt: Receipt) -> delivery_pb2.PublishResponse:
@@ -187,6 +196,51 @@ class Delivery(delivery_pb2_grpc.DeliveryServiceServicer):
             cosigned=receipt.cosigned,
             witness=self._intake.witness if receipt.cosigned else "",
         )
+
+
+class Disputing(disputes_pb2_grpc.DisputeServiceServicer):
+    """Disputes of records: opened here, answered by the log."""
+
+    def __init__(self, disputes: Disputes, positions_of: Callable[[str], frozenset[str]]) -> None:
+        self._disputes = disputes
+        self._positions_of = positions_of
+
+    @answers
+    def OpenDispute(  # noqa: N802 - the wire's name
+        self, request: disputes_pb2.OpenDisputeRequest
+    ) -> disputes_pb2.OpenDisputeResponse:
+        """A dispute of the last version of a record."""
+        opened = self._disputes.open(
+            Wish(
+                request_id=request.request_id,
+                position=request.position,
+                start_ms=request.start_ms,
+                version=request.version,
+                losses=losses_from_wire(request.losses, "a dispute"),
+                evidence=_evidence(request.evidence),
+                reason=request.reason,
+            )
+        )
+        return disputes_pb2.OpenDisputeResponse(dispute=convert.disputed_to_wire(opened))
+
+    @answers
+    def ListDisputes(  # noqa: N802 - the wire's name
+        self, request: disputes_pb2.ListDisputesRequest
+    ) -> disputes_pb2.ListDisputesResponse:
+        """A page of those after a place."""
+        positions = None if not request.account else self._positions_of(request.account)
+        if request.position:
+            positions = frozenset({request.position}) & (
+                frozenset({request.position}) if positions is None else positions
+            )
+        found = self._disputes.after(request.after, positions=positions, stream=request.stream)
+        return disputes_pb2.ListDisputesResponse(disputes=[convert.disputed_to_wire(each) for each in found])
+
+
+def _evidence(digest: bytes) -> str:
+    if len(digest) not in (0, 32):
+        raise InvalidValue("evidence", "a dispute", f"{len(digest)} bytes", "a SHA-256 of 32 bytes, or none")
+    return digest.hex()
 
 
 class Evidence(delivery_pb2_grpc.EvidenceServiceServicer):

@@ -188,6 +188,11 @@ class Venue:
             raise UnknownName("position", name)
         return position
 
+    def positions_of(self, account: str) -> frozenset[str]:
+        """The positions of an account."""
+        with self._database.guard:
+            return frozenset(name for name, held in self._book.positions.items() if held.account == account)
+
     def position_numbers(self) -> dict[str, int]:
         """The number of each position: a live view, by name. Numbers never change."""
         return self._numbers

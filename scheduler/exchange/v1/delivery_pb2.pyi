@@ -61,6 +61,29 @@ QUALITY_SUBSTITUTED: Quality.ValueType  # 3
 QUALITY_SUSPECT: Quality.ValueType  # 4
 Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
+class _DisputeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisputeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisputeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISPUTE_STATE_UNSPECIFIED: _DisputeState.ValueType  # 0
+    DISPUTE_STATE_OPEN: _DisputeState.ValueType  # 1
+    DISPUTE_STATE_ACCEPTED: _DisputeState.ValueType  # 2
+    DISPUTE_STATE_REJECTED: _DisputeState.ValueType  # 3
+    DISPUTE_STATE_EXPIRED: _DisputeState.ValueType  # 4
+    """Nobody answered in time: the record stands."""
+
+class DisputeState(_DisputeState, metaclass=_DisputeStateEnumTypeWrapper): ...
+
+DISPUTE_STATE_UNSPECIFIED: DisputeState.ValueType  # 0
+DISPUTE_STATE_OPEN: DisputeState.ValueType  # 1
+DISPUTE_STATE_ACCEPTED: DisputeState.ValueType  # 2
+DISPUTE_STATE_REJECTED: DisputeState.ValueType  # 3
+DISPUTE_STATE_EXPIRED: DisputeState.ValueType  # 4
+"""Nobody answered in time: the record stands."""
+Global___DisputeState: _TypeAlias = DisputeState  # noqa: Y015
+
 @_typing.final
 class Loss(_message.Message):
     """GPU-milliseconds lost to one cause (see the published list of causes)."""
@@ -365,6 +388,153 @@ class KeyChange(_message.Message):
 Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
 
 @_typing.final
+class Promotion(_message.Message):
+    """The records of a position in `[start_ms, end_ms)`, as they stand before this leaf, are of this status: each has a next
+    version with the same content. Those that are of it already, or disputed, are left out by the range.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    start_ms: _builtins.int
+    end_ms: _builtins.int
+    status: Global___RecordStatus.ValueType
+    """INITIAL or FINAL."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        status: Global___RecordStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_ms", b"end_ms", "position", b"position", "start_ms", b"start_ms", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Promotion: _TypeAlias = Promotion  # noqa: Y015
+
+@_typing.final
+class Dispute(_message.Message):
+    """A record that its owner or the exchange does not believe, as the cluster heard it. Unsettled until it is answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    START_MS_FIELD_NUMBER: _builtins.int
+    END_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LEAF_FIELD_NUMBER: _builtins.int
+    LOSSES_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    OPENED_MS_FIELD_NUMBER: _builtins.int
+    ANSWER_BY_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    position: _builtins.str
+    start_ms: _builtins.int
+    end_ms: _builtins.int
+    version: _builtins.int
+    """Of the record that is disputed, and its leaf."""
+    leaf: _builtins.int
+    evidence: _builtins.bytes
+    """SHA-256 of what shows it; empty: nothing is given."""
+    opened_ms: _builtins.int
+    """By the exchange's clock."""
+    answer_by_ms: _builtins.int
+    @_builtins.property
+    def losses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Loss]:
+        """All that was lost in the interval, as it is claimed; empty: nothing was."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        position: _builtins.str = ...,
+        start_ms: _builtins.int = ...,
+        end_ms: _builtins.int = ...,
+        version: _builtins.int = ...,
+        leaf: _builtins.int = ...,
+        losses: _abc.Iterable[Global___Loss] | None = ...,
+        evidence: _builtins.bytes = ...,
+        opened_ms: _builtins.int = ...,
+        answer_by_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_by_ms", b"answer_by_ms", "end_ms", b"end_ms", "evidence", b"evidence", "id", b"id", "leaf", b"leaf", "losses", b"losses", "opened_ms", b"opened_ms", "position", b"position", "start_ms", b"start_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dispute: _TypeAlias = Dispute  # noqa: Y015
+
+@_typing.final
+class DisputeAnswer(_message.Message):
+    """ACCEPTED, REJECTED or EXPIRED. An accepted dispute's correction is in the log before its answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    dispute: _builtins.str
+    state: Global___DisputeState.ValueType
+    reason: _builtins.str
+    version: _builtins.int
+    """The version that corrects the record; 0: none."""
+    def __init__(
+        self,
+        *,
+        dispute: _builtins.str = ...,
+        state: Global___DisputeState.ValueType = ...,
+        reason: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispute", b"dispute", "reason", b"reason", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisputeAnswer: _TypeAlias = DisputeAnswer  # noqa: Y015
+
+@_typing.final
+class LateFact(_message.Message):
+    """What was learnt late of a position, and corrects records that were FINAL: SHA-256 of the fact as the cluster's journal
+    has it, and from when on it holds.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    FACT_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    from_ms: _builtins.int
+    fact: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+        fact: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fact", b"fact", "from_ms", b"from_ms", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LateFact: _TypeAlias = LateFact  # noqa: Y015
+
+@_typing.final
 class DeclaredNode(_message.Message):
     """A node that something is declared of: `cell` is its path, `site/block/domain/node`."""
 
@@ -467,6 +637,10 @@ class LogEntry(_message.Message):
     PLEDGE_FIELD_NUMBER: _builtins.int
     WITHDRAWAL_FIELD_NUMBER: _builtins.int
     KEY_CHANGE_FIELD_NUMBER: _builtins.int
+    PROMOTION_FIELD_NUMBER: _builtins.int
+    DISPUTE_FIELD_NUMBER: _builtins.int
+    DISPUTE_ANSWER_FIELD_NUMBER: _builtins.int
+    LATE_FACT_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FIELD_NUMBER: _builtins.int
     FORCE_MAJEURE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
@@ -484,6 +658,14 @@ class LogEntry(_message.Message):
     @_builtins.property
     def key_change(self) -> Global___KeyChange: ...
     @_builtins.property
+    def promotion(self) -> Global___Promotion: ...
+    @_builtins.property
+    def dispute(self) -> Global___Dispute: ...
+    @_builtins.property
+    def dispute_answer(self) -> Global___DisputeAnswer: ...
+    @_builtins.property
+    def late_fact(self) -> Global___LateFact: ...
+    @_builtins.property
     def maintenance(self) -> Global___MaintenanceNotice: ...
     @_builtins.property
     def force_majeure(self) -> Global___ForceMajeure: ...
@@ -497,14 +679,18 @@ class LogEntry(_message.Message):
         pledge: Global___DevicePledge | None = ...,
         withdrawal: Global___DeviceWithdrawal | None = ...,
         key_change: Global___KeyChange | None = ...,
+        promotion: Global___Promotion | None = ...,
+        dispute: Global___Dispute | None = ...,
+        dispute_answer: Global___DisputeAnswer | None = ...,
+        late_fact: Global___LateFact | None = ...,
         maintenance: Global___MaintenanceNotice | None = ...,
         force_majeure: Global___ForceMajeure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "maintenance", "force_majeure"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -706,18 +892,22 @@ class GetStatementRequest(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     UNTIL_MS_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     position: _builtins.str
     until_ms: _builtins.int
     """0: the whole delivery window, or what is metered of it."""
+    as_of: _builtins.int
+    """By the versions among the first so many leaves of the log; 0: all that are here."""
     def __init__(
         self,
         *,
         position: _builtins.str = ...,
         until_ms: _builtins.int = ...,
+        as_of: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "until_ms", b"until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "position", b"position", "until_ms", b"until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

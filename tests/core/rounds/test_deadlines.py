@@ -11,7 +11,6 @@ from scheduler.core.events import (
     GangStarted,
     GangStopAsked,
     HealthChanged,
-    IntervalClosed,
 )
 from scheduler.core.rounds import deadlines, observing
 from scheduler.core.state.state import State
@@ -103,14 +102,6 @@ def test_a_lost_nodes_gpus_are_well_again_only_when_it_is_seen() -> None:
     (back,) = observing.node_seen(state, NODE, T + 700)
     state.apply(back)
     assert not state.health.cause.any()
-
-
-def test_an_instant_in_a_closed_interval_is_held_to_its_end_and_none_is_ahead() -> None:
-    state = busy()
-    state.apply(IntervalClosed(at_ms=T + 10_000, interval_ms=10_000, end_ms=T + 10_000, first_leaf=0, leaves=0))
-    assert observing.held_open(state, T + 3_000, T + 12_000) == T + 10_000
-    assert observing.held_open(state, T + 11_000, T + 12_000) == T + 11_000
-    assert observing.held_open(state, T + 13_000, T + 12_000) == T + 12_000
 
 
 def test_who_must_leave_ill_gpus() -> None:

@@ -147,15 +147,5 @@ RECORDS: dict[str, Fraud] = {
         "versions",
         "version was 2, expected 1",
     ),
-    "a final record is edited as if it were not": lie(
-        lambda: told(more=[later("pos-2", 3, status=RecordStatus.FINAL, **as_delivered("pos-2", 3))]),
-        "versions",
-        "status was final after final, expected corrected",
-    ),
-    "a final record becomes provisional again": lie(
-        lambda: told(more=[later("pos-2", 3, status=RecordStatus.PROVISIONAL)]),
-        "versions",
-        "status was provisional after final, expected corrected",
-    ),
     "a leaf says nothing": lie(lambda: told(more=[b"nonsense"]), "leaves", f"leaf {FIRST + 50}: "),
 }
