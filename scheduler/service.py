@@ -327,6 +327,8 @@ class Scheduler:
     def _place(self, now_ms: int) -> None:
         for gang in observing.outlived_rights(self.state):
             self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
+        for gang in observing.withheld_work(self.state, now_ms):
+            self._stop(gang, StopCause.RECALLED, now_ms, now_ms + gang.spec.grace_ms)
         for number in range(PLANS_A_ROUND * max(1, len(self.state.fleet.pools))):
             self._emit_all(make_room(self.state, now_ms))
             if not self._plan(now_ms, first=number == 0):
@@ -402,7 +404,7 @@ class Scheduler:
         self.state.apply(event)
         self._planner.heard(event)
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
-        leaf = self._log.leaf_of(event, self.state.fleet)
+        leaf = self._log.leaf_of(event, self.state)
         if leaf is not None:
             self._unsaved_leaves.append(leaf)
         match event:

@@ -25,7 +25,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
-from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
 
 
 class Reason(StrEnum):
@@ -79,7 +79,7 @@ def checked_leaf(
             except Refused as error:
                 return decoded, Rejected(Reason.WRONG_KEY_CHANGE, str(error))
             return decoded, None
-        case PledgeLeaf() | WithdrawalLeaf() | MaintenanceLeaf() | ForceMajeureLeaf():
+        case PledgeLeaf() | WithdrawalLeaf() | MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
             return decoded, None
 
 

@@ -133,7 +133,7 @@ class Stage:
             site=like.site,
             cell=level,
             gpus=self._gpus_of(level, like),
-            **{**wished, "firmness": FIRMNESS[wished.get("firmness", "firm")]},
+            **{**wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
         self.told(PositionEventKind.TRADE, name, account, lots, terms.id)
@@ -224,3 +224,7 @@ class Stage:
     def since_start(self, at_ms: int) -> int:
         """An instant, counted from the scenario's beginning."""
         return at_ms - START_MS
+
+
+def _firmness(given: str | Firmness) -> Firmness:
+    return FIRMNESS[given] if isinstance(given, str) else given

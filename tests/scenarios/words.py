@@ -13,7 +13,9 @@ from dataclasses import fields, replace
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.instruments import InstrumentTerms, Maintenance
+from scheduler.core.errors import Refused
+from scheduler.core.events import Event
+from scheduler.core.instruments import InstrumentTerms, Maintenance, Recallable, ReleaseUnused
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEventKind
 from scheduler.core.rounds import outages
@@ -128,6 +130,27 @@ def maintain(stage: Stage, words: list[str]) -> Iterator[str]:
     yield from ()
 
 
+def recall(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`acme-1 lots=1 at=2h for=1h`: the seller takes lots back; says why it may not."""
+    yield from _withheld(stage, words, outages.recall)
+
+
+def release(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`acme-1 lots=1 at=2h for=1h`: the owner gives lots back; says why it may not."""
+    yield from _withheld(stage, words, outages.release)
+
+
+def _withheld(stage: Stage, words: list[str], order: Callable[..., Iterator[Event]]) -> Iterator[str]:
+    name, *rest = words
+    wished = wishes(rest, ("lots", "at_ms", "for_ms"))
+    from_ms = stage.now_ms + wished.get("at_ms", 0)
+    lots, until_ms, spares = wished["lots"], from_ms + wished["for_ms"], stage.settings.spares
+    try:
+        stage.scheduler.carry_out(lambda state, now_ms: order(state, name, lots, from_ms, until_ms, now_ms, spares))
+    except Refused as error:
+        yield str(error)
+
+
 def excuse(stage: Stage, words: list[str]) -> Iterator[str]:
     """`node-1 node-2 ago=1h for=2h`: declares force majeure, from so long ago (0s) on; says what it corrects."""
     nodes = [word for word in words if "=" not in word]
@@ -153,11 +176,20 @@ def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
 def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
     """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`."""
     held = sum(position.account == account for position in stage.scheduler.state.book.positions.values())
-    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms")
+    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms", "runs_ms", "recalls")
     wished = wishes(words[2:], (*own, *InstrumentTerms.model_fields))
     if "budget_ms" in wished:
         notice_s = wished.pop("notice_ms", 0) // 1_000
         wished["maintenance"] = Maintenance(notice_s=notice_s, budget_ms=wished.pop("budget_ms"))
+    if "recalls" in wished:
+        wished["firmness"] = Recallable(
+            notice_ms=wished.pop("notice_ms", 0),
+            min_run_ms=wished.pop("runs_ms", 0),
+            max_events=wished.pop("recalls"),
+            max_quantity_gpu_ms=0,
+        )
+    if wished.get("unused_rule") == "release":
+        wished["unused_rule"] = ReleaseUnused()
     wished["position"] = wished.pop("as", f"{account}-{held + 1}")
     stage.buy(account, int(words[0]), level_named(words[1]), wished)
     yield from ()
@@ -265,6 +297,8 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "drain": drain,
     "maintain": maintain,
     "excuse": excuse,
+    "recall": recall,
+    "release": release,
     "cancel": cancel,
 }
 DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {

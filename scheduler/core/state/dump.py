@@ -26,6 +26,7 @@ from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.outages import Outages
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
+from scheduler.core.state.withheld import dumped, loaded
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
 LAYOUT = 5
@@ -44,6 +45,7 @@ def dump(state: State) -> bytes:
         "since_ms": state.health.since_ms.tolist(),
         "draining": state.health.draining,
         "outages": state.outages.dump(),
+        "withheld": dumped(state.withheld),
         "gangs": [_gang(state.gangs.by_id[gang_id]) for gang_id in state.gangs.ids],
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
@@ -134,6 +136,7 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.accounts = {name: i for i, name in enumerate(plain["accounts"])}
     state.position_index = {name: i for i, name in enumerate(plain["position_index"])}
     state.account_of_position = dict(plain["account_of_position"])
+    state.withheld = loaded(plain["withheld"])
     state.refresh_contracted()
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.refusals = {

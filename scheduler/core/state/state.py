@@ -36,6 +36,8 @@ from scheduler.core.events import (
     InstrumentListed,
     IntervalClosed,
     IntervalCorrected,
+    LotsRecalled,
+    LotsReleased,
     MaintenanceAnnounced,
     NodeJoined,
     ObservationGap,
@@ -52,7 +54,7 @@ from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
-from scheduler.core.positions import PositionBook
+from scheduler.core.positions import Position, PositionBook
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
@@ -62,6 +64,7 @@ from scheduler.core.state.outages import Outages
 from scheduler.core.state.reciprocity import Balances
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
+from scheduler.core.state.withheld import Withheld, due, told
 from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
@@ -97,6 +100,10 @@ class State:
         """Account index by position, of every position there ever was."""
         self.contracted: dict[str, StepFunction] = {}
         """GPUs contracted over time, of every position in the book."""
+        self.due: dict[str, StepFunction] = {}
+        """GPUs that are to stand behind it over time: the same, less what is withheld."""
+        self.withheld: dict[str, tuple[Withheld, ...]] = {}
+        """Recalled and released lots, by position, in the order in which they were told."""
         self.opens: dict[str, Opening] = {}
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
@@ -204,6 +211,8 @@ class State:
                 self.outages.on_announced(event)
             case ForceMajeureDeclared():
                 self.outages.on_force_majeure(event)
+            case LotsRecalled() | LotsReleased():
+                self._on_withheld(event)
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
@@ -241,6 +250,23 @@ class State:
             self.position_index.setdefault(name, len(self.position_index))
             self.account_of_position[name] = self._account(position.account)
             self.contracted[name] = contracted_gpus(self.instruments[position.instrument], position)
+            self._withhold(name, self.withheld.get(name, ()))
+
+    def due_position(self, name: str) -> Position:
+        """A position less what is withheld of it."""
+        return due(self.book.positions[name], self.withheld.get(name, ()))
+
+    def _withhold(self, name: str, withheld: tuple[Withheld, ...]) -> None:
+        self.due[name] = self.contracted[name]
+        if withheld:
+            self.withheld[name] = withheld
+            terms = self.instruments[self.book.positions[name].instrument]
+            self.due[name] = contracted_gpus(terms, self.due_position(name))
+
+    def _on_withheld(self, event: LotsRecalled | LotsReleased) -> None:
+        self._require_positions((event.position,))
+        self._withhold(event.position, (*self.withheld.get(event.position, ()), told(event)))
+        self._look_ahead(event.at_ms)
 
     def _settle_balances(self, now_ms: int) -> None:
         if self.balances.is_due(now_ms):
@@ -354,8 +380,8 @@ class State:
             self.refused[position] = cause
 
     def _is_whole(self, position: str, now_ms: int) -> bool:
-        """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
-        contracted = self.contracted.get(position, StepFunction())
+        """Whether as many GPUs stand behind the position as are due, now and whenever that changes."""
+        contracted = self.due.get(position, StepFunction())
         held = [
             (holding.start_ms, holding.end_ms, len(self.fleet.gpus_of_cell(holding.level, holding.cell)))
             for holding in self.calendar.of(position)
@@ -413,7 +439,7 @@ class State:
 
     def _look_ahead(self, at_ms: int) -> None:
         accounts = {name: position.account for name, position in self.book.positions.items()}
-        self.opens = openings(self.contracted, accounts, at_ms)
+        self.opens = openings(self.due, accounts, at_ms)
 
     def _on_closed(self, event: IntervalClosed) -> None:
         last_ms = self.closed_ms.get(event.interval_ms, 0)

@@ -25,7 +25,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
-from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
 from scheduler.exchange.statements import RecordedLeaf
 from scheduler.ledger.keyring import KeyChange
 
@@ -80,7 +80,7 @@ class Log:
                 self._add_pool(where, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
-            case MaintenanceLeaf() | ForceMajeureLeaf():
+            case MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
                 self._outages.declare(where, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)

@@ -37,6 +37,8 @@ CHECKS = (
     "shortages",
     "maintenance",
     "excused",
+    "recalls",
+    "releases",
     "tiling",
     "statements",
 )

@@ -455,6 +455,39 @@ class ForceMajeure(_message.Message):
 Global___ForceMajeure: _TypeAlias = ForceMajeure  # noqa: Y015
 
 @_typing.final
+class WithheldLots(_message.Message):
+    """Lots of a position that nothing stands behind in `[from_ms, until_ms)`: recalled by the seller, or released by the owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    LOTS_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    instrument: _builtins.str
+    lots: _builtins.int
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        lots: _builtins.int = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "instrument", b"instrument", "lots", b"lots", "position", b"position", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithheldLots: _TypeAlias = WithheldLots  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -469,6 +502,8 @@ class LogEntry(_message.Message):
     KEY_CHANGE_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FIELD_NUMBER: _builtins.int
     FORCE_MAJEURE_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -487,6 +522,10 @@ class LogEntry(_message.Message):
     def maintenance(self) -> Global___MaintenanceNotice: ...
     @_builtins.property
     def force_majeure(self) -> Global___ForceMajeure: ...
+    @_builtins.property
+    def recall(self) -> Global___WithheldLots: ...
+    @_builtins.property
+    def release(self) -> Global___WithheldLots: ...
     def __init__(
         self,
         *,
@@ -499,12 +538,14 @@ class LogEntry(_message.Message):
         key_change: Global___KeyChange | None = ...,
         maintenance: Global___MaintenanceNotice | None = ...,
         force_majeure: Global___ForceMajeure | None = ...,
+        recall: Global___WithheldLots | None = ...,
+        release: Global___WithheldLots | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "maintenance", "force_majeure"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "maintenance", "force_majeure", "recall", "release"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

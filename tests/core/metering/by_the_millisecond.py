@@ -130,9 +130,13 @@ def count(told: Told, contract: Contract, interval: Interval) -> Counted:
         assert len(mine) <= contracted, "the example covers more than was contracted"
         counted.contracted += contracted
         counted.suspect |= told.sight(at_ms) is Sight.SUSPECT
-        cause = contract.uncovered_cause
-        missing = Cause(cause.at(at_ms) or Cause.OVERSOLD) if isinstance(cause, StepFunction) else cause
-        counted.outcomes[missing, "-", 0] += contracted - len(mine)
+        rest = contract.uncovered_cause
+        missing = Cause(rest.at(at_ms) or Cause.OVERSOLD) if isinstance(rest, StepFunction) else rest
+        left = contracted - len(mine)
+        for cause, gpus in contract.withheld_gpus:
+            counted.outcomes[cause, "-", 0] += min(left, gpus.at(at_ms))
+            left -= min(left, gpus.at(at_ms))
+        counted.outcomes[missing, "-", 0] += left
         for gpu in mine:
             outcome = outcome_of(told, contract, gpu, at_ms)
             ppm, suite = told.value("performance", gpu, at_ms)
