@@ -12,19 +12,49 @@ from dataclasses import replace
 from scheduler.core.events import IntervalClosed, IntervalCorrected
 from scheduler.core.metering.closing import Closing
 from scheduler.core.rounds import closing
+from scheduler.core.rounds.certifying import Standing, certified, standings
 from scheduler.core.state.state import State
 from scheduler.delivery import LogWriter
 from scheduler.ledger.journal import Journal
+from scheduler.pledging import PledgedGpus
+
+
+class Backing:
+    """What is accredited of each pool and pledged to it, worked out again only when something of it has changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._standings: tuple[Standing, ...] = ()
+        self.pledged = PledgedGpus()
+
+    def standings(self, state: State, now_ms: int, spares: Sequence[str]) -> tuple[Standing, ...]:
+        """See `certifying.standings`."""
+        facts = (state.fleet, state.calendar.holdings, state.health.usable, spares)
+        if not self._of or any(now is not was for now, was in zip(facts, self._of, strict=True)):
+            self._of, self._standings = facts, standings(state, now_ms, spares)
+        return self._standings
 
 
 def closed(
-    state: State, log: LogWriter, journal: Journal, unsaved: Sequence[bytes], now_ms: int, lag_ms: int
+    state: State,
+    log: LogWriter,
+    journal: Journal,
+    unsaved: Sequence[bytes],
+    now_ms: int,
+    lag_ms: int,
+    spares: Sequence[str],
+    backing: Backing,
 ) -> Iterator[tuple[Closing, list[bytes], IntervalClosed]]:
     """Every interval that ended `lag_ms` ago or more. `unsaved`: the leaves that follow those of the journal, as they
     grow.
     """
     for due in closing.due_intervals(state, now_ms, lag_ms):
-        found = closing.close(state, due)
+        found = certified(
+            closing.close(state, due),
+            backing.standings(state, now_ms, spares),
+            backing.pledged.at(journal, due.interval.end_ms),
+            state.binds,
+        )
         leaves = log.leaves_of(found, now_ms)
         event = IntervalClosed(
             at_ms=now_ms,

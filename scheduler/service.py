@@ -101,6 +101,7 @@ class Scheduler:
         )
         """The policy in use, behind what it was made of."""
         self._clock_ms = clock_ms
+        self._backing = metered.Backing()
         self._unsaved: list[Entry] = []
         self._unsaved_leaves: list[bytes] = []
         self._launched: set[tuple[str, int]] = set()
@@ -375,8 +376,16 @@ class Scheduler:
         if self._blind_since_ms is not None:
             self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
             self._blind_since_ms = now_ms
+        settings, unsaved = self.settings, self._unsaved_leaves
         due = metered.closed(
-            self.state, self._log, self._journal, self._unsaved_leaves, now_ms, self.settings.close_lag_ms
+            self.state,
+            self._log,
+            self._journal,
+            unsaved,
+            now_ms,
+            settings.close_lag_ms,
+            settings.spares,
+            self._backing,
         )
         for closed, leaves, event in due:
             for heard in self.closing_listeners:

@@ -16,14 +16,14 @@ from scheduler.cli.__main__ import main
 from scheduler.exchange.audit import ACROSS, CHECKS
 from scheduler.exchange.leaves import encode_pledge
 from tests.exchange.evidence import FIRST, WITNESS, Evidence, pledge, pledges, record_at, told, withdrawn
-from tests.exchange.frauds.certificates import POOLS, SHORTAGES
+from tests.exchange.frauds.certificates import ACCREDITED, POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
 from tests.exchange.frauds.outages import HONEST, OUTAGES
 from tests.exchange.frauds.records import RECORDS
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
 
-FRAUDS = RECORDS | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
+FRAUDS = RECORDS | POOLS | ACCREDITED | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[tuple[str, str, str]]]:

@@ -15,12 +15,12 @@ from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
 from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
 from scheduler.core.metering.closing import Closing
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.settlement import latest
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
-from scheduler.exchange.leaves import RecordLeaf, decode
+from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
@@ -210,6 +210,14 @@ class Stage:
         assert self._journal is not None
         leaves = (decode(leaf) for _, leaf in self._journal.leaves("scenario"))
         return latest(leaf.record for leaf in leaves if isinstance(leaf, RecordLeaf))
+
+    def certificates(self) -> tuple[PoolRecord, ...]:
+        """The last certificate of each pool, by pool."""
+        self.rounds()
+        assert self._journal is not None
+        leaves = (decode(leaf) for _, leaf in self._journal.leaves("scenario"))
+        last = {leaf.pool.pool: leaf.pool for leaf in leaves if isinstance(leaf, PoolLeaf)}
+        return tuple(last[pool] for pool in sorted(last))
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from scheduler.core.workloads import GangSpec
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from tests.scenarios.stage import Stage
 from tests.scenarios.telling import coverage, fleet_map, told, waiting
-from tests.scenarios.text import length_ms
+from tests.scenarios.text import length, length_ms
 from tests.scenarios.wishes import GANG_WORDS, level_named, wishes
 
 FOREVER_MS = 10**12
@@ -99,6 +99,16 @@ def show_lots(stage: Stage, words: list[str]) -> Iterator[str]:
     calendar = stage.scheduler.state.calendar
     for name in sorted(stage.scheduler.state.book.positions):
         yield f"{name}: {coverage(stage, calendar.of(name), stage.now_ms) or 'nothing'}"
+
+
+def show_certificates(stage: Stage, words: list[str]) -> Iterator[str]:
+    """What the last certificate of each pool says of its standing, and of binds in its interval."""
+    _none(words)
+    for pool in stage.certificates():
+        sold = pool.sold_gpu_ms // (pool.end_ms - pool.start_ms)
+        binds = f"{sum(pool.binds)} binds, the slowest in {length(pool.slowest_bind_ms)}" if pool.binds else "no binds"
+        told = f"{sold} sold, {pool.accredited_gpus} accredited, {pool.spare_gpus} spare, {pool.pledged_gpus} pledged"
+        yield f"{pool.pool} until {length(stage.since_start(pool.end_ms))}: {told}; {binds}"
 
 
 def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:
@@ -294,6 +304,7 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "map": show_map,
     "lots": show_lots,
     "shortfalls": show_shortfalls,
+    "certificates": show_certificates,
     "drain": drain,
     "maintain": maintain,
     "excuse": excuse,

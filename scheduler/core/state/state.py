@@ -80,6 +80,14 @@ class ClosedInterval(NamedTuple):
     leaves: int
 
 
+class Bind(NamedTuple):
+    """A gang inside its account's entitlement was bound: when, in which pool, and how long after it was placed."""
+
+    at_ms: int
+    pool: int
+    took_ms: int
+
+
 class State:
     """See the module."""
 
@@ -116,6 +124,8 @@ class State:
         """The end of the last closed metering interval, by interval length."""
         self.closings: tuple[ClosedInterval, ...] = ()
         """Which leaves hold the records of closed intervals that may still be corrected, in order of writing."""
+        self.binds: list[Bind] = []
+        """As far back as the meter remembers."""
         self.score: ScoreChosen | None = None
         """The score that a rehearsal chose last; None: the default."""
         self.balances = Balances()
@@ -207,10 +217,8 @@ class State:
                 self.health.on_drain(event, self.fleet)
                 self.outages.on_drain(event)
                 self.gangs.touched.gpus.update(self.gpus_of(event.node))
-            case MaintenanceAnnounced():
-                self.outages.on_announced(event)
-            case ForceMajeureDeclared():
-                self.outages.on_force_majeure(event)
+            case MaintenanceAnnounced() | ForceMajeureDeclared():
+                self.outages.on_declared(event)
             case LotsRecalled() | LotsReleased():
                 self._on_withheld(event)
             case NodeJoined():
@@ -306,6 +314,8 @@ class State:
                 raise Conflict(f"position {position.id!r} is of {position.account!r} now, and was another's")
         self.book = PositionBook.of(event.cursor, event.positions)
         self.contracted.clear()
+        self.due.clear()
+        self.withheld = {name: told for name, told in self.withheld.items() if name in self.book.positions}
         self.refused = {name: cause for name, cause in self.refused.items() if name in self.book.positions}
         self.refusals = {name: causes for name, causes in self.refusals.items() if name in self.book.positions}
         self._index_positions(position.id for position in event.positions)
@@ -314,6 +324,9 @@ class State:
         gang = self.gangs.on_started(event)
         self.meter.set_occupant(event.at_ms, _gpus(gang), self.accounts[gang.account])
         self.meter.set_late(event.at_ms, _gpus(gang), late=False)
+        if gang.inside:
+            pool = int(self.fleet.pool_of_node[self.fleet.node_of_gpu[gang.gpu_numbers[0]]])
+            self.binds.append(Bind(event.at_ms, pool, event.at_ms - gang.placed_ms))
         if gang.shape.is_share and event.at_ms < self.now_ms:
             # Learnt late: another share may have left since, and that did not leave the device idle.
             self.meter.set_occupant(self.now_ms, _gpus(gang), self.accounts[gang.account])
@@ -452,6 +465,7 @@ class State:
         self.closings = (*kept, _closed(event))
         self.outages.on_metered(event)
         self.outages.forget(before_ms)
+        self.binds = [bind for bind in self.binds if bind.at_ms > before_ms]
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
         since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}

@@ -34,6 +34,7 @@ CHECKS = (
     "versions",
     "pools",
     "devices",
+    "accredited",
     "shortages",
     "maintenance",
     "excused",

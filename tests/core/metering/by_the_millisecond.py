@@ -237,12 +237,9 @@ def pools_of(told: Told, contracts: Sequence[Contract], interval: Interval) -> t
                 part["unsold_idle" if told.value("occupant", gpu, at_ms) == -1 else "unsold_used"] += 1
     names = ("total", "sold", "covered", "unsold_used", "unsold_idle", "unsold_unhealthy", "unknown")
     return tuple(
-        PoolRecord(
-            grade=grade,
-            site=site,
-            start_ms=interval.start_ms,
-            end_ms=interval.end_ms,
-            **{f"{name}_gpu_ms": part[name] for name in names},
+        PoolRecord.model_validate(
+            {"grade": grade, "site": site, "start_ms": interval.start_ms, "end_ms": interval.end_ms}
+            | {f"{name}_gpu_ms": part[name] for name in names}
         )
         for (grade, site), part in parts.items()
     )
