@@ -359,10 +359,10 @@ class State:
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
-        self.gangs.touched.ownership = True
         gpus = np.concatenate(
             [self.fleet.gpus_of_cell(event.level, event.left), self.fleet.gpus_of_cell(event.level, event.right)]
         )
+        self.gangs.touched.traded.update(self.fleet.node_of_gpu[gpus].tolist())
         self.meter.set_owner(event.at_ms, gpus, self.calendar.owner_position[gpus])
 
     def _on_assigned(self, event: CoverageAssigned) -> None:
