@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import InvalidValue, UnknownName
-from scheduler.core.events import Event, ForceMajeureDeclared, MaintenanceAnnounced, ShortageDecided
+from scheduler.core.events import (
+    Event,
+    ForceMajeureDeclared,
+    LotsRecalled,
+    LotsReleased,
+    MaintenanceAnnounced,
+    ShortageDecided,
+)
 from scheduler.core.metering.closing import Closing
 from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
@@ -23,8 +30,10 @@ from scheduler.exchange.outages import (
     DeclaredNode,
     ForceMajeure,
     MaintenanceNotice,
+    WithheldLots,
     encode_force_majeure,
     encode_maintenance,
+    encode_withheld,
 )
 from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.journal import Entry, Journal
@@ -67,17 +76,21 @@ class LogWriter:
         records = [encode_record(record, written_ms) for record in closing.records]
         return records + [encode_pool(pool, written_ms) for pool in closing.pools]
 
-    def leaf_of(self, event: Event, fleet: Fleet) -> bytes | None:
+    def leaf_of(self, event: Event, state: State) -> bytes | None:
         """The leaf that an event leaves by itself, written at its instant; None for most."""
         match event:
             case ShortageDecided():
                 return encode_shortage(event.certificate, event.at_ms)
             case MaintenanceAnnounced():
-                notice = MaintenanceNotice(_declared(fleet, (event.node,)), event.from_ms, event.until_ms)
+                notice = MaintenanceNotice(_declared(state.fleet, (event.node,)), event.from_ms, event.until_ms)
                 return encode_maintenance(notice, event.at_ms)
             case ForceMajeureDeclared():
-                nodes, evidence = _declared(fleet, event.nodes), bytes.fromhex(event.evidence)
+                nodes, evidence = _declared(state.fleet, event.nodes), bytes.fromhex(event.evidence)
                 return encode_force_majeure(ForceMajeure(nodes, event.from_ms, event.until_ms, evidence), event.at_ms)
+            case LotsRecalled() | LotsReleased():
+                instrument = state.book.positions[event.position].instrument
+                said = WithheldLots(event.position, instrument, event.lots, event.from_ms, event.until_ms)
+                return encode_withheld(said, event.at_ms, recalled=isinstance(event, LotsRecalled))
             case _:
                 return None
 

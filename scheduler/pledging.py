@@ -9,6 +9,8 @@ withdrawn at that instant; a device is named under one node only.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,6 +74,24 @@ def pledge(
     log.commit(journal, (), leaves, {CURSOR: kept})
     log.checkpoint(journal)
     return len(leaves)
+
+
+class PledgedGpus:
+    """How many devices the log pledges to each pool; read again only when that has changed."""
+
+    def __init__(self) -> None:
+        self._stored: bytes | None = None
+        self._since_ms: dict[str, list[int]] = {}
+
+    def at(self, journal: Journal, at_ms: int) -> dict[str, int]:
+        """By pool (`site/grade`), those pledged from an instant or before. Raises Damaged."""
+        stored = journal.cursor(CURSOR)
+        if stored != self._stored:
+            since_ms = defaultdict[str, list[int]](list)
+            for each in _pledged(journal):
+                since_ms[each.pool].append(each.from_ms)
+            self._stored, self._since_ms = stored, {pool: sorted(told) for pool, told in since_ms.items()}
+        return {pool: bisect_right(told, at_ms) for pool, told in self._since_ms.items()}
 
 
 def _pledged(journal: Journal) -> list[DevicePledge]:

@@ -103,7 +103,8 @@ class Scheduler:
         self._clock_ms = clock_ms
         self._unsaved: list[Entry] = []
         self._outgoing = Outgoing(log, journal)
-        self.books = Books(self.state, self._outgoing, self._emit, self.alerts.append, self.settings.reading_ms)
+        reading_ms, spares = self.settings.reading_ms, self.settings.spares
+        self.books = Books(self.state, self._outgoing, self._emit, self.alerts.append, reading_ms, spares)
         self._launched: set[tuple[str, int]] = set()
         self._stop_sent: dict[tuple[str, int], int | None] = {}
         """Attempts that were told to stop, with the deadline that they know of."""
@@ -357,6 +358,8 @@ class Scheduler:
     def _place(self, now_ms: int) -> None:
         for gang in observing.outlived_rights(self.state):
             self._stop(gang, StopCause.WINDOW_ENDED, now_ms, now_ms + gang.spec.grace_ms)
+        for gang in observing.withheld_work(self.state, now_ms):
+            self._stop(gang, StopCause.RECALLED, now_ms, now_ms + gang.spec.grace_ms)
         for number in range(PLANS_A_ROUND * max(1, len(self.state.fleet.pools))):
             self._emit_all(make_room(self.state, now_ms))
             if not self._plan(now_ms, first=number == 0):
@@ -426,7 +429,7 @@ class Scheduler:
         self.state.apply(event)
         self._planner.heard(event)
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
-        leaf = self._log.leaf_of(event, self.state.fleet)
+        leaf = self._log.leaf_of(event, self.state)
         if leaf is not None:
             self._outgoing.append([leaf])
         match event:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler.accrediting import Backing
 from scheduler.core.errors import Conflict, Refused, UnknownName
 from scheduler.core.events import (
     ClockChecked,
@@ -28,6 +29,7 @@ from scheduler.core.metering.estimation import bridged, sight_of_clock
 from scheduler.core.metering.records import MeterRecord, RecordStatus, superseding
 from scheduler.core.metering.versions import LateFact, Stage
 from scheduler.core.rounds import closing, settling
+from scheduler.core.rounds.certifying import certified
 from scheduler.core.state.settled import CorrectedInterval
 from scheduler.core.state.state import State
 from scheduler.delivery import LogWriter
@@ -68,12 +70,15 @@ class Books:
         emit: Callable[[Event], None],
         alert: Callable[[str], None],
         reading_ms: int,
+        spares: Sequence[str] = (),
     ) -> None:
         self._state = state
         self._outgoing = outgoing
         self._emit = emit
         self._alert = alert
         self._reading_ms = reading_ms
+        self._spares = spares
+        self._backing = Backing()
         self._next_due_ms: int | None = 0
         self._blind: list[Interval] = []
         """Stretches of the present blindness that were told of when intervals were closed, adjacent."""
@@ -88,6 +93,12 @@ class Books:
         for due in closing.due_intervals(self._state, now_ms, lag_ms):
             waits = blind and any(gap.overlaps(due.interval) for gap in self._blind)
             closed = closing.close(self._state, due, RecordStatus.PROVISIONAL if waits else RecordStatus.INITIAL)
+            closed = certified(
+                closed,
+                self._backing.standings(self._state, now_ms, self._spares),
+                self._backing.pledged.at(self._outgoing.journal, due.interval.end_ms),
+                self._state.binds,
+            )
             for heard in self.closing_listeners:
                 heard(closed)
             first, count = self._outgoing.append(self._outgoing.log.leaves_of(closed, now_ms))

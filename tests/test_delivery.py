@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ def record(position: str, end_ms: int, version: int) -> MeterRecord:
 
 
 def pool(end_ms: int) -> PoolRecord:
-    fields = dict.fromkeys((name for name in PoolRecord.model_fields if name.endswith("_gpu_ms")), 0)
+    fields: dict[str, Any] = dict.fromkeys((name for name in PoolRecord.model_fields if name.endswith("_gpu_ms")), 0)
     return PoolRecord(grade="H100", site="here", start_ms=end_ms - 10, end_ms=end_ms, **fields)
 
 

@@ -20,6 +20,7 @@ import typer.main
 
 from scheduler.cli.__main__ import DEBUG, application
 from scheduler.config import UpSettings
+from scheduler.core.causes import Cause
 from tests.benchmarks.table import BENCHMARKS
 from tests.sources import ROOT, ours
 
@@ -90,6 +91,14 @@ def table_under(path: Path, heading: str) -> list[list[str]]:
 def test_there_are_documents_and_commands_in_them() -> None:
     assert Path("README.md") in documents()
     assert len([words for path in documents() for words in command_lines(path, "tenor")]) > 30
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_the_documents_say_how_each_cause_comes_about(cause: Cause) -> None:
+    section = text_of(Path("docs/concepts/delivery.md")).split("How each comes about today:", 1)[1]
+    named = [row.split("|")[1].lower() for row in section.split("\n\n")[1].splitlines()[2:]]
+    words = cause.name.lower().replace("buyer_release", "release").replace("_", "[ -]")
+    assert sum(len(re.findall(rf"\b{words}\b", row)) for row in named) == 1, named
 
 
 @pytest.mark.parametrize("path", documents(), ids=str)

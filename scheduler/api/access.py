@@ -41,6 +41,8 @@ def rules(scheduler: Scheduler) -> dict[str, Rule]:
         "Cancel": own.job,
         "Drain": admin,
         "Mark": admin,
+        "Recall": admin,
+        "Release": own.release,
         "DeclareForceMajeure": admin,
         "Logs": own.job,
         "WatchEvents": admin,
@@ -83,6 +85,12 @@ class _Own:
         """What is owed for a position of the account's."""
         if peer.role not in _EVERYTHING and peer.role not in _DELIVERY:
             self._check_position(peer, request.position, "the statement")
+        return request
+
+    def release(self, peer: Peer, request: wire.ReleaseRequest) -> wire.ReleaseRequest:
+        """An account releases what is its own; admins may for it."""
+        if peer.role not in _EVERYTHING:
+            self._check_position(peer, request.position, "the release")
         return request
 
     def submission(self, peer: Peer, request: wire.SubmitRequest) -> wire.SubmitRequest:

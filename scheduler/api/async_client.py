@@ -157,6 +157,18 @@ class AsyncClient:
         """
         return await self._ask(calls.drain(node, by_ms, until_ms))
 
+    async def recall(self, position: str, lots: int, from_ms: int, until_ms: int) -> messages.Position:
+        """Take lots of a position back in `[from_ms, until_ms)`, for its seller. Raises UnknownName, InvalidValue,
+        Conflict where its terms do not let it.
+        """
+        return await self._ask(calls.recall(position, lots, from_ms, until_ms))
+
+    async def release(self, position: str, lots: int, from_ms: int, until_ms: int) -> messages.Position:
+        """Give lots of a position back in `[from_ms, until_ms)`, for its owner. Raises UnknownName, InvalidValue,
+        Conflict where its terms do not let it.
+        """
+        return await self._ask(calls.release(position, lots, from_ms, until_ms))
+
     async def mark(self, node: str, gpus: Sequence[int] = (), *, cause: str) -> messages.Node:
         """Say what is wrong with GPUs of a node (none named: all), as `ecc`; empty: nothing any more.
 

@@ -181,6 +181,18 @@ def drain(node: str, by_ms: int | None, until_ms: int | None) -> Call[messages.N
     return Call("Drain", request, lambda got: codec.from_wire(got.node, messages.Node))
 
 
+def recall(position: str, lots: int, from_ms: int, until_ms: int) -> Call[messages.Position]:
+    """A recall of lots."""
+    request = wire.RecallRequest(position=position, lots=lots, from_ms=from_ms, until_ms=until_ms)
+    return Call("Recall", request, lambda got: codec.from_wire(got.position, messages.Position))
+
+
+def release(position: str, lots: int, from_ms: int, until_ms: int) -> Call[messages.Position]:
+    """A release of lots."""
+    request = wire.ReleaseRequest(position=position, lots=lots, from_ms=from_ms, until_ms=until_ms)
+    return Call("Release", request, lambda got: codec.from_wire(got.position, messages.Position))
+
+
 def mark(node: str, gpus: Sequence[int], cause: str) -> Call[messages.Node]:
     """What is wrong with GPUs."""
     request = wire.MarkRequest(node=node, gpus=gpus, cause=cause)

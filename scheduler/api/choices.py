@@ -53,6 +53,7 @@ _STOP_CLAUSES = {
     StopCause.CANCELLED: "it was cancelled",
     StopCause.RUNTIME_OVER: "its declared run time was over",
     StopCause.SHUTDOWN: "the scheduler was shut down",
+    StopCause.RECALLED: "lots that it ran on were recalled or released",
 }
 
 

@@ -190,6 +190,18 @@ class Client:
         """
         return self._ask(calls.drain(node, by_ms, until_ms))
 
+    def recall(self, position: str, lots: int, from_ms: int, until_ms: int) -> messages.Position:
+        """Take lots of a position back in `[from_ms, until_ms)`, for its seller. Raises UnknownName, InvalidValue,
+        Conflict where its terms do not let it.
+        """
+        return self._ask(calls.recall(position, lots, from_ms, until_ms))
+
+    def release(self, position: str, lots: int, from_ms: int, until_ms: int) -> messages.Position:
+        """Give lots of a position back in `[from_ms, until_ms)`, for its owner. Raises UnknownName, InvalidValue,
+        Conflict where its terms do not let it.
+        """
+        return self._ask(calls.release(position, lots, from_ms, until_ms))
+
     def mark(self, node: str, gpus: Sequence[int] = (), *, cause: str) -> messages.Node:
         """Say what is wrong with GPUs of a node (none named: all), as `ecc`; empty: nothing any more.
 

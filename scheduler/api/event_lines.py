@@ -28,6 +28,8 @@ from scheduler.core.events import (
     InstrumentListed,
     IntervalClosed,
     IntervalCorrected,
+    LotsRecalled,
+    LotsReleased,
     MaintenanceAnnounced,
     NodeJoined,
     ObservationGap,
@@ -49,7 +51,7 @@ def line(event: Event) -> tuple[str, str]:  # noqa: C901 - one line a kind of ev
             return _of_exchange(event)
         case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
-        case MaintenanceAnnounced() | ForceMajeureDeclared() | GpusMarked():
+        case MaintenanceAnnounced() | ForceMajeureDeclared() | GpusMarked() | LotsRecalled() | LotsReleased():
             return _of_outages(event)
         case CoverageAssigned() | CoverageRefused() | CellsSwapped() | CalendarTurned():
             return _of_coverage(event)
@@ -120,8 +122,14 @@ def _of_fleet(
             return "", f"nobody saw the fleet from {instant(event.from_ms)} on"
 
 
-def _of_outages(event: MaintenanceAnnounced | ForceMajeureDeclared | GpusMarked) -> tuple[str, str]:
+def _of_outages(
+    event: MaintenanceAnnounced | ForceMajeureDeclared | GpusMarked | LotsRecalled | LotsReleased,
+) -> tuple[str, str]:
     match event:
+        case LotsRecalled() | LotsReleased():
+            how = "recalled" if isinstance(event, LotsRecalled) else "released"
+            when = f"from {instant(event.from_ms)} to {instant(event.until_ms)}"
+            return event.position, f"{count(event.lots, 'lot')} {how} {when}"
         case GpusMarked():
             which = "all GPUs" if event.gpus is None else f"GPUs {', '.join(map(str, event.gpus))}"
             said = "said to be well" if event.cause is None else f"said to be ill: {event.cause.name.lower()}"

@@ -255,6 +255,16 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         return wire.DrainResponse(node=codec.to_wire(shown[0], wire.Node))
 
     @answers
+    def Recall(self, request: wire.RecallRequest) -> wire.RecallResponse:  # noqa: N802
+        """See the proto."""
+        return wire.RecallResponse(position=self._withheld(request, outages.recall))
+
+    @answers
+    def Release(self, request: wire.ReleaseRequest) -> wire.ReleaseResponse:  # noqa: N802
+        """See the proto."""
+        return wire.ReleaseResponse(position=self._withheld(request, outages.release))
+
+    @answers
     def Mark(self, request: wire.MarkRequest) -> wire.MarkResponse:  # noqa: N802
         """See the proto."""
         node, gpus, cause = request.node, tuple(request.gpus), asked.cause(f"the mark of {request.node}", request.cause)
@@ -357,6 +367,17 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         finally:
             with self._streams:
                 self._open.discard(left)
+
+    def _withheld(
+        self, request: wire.RecallRequest | wire.ReleaseRequest, order: Callable[..., Iterator[Event]]
+    ) -> wire.Position:
+        name, lots, from_ms, until_ms = request.position, request.lots, request.from_ms, request.until_ms
+        spares = self._scheduler.settings.spares
+        self._scheduler.carry_out(lambda state, now_ms: order(state, name, lots, from_ms, until_ms, now_ms, spares))
+        with self._reading() as (state, now_ms):
+            account = state.book.positions[name].account
+            shown = views.positions(state, now_ms, account, ended=True)
+        return codec.to_wire(next(each for each in shown if each.id == name), wire.Position)
 
     def _job(self, name: str) -> wire.Job:
         with self._reading() as (state, _):

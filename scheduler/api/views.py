@@ -113,14 +113,14 @@ def holds_later(state: State, owned: Owned, now_ms: int) -> bool:
 
 def next_change(state: State, position: str, now_ms: int) -> tuple[int, int] | None:
     """(instant, GPUs from then on) of the next change of what a position entitles to; None: none is known."""
-    contracted = state.contracted.get(position)
+    contracted = state.due.get(position)
     steps = () if contracted is None else contracted.steps
     return next(((at_ms, gpus) for at_ms, gpus in steps if at_ms > now_ms), None)
 
 
 def entitled_gpus(state: State, position: str, now_ms: int) -> int:
     """How many GPUs a position entitles to now."""
-    contracted = state.contracted.get(position)
+    contracted = state.due.get(position)
     return 0 if contracted is None else contracted.at(now_ms)
 
 

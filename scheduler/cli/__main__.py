@@ -32,6 +32,7 @@ from scheduler.cli import (
     replay,
     selling,
     up,
+    withholding,
 )
 from scheduler.cli.screen import AuthorityOption, IdentityOption, Output, OutputOption, write_json, write_lines
 
@@ -44,7 +45,7 @@ VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
     ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing)),
-    ("Outages", (fleet.drain, fleet.mark, fleet.force_majeure)),
+    ("Outages", (fleet.drain, fleet.mark, fleet.force_majeure, withholding.recall, withholding.release)),
     ("Exchanges and auditors", (delivery.statement, bundle.bundle, delivery.audit, disclosure.disclosure)),
 )
 

@@ -20,9 +20,11 @@ INSTRUMENTS = (
     *("disputes accepted>", "not answered>"),
 )
 POOLS = (
-    *("seller", "pool", "month", "certificates>", "there was>", "sold>", "covered>", "pledged>"),
-    "shortages>",
+    *("seller", "pool", "month", "certificates>", "there was>", "sold>", "covered>", "accredited>", "pledged>"),
+    *("shortages>", "bound"),
 )
+_SHOWN_BIND_MS = 30_000
+"""Within how long binds are counted for people."""
 
 
 def disclosure(
@@ -78,12 +80,23 @@ def instrument_row(month: InstrumentMonth) -> Row:
 
 def pool_row(month: PoolMonth) -> Row:
     """The cells of `POOLS`."""
-    quantities = (month.total_gpu_ms, month.sold_gpu_ms, month.covered_gpu_ms, month.pledged_gpu_ms)
+    quantities = (month.total_gpu_ms, month.sold_gpu_ms, month.covered_gpu_ms)
     return (
         *(month.seller, month.pool, month.month, month.certificates),
-        *(gpu_hours(gpu_ms) for gpu_ms in quantities),
+        *(gpu_hours(gpu_ms) for gpu_ms in (*quantities, month.accredited_gpu_ms, month.pledged_gpu_ms)),
         month.shortages,
+        _bound(month),
     )
+
+
+def _bound(month: PoolMonth) -> str:
+    """`97 of 99 in 30 s, slowest 41.2 s`."""
+    from scheduler.core.metering.records import BIND_EDGES_MS
+
+    within = sum(month.binds[: BIND_EDGES_MS.index(_SHOWN_BIND_MS) + 1])
+    slowest = f"{month.slowest_bind_ms // 1_000}.{month.slowest_bind_ms // 100 % 10}"
+    told = f"{within} of {sum(month.binds)} in {_SHOWN_BIND_MS // 1_000} s, slowest {slowest} s"
+    return told if sum(month.binds) else "none"
 
 
 def page(found: Disclosure) -> str:

@@ -103,6 +103,17 @@ class PledgeBook:
         known[-1] = replace(known[-1], end_ms=withdrawal.from_ms)
         return ""
 
+    def standing(self, pool: str, at_ms: int) -> tuple[int, int]:
+        """(devices that are pledged to a pool from `at_ms` or before and not withdrawn so far, those of them in its
+        largest NVLink domain).
+        """
+        domains = Counter(
+            spans[-1].pledge.cell.rsplit("/", 2)[0]
+            for spans in self.by_device.values()
+            if spans[-1].end_ms is None and spans[-1].pledge.pool == pool and spans[-1].pledge.from_ms <= at_ms
+        )
+        return sum(domains.values()), max(domains.values(), default=0)
+
     def gpus_by_pool(self) -> dict[str, StepFunction]:
         """How many devices are pledged to each pool, over time."""
         changes: dict[str, Counter[int]] = defaultdict(Counter)

@@ -123,6 +123,26 @@ class ForceMajeureDeclared(EventModel):
     evidence: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class LotsRecalled(EventModel):
+    """The seller takes lots of a position back for a while, under a recall clause."""
+
+    kind: Literal["lots_recalled"] = "lots_recalled"
+    position: Name
+    lots: int = Field(ge=1)
+    from_ms: int
+    until_ms: int
+
+
+class LotsReleased(EventModel):
+    """The owner gives lots of a position back for a while, as the terms let it."""
+
+    kind: Literal["lots_released"] = "lots_released"
+    position: Name
+    lots: int = Field(ge=1)
+    from_ms: int
+    until_ms: int
+
+
 class ObservationGap(EventModel):
     """Nobody saw the fleet in `[from_ms, at_ms)`: the scheduler was down. `bridged`: short enough to be estimated."""
 
@@ -387,6 +407,8 @@ Event = Annotated[
     | DrainOrdered
     | MaintenanceAnnounced
     | ForceMajeureDeclared
+    | LotsRecalled
+    | LotsReleased
     | ObservationGap
     | GangSubmitted
     | CancelAsked

@@ -162,6 +162,7 @@ class StopCause(StrEnum):
     RUNTIME_OVER = "runtime_over"
     SHUTDOWN = "shutdown"
     RESIZED = "resized"
+    RECALLED = "recalled"
 
 
 MOVED = frozenset({StopCause.CONSOLIDATED, StopCause.RESIZED})

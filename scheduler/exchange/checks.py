@@ -28,7 +28,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
-from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
 
 
 class Reason(StrEnum):
@@ -88,7 +88,7 @@ def checked_leaf(
             return decoded, None
         case SettlingLeaf(told=Promotion() as promotion):
             return decoded, _of_promotion(promotion, decoded.written_ms, known(promotion.position))
-        case PledgeLeaf() | WithdrawalLeaf() | SettlingLeaf() | MaintenanceLeaf() | ForceMajeureLeaf():
+        case PledgeLeaf() | WithdrawalLeaf() | SettlingLeaf() | MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
             return decoded, None
 
 

@@ -6,7 +6,8 @@ version of the records in bundles that were audited, by instrument and calendar 
 over the pools' certificates; anybody with the same bundles gets the same bytes. What the audit says of each bundle
 stands beside it: a record of a log that fails it is worth what the log is.
 
-The time to bind is not in the log: what was bound too late is, as the loss LATE_BIND.
+The time to bind is from a gang's placement inside its entitlement until all its workers run, by pool: no log says whose
+it was. What was bound too late is a loss besides, LATE_BIND.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scheduler.core.causes import Bearer, Cause
 from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.disputes import DisputeState
-from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
+from scheduler.core.metering.records import BIND_EDGES_MS, MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.states import State
 from scheduler.core.quantities import share_ppm
 from scheduler.exchange.audit.audited import Audited, audited
@@ -70,6 +71,11 @@ class PoolMonth:
     sold_gpu_ms: int
     covered_gpu_ms: int
     pledged_gpu_ms: int
+    accredited_gpu_ms: int
+    """What was honoured after the loss of any NVLink domain, as certificates say; those that say nothing count 0."""
+    binds: tuple[int, ...]
+    """Binds of owners by how long they took, as in `BIND_EDGES_MS`, then longer."""
+    slowest_bind_ms: int
     shortages: int
     """Shortage certificates of the pool that begin in the month."""
 
@@ -209,10 +215,21 @@ def _pool_months(seller: str, log: Log) -> list[PoolMonth]:
                 for pool in pools
                 if pool.start_ms < pool.end_ms
             ),
+            accredited_gpu_ms=sum((pool.accredited_gpus or 0) * (pool.end_ms - pool.start_ms) for pool in pools),
+            binds=_binds(pools),
+            slowest_bind_ms=max(pool.slowest_bind_ms for pool in pools),
             shortages=shortages[f"{pools[0].grade}@{pools[0].site}", month],
         )
         for (name, month), pools in sorted(months.items())
     ]
+
+
+def _binds(pools: Iterable[PoolRecord]) -> tuple[int, ...]:
+    counts = [0] * (len(BIND_EDGES_MS) + 1)
+    for pool in pools:
+        for place, count in enumerate(pool.binds):
+            counts[place] += count
+    return tuple(counts)
 
 
 def _month(at_ms: int) -> str:

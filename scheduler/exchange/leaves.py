@@ -170,6 +170,11 @@ def encode_pool(record: PoolRecord, written_ms: int) -> bytes:
             unsold_idle_gpu_ms=record.unsold_idle_gpu_ms,
             unsold_unhealthy_gpu_ms=record.unsold_unhealthy_gpu_ms,
             unknown_gpu_ms=record.unknown_gpu_ms,
+            accredited_gpus=record.accredited_gpus,
+            spare_gpus=record.spare_gpus,
+            pledged_gpus=record.pledged_gpus,
+            binds=record.binds,
+            slowest_bind_ms=record.slowest_bind_ms,
         )
         return wire.LogEntry(written_ms=written_ms, coverage=coverage).SerializeToString()
     except ValueError as error:
@@ -361,6 +366,11 @@ def _pool(sent: wire.CoverageCertificate) -> PoolRecord:
             unsold_idle_gpu_ms=sent.unsold_idle_gpu_ms,
             unsold_unhealthy_gpu_ms=sent.unsold_unhealthy_gpu_ms,
             unknown_gpu_ms=sent.unknown_gpu_ms,
+            accredited_gpus=sent.accredited_gpus if sent.HasField("accredited_gpus") else None,
+            spare_gpus=sent.spare_gpus if sent.HasField("spare_gpus") else None,
+            pledged_gpus=sent.pledged_gpus if sent.HasField("pledged_gpus") else None,
+            binds=tuple(sent.binds),
+            slowest_bind_ms=sent.slowest_bind_ms,
         )
     except ValidationError as error:
         raise _refused(f"the certificate of {sent.site[:253]}/{sent.grade[:253]} at {sent.start_ms}", error) from error

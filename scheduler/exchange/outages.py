@@ -1,4 +1,5 @@
-"""What a log says of outages beside the records: notices of maintenance, and force majeure with its evidence.
+"""What a log says of outages beside the records: notices of maintenance, force majeure with its evidence, lots that
+were recalled or released.
 
 These leaves are what lets anybody check the causes in the records: a notice lies in the log before the outage that it
 announces, and what shows a force majeure is fixed by its hash. See `leaves` for the laws that hold for all of them.
@@ -74,7 +75,32 @@ class ForceMajeureLeaf:
     declared: ForceMajeure
 
 
-OutageLeaf = MaintenanceLeaf | ForceMajeureLeaf
+@dataclass(frozen=True, slots=True)
+class WithheldLots:
+    """Lots of a position that nothing stands behind in `[from_ms, until_ms)`."""
+
+    position: str
+    instrument: str
+    lots: int
+    from_ms: int
+    until_ms: int
+
+    @property
+    def interval(self) -> Interval:
+        """When."""
+        return Interval(self.from_ms, self.until_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class WithheldLeaf:
+    """Lots that were recalled, or released (`recalled` false), as was said at `written_ms`."""
+
+    written_ms: int
+    recalled: bool
+    said: WithheldLots
+
+
+OutageLeaf = MaintenanceLeaf | ForceMajeureLeaf | WithheldLeaf
 
 
 def outage_of(entry: wire.LogEntry, kind: str | None) -> OutageLeaf | None:
@@ -84,6 +110,10 @@ def outage_of(entry: wire.LogEntry, kind: str | None) -> OutageLeaf | None:
             return MaintenanceLeaf(entry.written_ms, _maintenance(entry.maintenance))
         case "force_majeure":
             return ForceMajeureLeaf(entry.written_ms, _force_majeure(entry.force_majeure))
+        case "recall":
+            return WithheldLeaf(entry.written_ms, recalled=True, said=_withheld("a recall", entry.recall))
+        case "release":
+            return WithheldLeaf(entry.written_ms, recalled=False, said=_withheld("a release", entry.release))
         case _:
             return None
 
@@ -103,6 +133,29 @@ def encode_force_majeure(declared: ForceMajeure, written_ms: int) -> bytes:
         evidence=declared.evidence,
     )
     return wire.LogEntry(written_ms=written_ms, force_majeure=sent).SerializeToString()
+
+
+def encode_withheld(said: WithheldLots, written_ms: int, *, recalled: bool) -> bytes:
+    """The leaf of a recall, or of a release."""
+    sent = wire.WithheldLots(
+        position=said.position,
+        instrument=said.instrument,
+        lots=said.lots,
+        from_ms=said.from_ms,
+        until_ms=said.until_ms,
+    )
+    entry = wire.LogEntry(written_ms=written_ms)
+    (entry.recall if recalled else entry.release).CopyFrom(sent)
+    return entry.SerializeToString()
+
+
+def _withheld(where: str, sent: wire.WithheldLots) -> WithheldLots:
+    _check_times(where, sent.from_ms, sent.until_ms)
+    if sent.lots < 1:
+        raise InvalidValue("lots", where, sent.lots, "1 or more")
+    if not sent.position or not sent.instrument:
+        raise InvalidValue("position, instrument", where, f"{sent.position!r}, {sent.instrument!r}", "their names")
+    return WithheldLots(sent.position, sent.instrument, sent.lots, sent.from_ms, sent.until_ms)
 
 
 def _maintenance(sent: wire.MaintenanceNotice) -> MaintenanceNotice:

@@ -16,7 +16,7 @@ from scheduler.api.async_client import AsyncClient
 from scheduler.api.client import Client
 from scheduler.api.server import ApiServer
 from scheduler.api.v1 import api_pb2 as wire
-from scheduler.core.errors import InvalidValue, Unauthorised, UnknownName
+from scheduler.core.errors import Conflict, InvalidValue, Unauthorised, UnknownName
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.errors import Exhausted, Untrusted
 from scheduler.execution.logs import log_path
@@ -68,6 +68,15 @@ def answered(on: Client) -> None:
 
 
 Ask = Callable[[Client, str], object]
+WITHHELD = (START_MS + HOUR_MS, START_MS + 2 * HOUR_MS)
+
+
+def refused(ask: Callable[[], object]) -> None:
+    """Let in, and refused by the instrument's terms."""
+    with pytest.raises(Conflict, match="expected RE"):
+        ask()
+
+
 CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("GetStatus", lambda on, _: on.status(), DELIVERY),
     ("ListPositions", lambda on, _: on.positions(), f"{ACCOUNTS} {DELIVERY}"),
@@ -89,6 +98,8 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("WatchEvents", lambda on, _: list(on.events(0, follow=False)), "admin"),
     ("Drain", lambda on, _: on.drain("node-0", None), "admin"),
     ("Mark", lambda on, _: on.mark("node-0", cause=""), "admin"),
+    ("Recall", lambda on, _: refused(lambda: on.recall("p-acme", 1, *WITHHELD)), "admin"),
+    ("Release", lambda on, _: refused(lambda: on.release("p-acme", 1, *WITHHELD)), "acme admin"),
     (
         "DeclareForceMajeure",
         lambda on, _: on.force_majeure(["node-0"], START_MS, START_MS + HOUR_MS, b"a letter"),

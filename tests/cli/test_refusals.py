@@ -43,6 +43,14 @@ WRONG: tuple[tuple[Sequence[str], str], ...] = (
     (("drain", "node-9"), "node was 'node-9'"),
     (("drain", "node-1", "--by", "10"), "was '10', expected an instant"),
     (("drain", "node-1", "--by", "10m", "--cancel"), "exclude each other"),
+    (
+        ("recall", "p-acme", "--lots", "1", "--at", "2027-01-01T13:00", "--until", "2027-01-01T14:00"),
+        "the firmness of LOGICAL.8N.LOCAL.BASE@1 is FIRM, expected RECALLABLE",
+    ),
+    (
+        ("release", "p-acme", "--lots", "1", "--at", "2027-01-01T13:00", "--until", "2027-01-01T14:00"),
+        "the unused rule of LOGICAL.8N.LOCAL.BASE@1 is PAY, expected RELEASE",
+    ),
     (("mark", "node-1"), "say either --cause or --well"),
     (("mark", "node-1", "--cause", "rust"), "cause of the mark of node-1 was 'rust'"),
     (("drain", "node-1", "--maintenance", "--at", "2h"), "--maintenance, --at and --for go together"),

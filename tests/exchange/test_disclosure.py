@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from scheduler.cli.__main__ import main
+from scheduler.cli.disclosure import pool_row
 from scheduler.core.causes import Bearer, Cause
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.metering.states import State
 from scheduler.exchange.disclosure import disclosed
 from tests.exchange.evidence import GPUS, Evidence, later, pledges, record_at, settling, told
@@ -70,6 +71,19 @@ def test_what_was_sold_against_what_stood_behind_it(tmp_path: Path) -> None:
     whole = GPUS * INTERVAL_MS * INTERVALS
     assert (found.total_gpu_ms, found.pledged_gpu_ms) == (whole, whole)
     assert found.sold_gpu_ms == found.covered_gpu_ms == 6 * LOTS_GPU_MS
+
+
+def test_what_is_accredited_and_how_fast_owners_were_bound_is_added_up(tmp_path: Path) -> None:
+    def said(pool: PoolRecord) -> PoolRecord:
+        more = {"accredited_gpus": 0, "pledged_gpus": GPUS, "binds": (1, 0, 2, 0, 0, 0, 1), "slowest_bind_ms": 301_000}
+        return PoolRecord.model_validate(dict(pool) | more)
+
+    report = disclosed([Evidence(leaves=told(of_pool=said), settled={}).write(tmp_path / "bundle")])
+    assert report.reports[0].ok, report.reports[0].first_wrong
+    (found,) = report.pools
+    assert (found.accredited_gpu_ms, found.slowest_bind_ms) == (0, 301_000)
+    assert found.binds == (INTERVALS, 0, 2 * INTERVALS, 0, 0, 0, INTERVALS)
+    assert pool_row(found)[-1] == f"{3 * INTERVALS} of {4 * INTERVALS} in 30 s, slowest 301.0 s"
 
 
 def test_of_one_log_the_longest_bundle_counts_and_sellers_stand_apart(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.exchange.evidence import (
     told,
     withdrawn,
 )
-from tests.exchange.frauds.certificates import POOLS, SHORTAGES
+from tests.exchange.frauds.certificates import ACCREDITED, POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
 from tests.exchange.frauds.outages import HONEST, OUTAGES
 from tests.exchange.frauds.records import RECORDS
@@ -35,7 +35,7 @@ from tests.exchange.frauds.settling import SETTLING
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
 
-FRAUDS = RECORDS | SETTLING | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
+FRAUDS = RECORDS | SETTLING | POOLS | ACCREDITED | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[tuple[str, str, str]]]:

@@ -16,12 +16,12 @@ from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
 from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
 from scheduler.core.metering.closing import Closing
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.settlement import latest
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
-from scheduler.exchange.leaves import RecordLeaf, decode
+from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
@@ -140,7 +140,7 @@ class Stage:
             site=like.site,
             cell=level,
             gpus=self._gpus_of(level, like),
-            **{**wished, "firmness": FIRMNESS[wished.get("firmness", "firm")]},
+            **{**wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
         self.told(PositionEventKind.TRADE, name, account, lots, terms.id)
@@ -218,6 +218,14 @@ class Stage:
         leaves = (decode(leaf) for _, leaf in self._journal.leaves("scenario"))
         return latest(leaf.record for leaf in leaves if isinstance(leaf, RecordLeaf))
 
+    def certificates(self) -> tuple[PoolRecord, ...]:
+        """The last certificate of each pool, by pool."""
+        self.rounds()
+        assert self._journal is not None
+        leaves = (decode(leaf) for _, leaf in self._journal.leaves("scenario"))
+        last = {leaf.pool.pool: leaf.pool for leaf in leaves if isinstance(leaf, PoolLeaf)}
+        return tuple(last[pool] for pool in sorted(last))
+
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def gang(self, name: str) -> Gang:
@@ -231,3 +239,7 @@ class Stage:
     def since_start(self, at_ms: int) -> int:
         """An instant, counted from the scenario's beginning."""
         return at_ms - START_MS
+
+
+def _firmness(given: str | Firmness) -> Firmness:
+    return FIRMNESS[given] if isinstance(given, str) else given

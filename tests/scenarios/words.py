@@ -14,8 +14,9 @@ from dataclasses import fields, replace
 from scheduler.api.why import Facts, why
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.events import ScoreChosen, ScoredKind
-from scheduler.core.instruments import InstrumentTerms, Maintenance
+from scheduler.core.errors import Refused
+from scheduler.core.events import Event, ScoreChosen, ScoredKind
+from scheduler.core.instruments import InstrumentTerms, Maintenance, Recallable, ReleaseUnused
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEventKind
 from scheduler.core.rounds import outages
@@ -25,7 +26,7 @@ from scheduler.core.workloads import GangSpec
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from tests.scenarios.stage import Stage
 from tests.scenarios.telling import coverage, fleet_map, told, waiting
-from tests.scenarios.text import length_ms
+from tests.scenarios.text import length, length_ms
 from tests.scenarios.wishes import GANG_WORDS, level_named, wishes
 
 FOREVER_MS = 10**12
@@ -103,6 +104,16 @@ def show_lots(stage: Stage, words: list[str]) -> Iterator[str]:
         yield f"{name}: {coverage(stage, calendar.of(name), stage.now_ms) or 'nothing'}"
 
 
+def show_certificates(stage: Stage, words: list[str]) -> Iterator[str]:
+    """What the last certificate of each pool says of its standing, and of binds in its interval."""
+    _none(words)
+    for pool in stage.certificates():
+        sold = pool.sold_gpu_ms // (pool.end_ms - pool.start_ms)
+        binds = f"{sum(pool.binds)} binds, the slowest in {length(pool.slowest_bind_ms)}" if pool.binds else "no binds"
+        told = f"{sold} sold, {pool.accredited_gpus} accredited, {pool.spare_gpus} spare, {pool.pledged_gpus} pledged"
+        yield f"{pool.pool} until {length(stage.since_start(pool.end_ms))}: {told}; {binds}"
+
+
 def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:
     """GPU-seconds of each position that were contracted and not delivered, by cause, as the log has it now."""
     _none(words)
@@ -171,6 +182,27 @@ def maintain(stage: Stage, words: list[str]) -> Iterator[str]:
     yield from ()
 
 
+def recall(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`acme-1 lots=1 at=2h for=1h`: the seller takes lots back; says why it may not."""
+    yield from _withheld(stage, words, outages.recall)
+
+
+def release(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`acme-1 lots=1 at=2h for=1h`: the owner gives lots back; says why it may not."""
+    yield from _withheld(stage, words, outages.release)
+
+
+def _withheld(stage: Stage, words: list[str], order: Callable[..., Iterator[Event]]) -> Iterator[str]:
+    name, *rest = words
+    wished = wishes(rest, ("lots", "at_ms", "for_ms"))
+    from_ms = stage.now_ms + wished.get("at_ms", 0)
+    lots, until_ms, spares = wished["lots"], from_ms + wished["for_ms"], stage.settings.spares
+    try:
+        stage.scheduler.carry_out(lambda state, now_ms: order(state, name, lots, from_ms, until_ms, now_ms, spares))
+    except Refused as error:
+        yield str(error)
+
+
 def excuse(stage: Stage, words: list[str]) -> Iterator[str]:
     """`node-1 node-2 ago=1h for=2h`: declares force majeure, from so long ago (0s) on; says what it corrects."""
     nodes = [word for word in words if "=" not in word]
@@ -196,11 +228,20 @@ def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
 def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
     """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`."""
     held = sum(position.account == account for position in stage.scheduler.state.book.positions.values())
-    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms")
+    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms", "runs_ms", "recalls")
     wished = wishes(words[2:], (*own, *InstrumentTerms.model_fields))
     if "budget_ms" in wished:
         notice_s = wished.pop("notice_ms", 0) // 1_000
         wished["maintenance"] = Maintenance(notice_s=notice_s, budget_ms=wished.pop("budget_ms"))
+    if "recalls" in wished:
+        wished["firmness"] = Recallable(
+            notice_ms=wished.pop("notice_ms", 0),
+            min_run_ms=wished.pop("runs_ms", 0),
+            max_events=wished.pop("recalls"),
+            max_quantity_gpu_ms=0,
+        )
+    if wished.get("unused_rule") == "release":
+        wished["unused_rule"] = ReleaseUnused()
     wished["position"] = wished.pop("as", f"{account}-{held + 1}")
     stage.buy(account, int(words[0]), level_named(words[1]), wished)
     yield from ()
@@ -308,9 +349,12 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "offer": offer,
     "score": score,
     "why": tell_why,
+    "certificates": show_certificates,
     "drain": drain,
     "maintain": maintain,
     "excuse": excuse,
+    "recall": recall,
+    "release": release,
     "cancel": cancel,
 }
 DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {

@@ -99,6 +99,16 @@ class SchedulerStub:
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
                 response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Recall = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/Recall',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.RecallRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.RecallResponse.FromString,
+                _registered_method=True)
+        self.Release = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/Release',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseResponse.FromString,
+                _registered_method=True)
         self.Mark = channel.unary_unary(
                 '/tenor.api.v1.Scheduler/Mark',
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.MarkRequest.SerializeToString,
@@ -221,6 +231,20 @@ class SchedulerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Recall(self, request, context):
+        """Takes lots of a position back for a while, as its terms let its seller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Gives lots of a position back for a while, as its terms let its owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Mark(self, request, context):
         """Says what is wrong with GPUs of a node, or takes that back.
         """
@@ -329,6 +353,16 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.FromString,
                     response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.SerializeToString,
+            ),
+            'Recall': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recall,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.RecallRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.RecallResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseResponse.SerializeToString,
             ),
             'Mark': grpc.unary_unary_rpc_method_handler(
                     servicer.Mark,
@@ -712,6 +746,60 @@ class Scheduler:
             '/tenor.api.v1.Scheduler/Drain',
             scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
             scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/Recall',
+            scheduler_dot_api_dot_v1_dot_api__pb2.RecallRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.RecallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/Release',
+            scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.ReleaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class SchedulerStub:
     """What stands behind a position or an instrument."""
     Drain: _grpc.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]
     """Empties a node by an instant, or calls that off; or announces its maintenance."""
+    Recall: _grpc.UnaryUnaryMultiCallable[_api_pb2.RecallRequest, _api_pb2.RecallResponse]
+    """Takes lots of a position back for a while, as its terms let its seller."""
+    Release: _grpc.UnaryUnaryMultiCallable[_api_pb2.ReleaseRequest, _api_pb2.ReleaseResponse]
+    """Gives lots of a position back for a while, as its terms let its owner."""
     Mark: _grpc.UnaryUnaryMultiCallable[_api_pb2.MarkRequest, _api_pb2.MarkResponse]
     """Says what is wrong with GPUs of a node, or takes that back."""
     DeclareForceMajeure: _grpc.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]
@@ -92,6 +96,10 @@ class SchedulerAsyncStub(SchedulerStub):
     """What stands behind a position or an instrument."""
     Drain: _aio.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]  # type: ignore[assignment]
     """Empties a node by an instant, or calls that off; or announces its maintenance."""
+    Recall: _aio.UnaryUnaryMultiCallable[_api_pb2.RecallRequest, _api_pb2.RecallResponse]  # type: ignore[assignment]
+    """Takes lots of a position back for a while, as its terms let its seller."""
+    Release: _aio.UnaryUnaryMultiCallable[_api_pb2.ReleaseRequest, _api_pb2.ReleaseResponse]  # type: ignore[assignment]
+    """Gives lots of a position back for a while, as its terms let its owner."""
     Mark: _aio.UnaryUnaryMultiCallable[_api_pb2.MarkRequest, _api_pb2.MarkResponse]  # type: ignore[assignment]
     """Says what is wrong with GPUs of a node, or takes that back."""
     DeclareForceMajeure: _aio.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]  # type: ignore[assignment]
@@ -204,6 +212,22 @@ class SchedulerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.DrainResponse, _abc.Awaitable[_api_pb2.DrainResponse]]:
         """Empties a node by an instant, or calls that off; or announces its maintenance."""
+
+    @_abc_1.abstractmethod
+    def Recall(
+        self,
+        request: _api_pb2.RecallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.RecallResponse, _abc.Awaitable[_api_pb2.RecallResponse]]:
+        """Takes lots of a position back for a while, as its terms let its seller."""
+
+    @_abc_1.abstractmethod
+    def Release(
+        self,
+        request: _api_pb2.ReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.ReleaseResponse, _abc.Awaitable[_api_pb2.ReleaseResponse]]:
+        """Gives lots of a position back for a while, as its terms let its owner."""
 
     @_abc_1.abstractmethod
     def Mark(

@@ -81,11 +81,13 @@ def with_declared(
     told = np.concatenate(rows, axis=1)
     told = told[:, np.argsort(told[0], kind="stable")]
     everywhere = np.arange(len(initial), dtype=np.int64)
-    found = FieldHistory(0)
-    found.grow(len(initial))
     starts = np.full(len(initial), interval.start_ms, dtype=np.int64)
-    found.tell(starts, everywhere, _numbered(starts, everywhere, initial, overlapping, reach))
-    found.tell(told[0], told[1], _numbered(told[0], told[1], told[2], overlapping, reach))
+    found = FieldHistory(0)
+    found.restore(
+        _numbered(starts, everywhere, initial, overlapping, reach),
+        starts,
+        np.array([told[0], told[1], _numbered(told[0], told[1], told[2], overlapping, reach)], dtype=np.int64),
+    )
     return found
 
 

@@ -9,6 +9,7 @@ A correction is a new record, never an edit.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -27,6 +28,10 @@ _LOST_FIELDS = tuple(
     (state, "" if state in DELIVERED or state is State.DERATED else field) for state, field in _FIELD_OF_STATE.items()
 )
 """The field that the losses of a state add up to; empty where it has none of its own."""
+
+
+BIND_EDGES_MS = (1_000, 5_000, 10_000, 30_000, 60_000, 300_000)
+"""Where the times to bind in certificates are cut."""
 
 
 class RecordStatus(StrEnum):
@@ -125,6 +130,17 @@ class PoolRecord(Model):
     unsold_idle_gpu_ms: int = Field(ge=0)
     unsold_unhealthy_gpu_ms: int = Field(ge=0)
     unknown_gpu_ms: int = Field(ge=0)
+    accredited_gpus: int | None = Field(default=None, ge=0)
+    """GPUs that the pool honours after the loss of any one NVLink domain, when the certificate was written."""
+    spare_gpus: int | None = Field(default=None, ge=0)
+    """GPUs of spare nodes, then."""
+    pledged_gpus: int | None = Field(default=None, ge=0)
+    """Devices that are pledged to the pool at the end of the interval."""
+    binds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), max_length=len(BIND_EDGES_MS) + 1)
+    """How many gangs inside their account's entitlement were bound in the interval, by how long that took: below each
+    of `BIND_EDGES_MS`, then longer. Empty: none was.
+    """
+    slowest_bind_ms: int = Field(default=0, ge=0)
 
     @property
     def pool(self) -> str:

@@ -74,5 +74,7 @@ class Contract:
     """Why contracted GPUs that nothing covers are missing; a step function of cause codes where that changed (0:
     OVERSOLD).
     """
+    withheld_gpus: tuple[tuple[Cause, StepFunction], ...] = ()
+    """GPUs over time that nothing is to cover, by cause: what is not covered is first that."""
     planned_left_gpu_ms: int = 0
     """What the maintenance budget has left before the interval: planned outages beyond it are the seller's."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import IntArray
 from scheduler.core.errors import Conflict
-from scheduler.core.intervals import Interval, StepFunction
+from scheduler.core.intervals import Interval
 from scheduler.core.metering.history import FieldHistory
 from scheduler.core.metering.terms import Contract
 
@@ -55,9 +56,10 @@ def covered_and_contracted(
     for i in np.flatnonzero(missing).tolist():
         row, start = divmod(int(keys[i]), width)
         piece = Interval(interval.start_ms + start, interval.start_ms + int(ends[i]) - row * width)
-        for cause, length_ms in _causes(contracts[row].uncovered_cause, piece):
-            found[row, cause] = found.get((row, cause), 0) + int(missing[i]) * length_ms
-    return Coverage(tuple(contracted), tuple((row, cause, gpu_ms) for (row, cause), gpu_ms in sorted(found.items())))
+        for cause, gpu_ms in _causes(contracts[row], piece, int(missing[i])):
+            found[row, cause] = found.get((row, cause), 0) + gpu_ms
+    uncovered = tuple((row, cause, gpu_ms) for (row, cause), gpu_ms in sorted(found.items()) if gpu_ms)
+    return Coverage(tuple(contracted), uncovered)
 
 
 def _covered_steps(owners: FieldHistory, interval: Interval, contract_of_owner: IntArray) -> tuple[IntArray, IntArray]:
@@ -89,7 +91,19 @@ def _refuse_excess(missing: IntArray, keys: IntArray, interval: Interval, contra
     )
 
 
-def _causes(cause: Cause | StepFunction, piece: Interval) -> list[tuple[Cause, int]]:
-    if isinstance(cause, Cause):
-        return [(cause, piece.length_ms)]
-    return [(Cause(code) if code else Cause.OVERSOLD, part.length_ms) for part, code in cause.pieces(piece)]
+def _causes(contract: Contract, piece: Interval, missing: int) -> Iterator[tuple[Cause, int]]:
+    """(cause, gpu_ms) of so many missing GPUs: what is withheld first, the rest for the cause of the time."""
+    rest = contract.uncovered_cause
+    if isinstance(rest, Cause) and not contract.withheld_gpus:
+        yield rest, missing * piece.length_ms
+        return
+    functions = [gpus for _, gpus in contract.withheld_gpus] + ([] if isinstance(rest, Cause) else [rest])
+    cuts = {at_ms for function in functions for at_ms, _ in function.steps if piece.start_ms < at_ms < piece.end_ms}
+    for start_ms, end_ms in pairwise(sorted({piece.start_ms, piece.end_ms, *cuts})):
+        left = missing
+        for cause, gpus in contract.withheld_gpus:
+            withheld = min(left, gpus.at(start_ms))
+            left -= withheld
+            yield cause, withheld * (end_ms - start_ms)
+        code = rest if isinstance(rest, Cause) else rest.at(start_ms)
+        yield Cause(code) if code else Cause.OVERSOLD, left * (end_ms - start_ms)

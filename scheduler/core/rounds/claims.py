@@ -19,7 +19,7 @@ def demands_of(state: State, names: Iterable[str], now_ms: int) -> list[Demand]:
     """Demands from now on of positions whose pool exists."""
     found: list[Demand] = []
     for name in names:
-        position = state.book.positions[name]
+        position = state.due_position(name)
         pool = pool_of(state, name)
         if pool is not None:
             terms = state.instruments[position.instrument]
@@ -28,12 +28,12 @@ def demands_of(state: State, names: Iterable[str], now_ms: int) -> list[Demand]:
 
 
 def short_now(state: State, now_ms: int) -> list[str]:
-    """Positions that stand on fewer GPUs, well or ill, than they contract now, by name."""
+    """Positions that stand on fewer GPUs, well or ill, than are due now, by name."""
     covered: Counter[str] = Counter()
     for holding in state.calendar.holdings:
         if holding.start_ms <= now_ms:
             covered[holding.position] += len(state.fleet.gpus_of_cell(holding.level, holding.cell))
-    return sorted(name for name, contracted in state.contracted.items() if contracted.at(now_ms) > covered[name])
+    return sorted(name for name, due in state.due.items() if due.at(now_ms) > covered[name])
 
 
 def pool_of(state: State, name: str) -> int | None:

@@ -18,6 +18,7 @@ from scheduler.core.metering.terms import Contract, MeteringTerms
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
+from scheduler.core.state.withheld import gpus_withheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,5 +125,6 @@ def _contract(state: State, name: str, interval: Interval) -> Contract:
         terms=MeteringTerms.of(terms),
         contracted_gpus=contracted,
         uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
+        withheld_gpus=gpus_withheld(state.withheld.get(name, ()), terms.lot.gpus),
         planned_left_gpu_ms=left_gpu_ms,
     )

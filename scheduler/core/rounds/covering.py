@@ -30,6 +30,8 @@ from scheduler.core.events import (
     Event,
     GangEnded,
     HealthChanged,
+    LotsRecalled,
+    LotsReleased,
     NodeJoined,
     ShortageDecided,
     ShortageOver,
@@ -368,8 +370,15 @@ def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequen
         yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
 
 
+def withheld(state: State, event: LotsRecalled | LotsReleased, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
+    """Lots are recalled or released: their cells, idle ones first, serve others meanwhile, and come back."""
+    yield event
+    yield from _fitted(state, event.position, event.from_ms, now_ms, spares)
+    yield from retry(state, now_ms, spares)
+
+
 def _fitted(state: State, name: str, from_ms: int, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Coverage of a position is what is contracted from an instant on: what is beyond goes, what is missing is found.
+    """Coverage of a position is what is due from an instant on: what is beyond goes, what is missing is found.
 
     Where it cannot be found, the position keeps what it has. What was missing in the past stays missing.
     """
@@ -386,19 +395,30 @@ def _fitted(state: State, name: str, from_ms: int, now_ms: int, spares: Sequence
 def _within_contract(
     state: State, name: str, held: Sequence[Holding], from_ms: int, now_ms: int
 ) -> tuple[tuple[Holding, ...], bool]:
-    """(what of `held` is contracted from an instant on, whether from now on it is all that is)."""
+    """(what of `held` is due from an instant on, whether from now on it is all that is). Idle cells go first where lots
+    are withheld.
+    """
     lot = state.instruments[state.book.positions[name].instrument].lot
-    contracted = state.contracted[name]
+    contracted = state.due[name]
+    busy = _busy_cells(state, name, held) if name in state.withheld else frozenset()
     edges = {from_ms, now_ms, *(at_ms for at_ms, _ in contracted.steps)}
     edges |= {edge_ms for holding in held for edge_ms in (holding.start_ms, holding.end_ms)}
     kept: list[Holding] = []
     complete = True
     for start_ms, end_ms in pairwise(sorted(edge_ms for edge_ms in edges if edge_ms >= from_ms)):
         cells = contracted.at(start_ms) // lot.gpus * lot.cells
-        here = sorted((h for h in held if h.start_ms <= start_ms < h.end_ms), key=lambda h: (h.level, h.cell))
+        there = (h for h in held if h.start_ms <= start_ms < h.end_ms)
+        here = sorted(there, key=lambda h: (h.cell not in busy, h.level, h.cell))
         complete = complete and (end_ms <= now_ms or len(here) >= cells)
         kept += [moved(holding, start_ms=start_ms, end_ms=end_ms) for holding in here[:cells]]
     return merged(kept), complete
+
+
+def _busy_cells(state: State, name: str, held: Sequence[Holding]) -> frozenset[int]:
+    """Cells of a position on which its account works."""
+    busy = _worked_by(state, state.book.positions[name].account)
+    cells = {(holding.level, holding.cell) for holding in held}
+    return frozenset(cell for level, cell in cells if busy[state.fleet.gpus_of_cell(level, cell)].any())
 
 
 def _let_go(names: Sequence[str], now_ms: int, from_ms: int) -> CoverageAssigned:

@@ -137,6 +137,26 @@ def outlived_rights(state: State) -> list[Gang]:
     return found
 
 
+def withheld_work(state: State, now_ms: int) -> list[Gang]:
+    """Work of owners that runs on cells of theirs that were recalled, or that they released, since it was placed."""
+    found = set[int]()
+    for name, told in sorted(state.withheld.items()):
+        begun = {each.from_ms for each in told if each.from_ms <= now_ms < each.until_ms}
+        account = state.account_of_position[name]
+        for holding in state.calendar.past if begun else ():
+            if holding.position == name and holding.end_ms in begun:
+                for gpu in state.fleet.gpus_of_cell(holding.level, holding.cell).tolist():
+                    if state.calendar.owner_account[gpu] != account:
+                        found |= {
+                            number
+                            for number in state.gangs.on_gpu(gpu)
+                            if state.accounts[state.gangs.by_number(number).account] == account
+                            and state.gangs.by_number(number).placed_ms < holding.end_ms
+                        }
+    gangs = [state.gangs.by_number(number) for number in sorted(found)]
+    return [gang for gang in gangs if gang.status is not GangStatus.STOPPING]
+
+
 def _marked(state: State, node: str) -> Iterator[int]:
     """GPUs of a node that are ill by what an operator says and nothing else."""
     if node in state.fleet.index_of_node:

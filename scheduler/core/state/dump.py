@@ -26,7 +26,8 @@ from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.outages import Outages
 from scheduler.core.state.settled import Settled
 from scheduler.core.state.shortages import Shortage, Waits
-from scheduler.core.state.state import ClosedInterval, State
+from scheduler.core.state.state import Bind, ClosedInterval, State
+from scheduler.core.state.withheld import dumped, loaded
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
 LAYOUT = 5
@@ -45,6 +46,8 @@ def dump(state: State) -> bytes:
         "since_ms": state.health.since_ms.tolist(),
         "draining": state.health.draining,
         "outages": state.outages.dump(),
+        "binds": [list(bind) for bind in state.binds],
+        "withheld": dumped(state.withheld),
         "gangs": [_gang(state.gangs.by_id[gang_id]) for gang_id in state.gangs.ids],
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
@@ -143,6 +146,8 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     state.accounts = {name: i for i, name in enumerate(plain["accounts"])}
     state.position_index = {name: i for i, name in enumerate(plain["position_index"])}
     state.account_of_position = dict(plain["account_of_position"])
+    state.binds = [Bind(*bind) for bind in plain["binds"]]
+    state.withheld = loaded(plain["withheld"])
     state.refresh_contracted()
     state.refused = {name: Cause(cause) for name, cause in plain["refused"].items()}
     state.refusals = {

@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from scheduler.core.events import DrainOrdered, ForceMajeureDeclared, IntervalClosed, IntervalCorrected
-from scheduler.core.events import MaintenanceAnnounced as Announced
+from scheduler.core.events import (
+    DrainOrdered,
+    ForceMajeureDeclared,
+    IntervalClosed,
+    IntervalCorrected,
+    MaintenanceAnnounced,
+)
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.declared import Declaration, DeclaredKind
@@ -28,15 +33,15 @@ class Outages:
         self.planned: dict[str, dict[int, int]] = {}
         """GPU-ms of planned outages by position and the end of their interval; 0: of all those before."""
 
-    def on_announced(self, event: Announced) -> None:
-        """An outage that is planned."""
-        told = Declaration(DeclaredKind.MAINTENANCE, (event.node,), event.from_ms, event.until_ms, event.at_ms)
-        self.declarations = (*self.declarations, told)
-        self.coming[event.node] = tuple(sorted((*self.coming.get(event.node, ()), event.from_ms)))
-
-    def on_force_majeure(self, event: ForceMajeureDeclared) -> None:
-        """An outage that nobody could help."""
-        told = Declaration(DeclaredKind.FORCE_MAJEURE, event.nodes, event.from_ms, event.until_ms, event.at_ms)
+    def on_declared(self, event: MaintenanceAnnounced | ForceMajeureDeclared) -> None:
+        """An outage that is planned, or that nobody could help."""
+        nodes: tuple[str, ...]
+        if isinstance(event, MaintenanceAnnounced):
+            kind, nodes = DeclaredKind.MAINTENANCE, (event.node,)
+            self.coming[event.node] = tuple(sorted((*self.coming.get(event.node, ()), event.from_ms)))
+        else:
+            kind, nodes = DeclaredKind.FORCE_MAJEURE, event.nodes
+        told = Declaration(kind, nodes, event.from_ms, event.until_ms, event.at_ms)
         self.declarations = (*self.declarations, told)
 
     def on_drain(self, event: DrainOrdered) -> None:

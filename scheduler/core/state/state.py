@@ -39,6 +39,8 @@ from scheduler.core.events import (
     InstrumentListed,
     IntervalClosed,
     IntervalCorrected,
+    LotsRecalled,
+    LotsReleased,
     MaintenanceAnnounced,
     NodeJoined,
     ObservationGap,
@@ -56,7 +58,7 @@ from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.estimation import Sight, sight_of_clock
 from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
-from scheduler.core.positions import PositionBook
+from scheduler.core.positions import Position, PositionBook
 from scheduler.core.quantities import floor_div
 from scheduler.core.settlement_times import final_through_ms
 from scheduler.core.state.calendar import UNSOLD, Calendar
@@ -68,6 +70,7 @@ from scheduler.core.state.reciprocity import Balances
 from scheduler.core.state.settled import Settled
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
+from scheduler.core.state.withheld import Withheld, due, told
 from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
@@ -81,6 +84,14 @@ class ClosedInterval(NamedTuple):
     end_ms: int
     first_leaf: int
     leaves: int
+
+
+class Bind(NamedTuple):
+    """A gang inside its account's entitlement was bound: when, in which pool, and how long after it was placed."""
+
+    at_ms: int
+    pool: int
+    took_ms: int
 
 
 class State:
@@ -103,6 +114,10 @@ class State:
         """Account index by position, of every position there ever was."""
         self.contracted: dict[str, StepFunction] = {}
         """GPUs contracted over time, of every position in the book."""
+        self.due: dict[str, StepFunction] = {}
+        """GPUs that are to stand behind it over time: the same, less what is withheld."""
+        self.withheld: dict[str, tuple[Withheld, ...]] = {}
+        """Recalled and released lots, by position, in the order in which they were told."""
         self.opens: dict[str, Opening] = {}
         """When each account that will own more than now does so, and how much it owns then."""
         self.refused: dict[str, Cause] = {}
@@ -119,6 +134,8 @@ class State:
         """What of the log is settled, and disputed."""
         self.clock_error_ms = 0
         """How far the clock was from the exchange's when it was last checked."""
+        self.binds: list[Bind] = []
+        """As far back as the meter remembers."""
         self.score: ScoreChosen | None = None
         """The score that a rehearsal chose last; None: the default."""
         self.balances = Balances()
@@ -210,10 +227,10 @@ class State:
                 self.health.on_drain(event, self.fleet)
                 self.outages.on_drain(event)
                 self.gangs.touched.gpus.update(self.gpus_of(event.node))
-            case MaintenanceAnnounced():
-                self.outages.on_announced(event)
-            case ForceMajeureDeclared():
-                self.outages.on_force_majeure(event)
+            case MaintenanceAnnounced() | ForceMajeureDeclared():
+                self.outages.on_declared(event)
+            case LotsRecalled() | LotsReleased():
+                self._on_withheld(event)
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
@@ -250,6 +267,23 @@ class State:
             self.position_index.setdefault(name, len(self.position_index))
             self.account_of_position[name] = self._account(position.account)
             self.contracted[name] = contracted_gpus(self.instruments[position.instrument], position)
+            self._withhold(name, self.withheld.get(name, ()))
+
+    def due_position(self, name: str) -> Position:
+        """A position less what is withheld of it."""
+        return due(self.book.positions[name], self.withheld.get(name, ()))
+
+    def _withhold(self, name: str, withheld: tuple[Withheld, ...]) -> None:
+        self.due[name] = self.contracted[name]
+        if withheld:
+            self.withheld[name] = withheld
+            terms = self.instruments[self.book.positions[name].instrument]
+            self.due[name] = contracted_gpus(terms, self.due_position(name))
+
+    def _on_withheld(self, event: LotsRecalled | LotsReleased) -> None:
+        self._require_positions((event.position,))
+        self._withhold(event.position, (*self.withheld.get(event.position, ()), told(event)))
+        self._look_ahead(event.at_ms)
 
     def _settle_balances(self, now_ms: int) -> None:
         if self.balances.is_due(now_ms):
@@ -289,6 +323,8 @@ class State:
                 raise Conflict(f"position {position.id!r} is of {position.account!r} now, and was another's")
         self.book = PositionBook.of(event.cursor, event.positions)
         self.contracted.clear()
+        self.due.clear()
+        self.withheld = {name: told for name, told in self.withheld.items() if name in self.book.positions}
         self.refused = {name: cause for name, cause in self.refused.items() if name in self.book.positions}
         self.refusals = {name: causes for name, causes in self.refusals.items() if name in self.book.positions}
         self._index_positions(position.id for position in event.positions)
@@ -297,6 +333,9 @@ class State:
         gang = self.gangs.on_started(event)
         self.meter.set_occupant(event.at_ms, _gpus(gang), self.accounts[gang.account])
         self.meter.set_late(event.at_ms, _gpus(gang), late=False)
+        if gang.inside:
+            pool = int(self.fleet.pool_of_node[self.fleet.node_of_gpu[gang.gpu_numbers[0]]])
+            self.binds.append(Bind(event.at_ms, pool, event.at_ms - gang.placed_ms))
         if gang.shape.is_share and event.at_ms < self.now_ms:
             # Learnt late: another share may have left since, and that did not leave the device idle.
             self.meter.set_occupant(self.now_ms, _gpus(gang), self.accounts[gang.account])
@@ -363,8 +402,8 @@ class State:
             self.refused[position] = cause
 
     def _is_whole(self, position: str, now_ms: int) -> bool:
-        """Whether as many GPUs stand behind the position as it contracts, now and whenever that changes."""
-        contracted = self.contracted.get(position, StepFunction())
+        """Whether as many GPUs stand behind the position as are due, now and whenever that changes."""
+        contracted = self.due.get(position, StepFunction())
         held = [
             (holding.start_ms, holding.end_ms, len(self.fleet.gpus_of_cell(holding.level, holding.cell)))
             for holding in self.calendar.of(position)
@@ -422,7 +461,7 @@ class State:
 
     def _look_ahead(self, at_ms: int) -> None:
         accounts = {name: position.account for name, position in self.book.positions.items()}
-        self.opens = openings(self.contracted, accounts, at_ms)
+        self.opens = openings(self.due, accounts, at_ms)
 
     def _on_closed(self, event: IntervalClosed) -> None:
         last_ms = self.closed_ms.get(event.interval_ms, 0)
@@ -436,6 +475,7 @@ class State:
         self.outages.on_metered(event)
         self.outages.forget(before_ms)
         self.settled.on_closed(event)
+        self.binds = [bind for bind in self.binds if bind.at_ms > before_ms]
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
         since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}

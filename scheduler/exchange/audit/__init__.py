@@ -4,7 +4,8 @@ Checks of one bundle, in this order, each with the first thing that is wrong: th
 signed; witnesses cosigned this history; terms are canonical; every leaf and tile is under its root; leaves say
 something, and none before it can be known; records add up, are of their instrument and its intervals, contract whole
 lots inside the profile, derate what was measured as slow, and come in versions without gaps; pools deliver no more than
-stood behind them; no device is pledged twice, and no pool has more GPUs than are pledged; shortages follow the rule and
+stood behind them; no device is pledged twice, no pool has more GPUs than are pledged, and none is accredited
+with more than is left of them after the loss of its largest domain; shortages follow the rule and
 say of positions what their terms say; what is planned was announced in time and is within its budget, what is excused
 was declared with evidence; records tile their delivery; statements are those that the records give, byte for
 byte, and leave nothing out before they begin.

@@ -27,7 +27,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
-from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
 from scheduler.exchange.statements import Versions
 from scheduler.ledger.keyring import KeyChange
 
@@ -56,6 +56,8 @@ class Log:
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
         self._outages = Outages(terms, findings)
+        self._pledged: dict[str, tuple[int, tuple[int, int]]] = {}
+        """By pool: since when its pledges are all in, and what `PledgeBook.standing` says of them."""
 
     def _add_key_change(self, where: str, change: KeyChange) -> None:
         try:
@@ -84,15 +86,17 @@ class Log:
                 self._add_pool(where, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
-            case MaintenanceLeaf() | ForceMajeureLeaf():
+            case MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
                 self._outages.declare(where, decoded)
             case SettlingLeaf():
                 self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
             case PledgeLeaf():
+                self._pledged.clear()
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))
             case WithdrawalLeaf():
+                self._pledged.clear()
                 self._note_device(where, self.devices.withdraw(decoded.withdrawal))
 
     def close(self) -> None:
@@ -167,6 +171,28 @@ class Log:
             was = f"sold_gpu_ms was {pool.sold_gpu_ms}, its records contract {contracted}"
             self._findings.fail("pools", f"{which}: {was}")
         self._covered[pool.site, pool.start_ms, pool.end_ms] += pool.covered_gpu_ms
+        if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
+            self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
+
+    def _wrong_accredited(self, pool: PoolRecord, pledged_gpus: int, accredited_gpus: int) -> str:
+        """Whether it says of pledges what the log has before it, and honours no more than what the loss of the largest
+        NVLink domain leaves of them. Where nothing is pledged, the log cannot tell.
+        """
+        kept = self._pledged.get(pool.pool)
+        if kept is not None and pool.end_ms >= kept[0]:
+            known = kept[1]
+        else:
+            known = self.devices.standing(pool.pool, pool.end_ms)
+            newest_ms = max((spans[-1].pledge.from_ms for spans in self.devices.by_device.values()), default=0)
+            if pool.end_ms >= newest_ms:  # the same for all later ones, until something is pledged or withdrawn
+                self._pledged[pool.pool] = newest_ms, known
+        pledged, largest = known
+        if pledged_gpus != pledged:
+            return f"pledged_gpus was {pledged_gpus}, expected {pledged}, as the log has it"
+        if pledged and accredited_gpus > pledged - largest:
+            expected = f"at most {pledged - largest}, the devices pledged less those of the largest domain"
+            return f"accredited_gpus was {accredited_gpus}, expected {expected}"
+        return ""
 
     def _add_shortage(self, where: str, certificate: Certificate) -> None:
         self._findings.examined["shortages"] += 1

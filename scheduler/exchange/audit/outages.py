@@ -2,9 +2,11 @@
 
 What is planned was announced as long before as the instrument says, for nodes that could be meant, and stays within
 the maintenance budget, which is found again from the records. What is excused was declared with the hash of its
-evidence. Where lots are single GPUs or nodes, no more is planned or excused than the nodes declared have; a larger cell
-may be out by one node of it. A notice says when it was written; one that says an instant before an interval that the
-log had closed by then was dated back.
+evidence. What is recalled or released was said in the log before, as often and as late as the terms let it.
+
+Where lots are single GPUs or nodes, no more is planned or excused than the nodes declared have; a larger cell may be
+out by one node of it. A notice says when it was written; one that says an instant before an interval that the log had
+closed by then was dated back.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
-from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.instruments import InstrumentTerms, Recallable
 from scheduler.core.intervals import Interval, intersect, normalise, total_ms
 from scheduler.core.metering.maintenance import allowance_gpu_ms
 from scheduler.core.metering.records import MeterRecord
 from scheduler.exchange.audit.report import Findings
-from scheduler.exchange.outages import DeclaredNode, ForceMajeureLeaf, MaintenanceLeaf
+from scheduler.exchange.outages import DeclaredNode, ForceMajeureLeaf, MaintenanceLeaf, OutageLeaf, WithheldLeaf
 
 _Pool = tuple[Cause, str, int, int]
 """Cause, site, start_ms, end_ms."""
@@ -34,18 +36,22 @@ class Outages:
         self._closed_ms = 0
         self._notices: list[MaintenanceLeaf] = []
         self._declared: list[ForceMajeureLeaf] = []
+        self._withheld: dict[tuple[str, bool], list[tuple[str, WithheldLeaf]]] = defaultdict(list)
+        """By position and whether they are recalls: where each is said, and what."""
 
     def closed(self, end_ms: int) -> None:
         """The log has closed an interval: what comes after it was written after its end."""
         self._closed_ms = max(self._closed_ms, end_ms)
 
-    def declare(self, where: str, leaf: MaintenanceLeaf | ForceMajeureLeaf) -> None:
+    def declare(self, where: str, leaf: OutageLeaf) -> None:
         """Takes in what is declared."""
         self._check_written(where, leaf.written_ms)
         if isinstance(leaf, MaintenanceLeaf):
             self._notices.append(leaf)
-        else:
+        elif isinstance(leaf, ForceMajeureLeaf):
             self._declared.append(leaf)
+        else:
+            self._withheld[leaf.said.position, leaf.recalled].append((where, leaf))
 
     def hold_against(self, which: str, record: MeterRecord, terms: InstrumentTerms) -> None:
         """One record, against what was declared before it."""
@@ -56,9 +62,17 @@ class Outages:
             self._note("maintenance", which, _wrong_drain(record, terms))
         if Cause.FORCE_MAJEURE in losses:
             self._note("excused", which, self._wrong_excused(record, terms))
+        if Cause.RECALL in losses:
+            self._note("recalls", which, self._wrong_withheld(record, terms, losses[Cause.RECALL], recalled=True))
+        if record.released_gpu_ms:
+            wrong = self._wrong_withheld(record, terms, record.released_gpu_ms, recalled=False)
+            self._note("releases", which, wrong)
 
     def close(self, latest: Mapping[str, Sequence[MeterRecord]]) -> None:
         """What only all records together tell. `latest`: the last versions of each position's, in order of time."""
+        for (position, recalled), said in sorted(self._withheld.items()):
+            first_ms = next((each.start_ms for each in latest.get(position, ()) if each.contracted_gpu_ms), None)
+            self._check_withheld(said, first_ms, recalled=recalled)
         lost: dict[_Pool, int] = defaultdict(int)
         for position, records in latest.items():
             terms = self._terms.get(records[0].instrument) if records else None
@@ -121,6 +135,32 @@ class Outages:
             return ""
         return f"{lost} GPU-ms are lost to {Cause.FORCE_MAJEURE.name}, expected one declared in the log before"
 
+    def _wrong_withheld(self, record: MeterRecord, terms: InstrumentTerms, gpu_ms: int, *, recalled: bool) -> str:
+        most = 0
+        for _, leaf in self._withheld.get((record.position, recalled), ()):
+            most += leaf.said.lots * terms.lot.gpus * total_ms(intersect((record.interval,), (leaf.said.interval,)))
+        if gpu_ms <= most:
+            return ""
+        how = "recalled" if recalled else "released"
+        return f"{gpu_ms} GPU-ms are {how}, expected at most {most}, as the log has it before"
+
+    def _check_withheld(
+        self, said: Sequence[tuple[str, WithheldLeaf]], first_ms: int | None, *, recalled: bool
+    ) -> None:
+        """The recalls, or the releases, of one position against its terms, in order of time."""
+        run_ms = first_ms
+        for number, (where, leaf) in enumerate(sorted(said, key=lambda each: each[1].said.from_ms)):
+            terms = self._terms.get(leaf.said.instrument)
+            if terms is None:
+                continue
+            if recalled:
+                wrong = _wrong_recall(leaf, terms, run_ms, number)
+            else:
+                kind = terms.unused_rule.kind
+                wrong = "" if kind == "RELEASE" else f"the unused rule of {terms.id} is {kind}, expected RELEASE"
+            self._note("recalls" if recalled else "releases", f"{where}, {leaf.said.position}", wrong)
+            run_ms = leaf.said.until_ms
+
     def _check_budget(self, position: str, records: Sequence[MeterRecord], terms: InstrumentTerms) -> None:
         used = contracted = 0
         for record in records:
@@ -142,6 +182,23 @@ def _wrong_drain(record: MeterRecord, terms: InstrumentTerms) -> str:
     lost = dict(record.losses)[Cause.DRAIN]
     expected = f"none before {from_ms}" if terms.drain_s else "none: the terms have no drain"
     return f"{lost} GPU-ms are lost to {Cause.DRAIN.name}, expected {expected}"
+
+
+def _wrong_recall(leaf: WithheldLeaf, terms: InstrumentTerms, run_ms: int | None, number: int) -> str:
+    """`run_ms`: since when it has run; `number`: how many recalls there were before."""
+    said, firmness = leaf.said, terms.firmness
+    if not isinstance(firmness, Recallable):
+        return f"it is recalled, and the firmness of {terms.id} is {firmness.kind}, expected RECALLABLE"
+    if said.from_ms - leaf.written_ms < firmness.notice_ms:
+        notice_ms = said.from_ms - leaf.written_ms
+        return f"the notice of its recall from {said.from_ms} was {notice_ms} ms, expected {firmness.notice_ms} or more"
+    if run_ms is not None and said.from_ms < run_ms + firmness.min_run_ms:
+        return (
+            f"it is recalled at {said.from_ms}, expected {run_ms + firmness.min_run_ms} or later, after its least run"
+        )
+    if number >= firmness.max_events:
+        return f"it is recalled {number + 1} times, expected at most {firmness.max_events}"
+    return ""
 
 
 def _may_mean(nodes: Iterable[DeclaredNode], terms: InstrumentTerms) -> bool:

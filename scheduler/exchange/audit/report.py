@@ -37,9 +37,12 @@ CHECKS = (
     "disputes",
     "pools",
     "devices",
+    "accredited",
     "shortages",
     "maintenance",
     "excused",
+    "recalls",
+    "releases",
     "tiling",
     "statements",
 )

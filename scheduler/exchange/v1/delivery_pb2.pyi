@@ -234,6 +234,11 @@ class CoverageCertificate(_message.Message):
     UNSOLD_IDLE_GPU_MS_FIELD_NUMBER: _builtins.int
     UNSOLD_UNHEALTHY_GPU_MS_FIELD_NUMBER: _builtins.int
     UNKNOWN_GPU_MS_FIELD_NUMBER: _builtins.int
+    ACCREDITED_GPUS_FIELD_NUMBER: _builtins.int
+    SPARE_GPUS_FIELD_NUMBER: _builtins.int
+    PLEDGED_GPUS_FIELD_NUMBER: _builtins.int
+    BINDS_FIELD_NUMBER: _builtins.int
+    SLOWEST_BIND_MS_FIELD_NUMBER: _builtins.int
     grade: _builtins.str
     site: _builtins.str
     start_ms: _builtins.int
@@ -247,6 +252,18 @@ class CoverageCertificate(_message.Message):
     unsold_idle_gpu_ms: _builtins.int
     unsold_unhealthy_gpu_ms: _builtins.int
     unknown_gpu_ms: _builtins.int
+    accredited_gpus: _builtins.int
+    """GPUs that the pool honours after the loss of any one NVLink domain, and those of spare nodes, as of the writing."""
+    spare_gpus: _builtins.int
+    pledged_gpus: _builtins.int
+    """Devices that are pledged to the pool at the end of the interval."""
+    slowest_bind_ms: _builtins.int
+    @_builtins.property
+    def binds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many gangs inside their account's entitlement were bound in the interval, by how long that took: below 1, 5, 10, 30,
+        60 and 300 seconds, then longer. Empty: none was.
+        """
+
     def __init__(
         self,
         *,
@@ -261,12 +278,28 @@ class CoverageCertificate(_message.Message):
         unsold_idle_gpu_ms: _builtins.int = ...,
         unsold_unhealthy_gpu_ms: _builtins.int = ...,
         unknown_gpu_ms: _builtins.int = ...,
+        accredited_gpus: _builtins.int | None = ...,
+        spare_gpus: _builtins.int | None = ...,
+        pledged_gpus: _builtins.int | None = ...,
+        binds: _abc.Iterable[_builtins.int] | None = ...,
+        slowest_bind_ms: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus", "_pledged_gpus", b"_pledged_gpus", "_spare_gpus", b"_spare_gpus", "accredited_gpus", b"accredited_gpus", "pledged_gpus", b"pledged_gpus", "spare_gpus", b"spare_gpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered_gpu_ms", b"covered_gpu_ms", "end_ms", b"end_ms", "grade", b"grade", "site", b"site", "sold_gpu_ms", b"sold_gpu_ms", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unknown_gpu_ms", b"unknown_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_used_gpu_ms", b"unsold_used_gpu_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus", "_pledged_gpus", b"_pledged_gpus", "_spare_gpus", b"_spare_gpus", "accredited_gpus", b"accredited_gpus", "binds", b"binds", "covered_gpu_ms", b"covered_gpu_ms", "end_ms", b"end_ms", "grade", b"grade", "pledged_gpus", b"pledged_gpus", "site", b"site", "slowest_bind_ms", b"slowest_bind_ms", "sold_gpu_ms", b"sold_gpu_ms", "spare_gpus", b"spare_gpus", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unknown_gpu_ms", b"unknown_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_used_gpu_ms", b"unsold_used_gpu_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__accredited_gpus: _TypeAlias = _typing.Literal["accredited_gpus"]  # noqa: Y015
+    _WhichOneofArgType__accredited_gpus: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus"]  # noqa: Y015
+    _WhichOneofReturnType__pledged_gpus: _TypeAlias = _typing.Literal["pledged_gpus"]  # noqa: Y015
+    _WhichOneofArgType__pledged_gpus: _TypeAlias = _typing.Literal["_pledged_gpus", b"_pledged_gpus"]  # noqa: Y015
+    _WhichOneofReturnType__spare_gpus: _TypeAlias = _typing.Literal["spare_gpus"]  # noqa: Y015
+    _WhichOneofArgType__spare_gpus: _TypeAlias = _typing.Literal["_spare_gpus", b"_spare_gpus"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accredited_gpus) -> _WhichOneofReturnType__accredited_gpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pledged_gpus) -> _WhichOneofReturnType__pledged_gpus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spare_gpus) -> _WhichOneofReturnType__spare_gpus | None: ...
 
 Global___CoverageCertificate: _TypeAlias = CoverageCertificate  # noqa: Y015
 
@@ -625,6 +658,39 @@ class ForceMajeure(_message.Message):
 Global___ForceMajeure: _TypeAlias = ForceMajeure  # noqa: Y015
 
 @_typing.final
+class WithheldLots(_message.Message):
+    """Lots of a position that nothing stands behind in `[from_ms, until_ms)`: recalled by the seller, or released by the owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    LOTS_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    instrument: _builtins.str
+    lots: _builtins.int
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        lots: _builtins.int = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "instrument", b"instrument", "lots", b"lots", "position", b"position", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithheldLots: _TypeAlias = WithheldLots  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -643,6 +709,8 @@ class LogEntry(_message.Message):
     LATE_FACT_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FIELD_NUMBER: _builtins.int
     FORCE_MAJEURE_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    RELEASE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -669,6 +737,10 @@ class LogEntry(_message.Message):
     def maintenance(self) -> Global___MaintenanceNotice: ...
     @_builtins.property
     def force_majeure(self) -> Global___ForceMajeure: ...
+    @_builtins.property
+    def recall(self) -> Global___WithheldLots: ...
+    @_builtins.property
+    def release(self) -> Global___WithheldLots: ...
     def __init__(
         self,
         *,
@@ -685,12 +757,14 @@ class LogEntry(_message.Message):
         late_fact: Global___LateFact | None = ...,
         maintenance: Global___MaintenanceNotice | None = ...,
         force_majeure: Global___ForceMajeure | None = ...,
+        recall: Global___WithheldLots | None = ...,
+        release: Global___WithheldLots | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure", "recall", "release"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

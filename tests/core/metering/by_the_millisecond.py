@@ -130,9 +130,13 @@ def count(told: Told, contract: Contract, interval: Interval) -> Counted:
         assert len(mine) <= contracted, "the example covers more than was contracted"
         counted.contracted += contracted
         counted.suspect |= told.sight(at_ms) is Sight.SUSPECT
-        cause = contract.uncovered_cause
-        missing = Cause(cause.at(at_ms) or Cause.OVERSOLD) if isinstance(cause, StepFunction) else cause
-        counted.outcomes[missing, "-", 0] += contracted - len(mine)
+        rest = contract.uncovered_cause
+        missing = Cause(rest.at(at_ms) or Cause.OVERSOLD) if isinstance(rest, StepFunction) else rest
+        left = contracted - len(mine)
+        for cause, gpus in contract.withheld_gpus:
+            counted.outcomes[cause, "-", 0] += min(left, gpus.at(at_ms))
+            left -= min(left, gpus.at(at_ms))
+        counted.outcomes[missing, "-", 0] += left
         for gpu in mine:
             outcome = outcome_of(told, contract, gpu, at_ms)
             ppm, suite = told.value("performance", gpu, at_ms)
@@ -233,12 +237,9 @@ def pools_of(told: Told, contracts: Sequence[Contract], interval: Interval) -> t
                 part["unsold_idle" if told.value("occupant", gpu, at_ms) == -1 else "unsold_used"] += 1
     names = ("total", "sold", "covered", "unsold_used", "unsold_idle", "unsold_unhealthy", "unknown")
     return tuple(
-        PoolRecord(
-            grade=grade,
-            site=site,
-            start_ms=interval.start_ms,
-            end_ms=interval.end_ms,
-            **{f"{name}_gpu_ms": part[name] for name in names},
+        PoolRecord.model_validate(
+            {"grade": grade, "site": site, "start_ms": interval.start_ms, "end_ms": interval.end_ms}
+            | {f"{name}_gpu_ms": part[name] for name in names}
         )
         for (grade, site), part in parts.items()
     )

@@ -91,9 +91,16 @@ contracted = st.lists(st.tuples(instants, st.integers(EVERY_GPU, EVERY_GPU + 2))
     lambda steps: StepFunction.of([(0, EVERY_GPU), *steps])
 )
 budgets = st.sampled_from([0, 7, 10_000])
+withheld = st.lists(
+    st.tuples(
+        st.sampled_from([Cause.RECALL, Cause.BUYER_RELEASE]),
+        st.lists(st.tuples(instants, st.integers(0, 3)), max_size=3).map(StepFunction.of),
+    ),
+    max_size=2,
+).map(tuple)
 # Positions 0 to 2 have contracts; 3 owns GPUs too, but is not closed here.
 contract_sets = st.tuples(
-    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets
+    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets, withheld
 ).map(
     lambda drawn: tuple(
         Contract(
@@ -105,6 +112,7 @@ contract_sets = st.tuples(
             account=i // 2,
             uncovered_cause=drawn[3 + i],
             planned_left_gpu_ms=drawn[9],
+            withheld_gpus=drawn[10],
         )
         for i in range(3)
     )

@@ -89,6 +89,22 @@ POOLS: dict[str, Fraud] = {
     ),
 }
 
+ACCREDITED: dict[str, Fraud] = {
+    "a certificate counts devices that nobody pledged": lie(
+        lambda: told(of_pool=pool_at(1, accredited_gpus=0, pledged_gpus=GPUS + 1)),
+        "accredited",
+        f"pledged_gpus was {GPUS + 1}, expected {GPUS}, as the log has it",
+    ),
+    "a pool is accredited as if nothing could be lost": lie(
+        lambda: [
+            *(encode_pledge(pledge(number), PLEDGED_MS) for number in range(GPUS, GPUS + 8)),
+            *told(of_pool=pool_at(1, accredited_gpus=9, pledged_gpus=GPUS + 8)),
+        ],
+        "accredited",
+        "accredited_gpus was 9, expected at most 8, the devices pledged less those of the largest domain",
+    ),
+}
+
 SHORTAGES: dict[str, Fraud] = {
     "the awards do not follow the rule": lie(
         lambda: told(more=[encode_shortage(shortage().replace('"awarded":1', '"awarded":0'), END_MS)]),

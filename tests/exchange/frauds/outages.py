@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from scheduler.core.causes import Cause
-from scheduler.core.instruments import Maintenance
+from scheduler.core.instruments import Maintenance, Recallable, ReleaseUnused
+from scheduler.exchange.leaves import encode_shortage
 from scheduler.exchange.outages import (
     DeclaredNode,
     ForceMajeure,
     MaintenanceNotice,
+    WithheldLots,
     encode_force_majeure,
     encode_maintenance,
+    encode_withheld,
 )
 from tests.exchange.evidence import FIRST, PLEDGED_MS, Evidence, told
 from tests.exchange.frauds.kinds import Fraud, settled
-from tests.exchange.world import END_MS, INTERVAL_MS, START_MS, terms
+from tests.exchange.world import END_MS, INTERVAL_MS, START_MS, shortage, terms
 
 LOST = 3_000
 """What pos-1 loses in an interval, as the world has it: all of it in one node."""
@@ -26,6 +29,7 @@ BUDGET = Maintenance(notice_s=NOTICE_MS // 1_000, budget_ms=1_000)
 AT = 2
 AT_MS = START_MS + AT * INTERVAL_MS
 EVIDENCE = bytes(range(32))
+SHORTAGE = encode_shortage(shortage(), END_MS + 2_000)
 
 
 def notice(written_ms: int = PLEDGED_MS, node: DeclaredNode = NODE, until_ms: int = END_MS) -> bytes:
@@ -63,17 +67,54 @@ def lost_to(cause: Cause, *indices: int, lost: int = LOST) -> Any:
     return change
 
 
-def log(*before: bytes, of_record: Any, after: tuple[bytes, ...] = (), **changes: Any) -> Evidence:
-    """A log that begins with some leaves, of an instrument with a maintenance budget."""
+def log(*before: bytes, of_record: Any, after: tuple[bytes, ...] = (), sound: bool = True, **changes: Any) -> Evidence:
+    """A log that begins with some leaves, of an instrument with a maintenance budget. `sound`: with the shortage of the
+    world, which is one of firm lots.
+    """
+    rest = told(of_record, more=after)
     return Evidence(
-        leaves=[*before, *told(of_record, more=after)],
+        leaves=[*before, *(leaf for leaf in rest if sound or leaf != SHORTAGE)],
         settled={},
         instruments=(terms(**{"maintenance": BUDGET, **changes}),),
     )
 
 
 PLANNED = Cause.PLANNED_MAINTENANCE
+RECALLED = Recallable(notice_ms=20_000, min_run_ms=20_000, max_events=1, max_quantity_gpu_ms=960_000)
+RECALLABLE: dict[str, Any] = {"firmness": RECALLED}
+RELEASABLE: dict[str, Any] = {"unused_rule": ReleaseUnused()}
+
+
+def withheld(*, recalled: bool, at: int = AT, intervals: int = 1, lots: int = 1, written_ms: int = PLEDGED_MS) -> bytes:
+    """Lots of pos-1, for so many intervals."""
+    from_ms = START_MS + at * INTERVAL_MS
+    said = WithheldLots("pos-1", "H100.BASE@1", lots, from_ms, from_ms + intervals * INTERVAL_MS)
+    return encode_withheld(said, written_ms, recalled=recalled)
+
+
+def away(state: str, *indices: int, gpu_ms: int = 8 * INTERVAL_MS) -> Any:
+    """So much of pos-1 is recalled or released in these intervals, and was used before."""
+
+    def change(record: Any) -> Any:
+        if record.position != "pos-1" or (record.start_ms - START_MS) // INTERVAL_MS not in indices:
+            return record
+        recalled = state == "recalled"
+        changed = {
+            f"{state}_gpu_ms": gpu_ms,
+            "used_gpu_ms": record.used_gpu_ms - gpu_ms,
+            "losses": (*record.losses, *([(Cause.RECALL, gpu_ms)] if recalled else [])),
+            "par_gpu_ms": record.par_gpu_ms - (gpu_ms if recalled else 0),
+        }
+        return type(record).model_validate(dict(record) | changed)
+
+    return change
+
+
 HONEST = {
+    "recalled": lambda: log(
+        withheld(recalled=True, intervals=2), of_record=away("recalled", 2, 3), sound=False, **RECALLABLE
+    ),
+    "released": lambda: log(withheld(recalled=False), of_record=away("released", 2), **RELEASABLE),
     "planned": lambda: log(notice(), of_record=lost_to(PLANNED, 2, 3, 4, 5)),
     "excused": lambda: log(force_majeure(), of_record=lost_to(Cause.FORCE_MAJEURE, 2, 3)),
     "drained": lambda: log(of_record=lost_to(Cause.DRAIN, 10, 11), drain_s=20),
@@ -81,6 +122,62 @@ HONEST = {
 """Logs in which somebody bears what the terms say."""
 
 OUTAGES: dict[str, Fraud] = {
+    "a lot is recalled that nobody was told of": settled(
+        lambda: log(of_record=away("recalled", AT), sound=False, **RECALLABLE),
+        "recalls",
+        "80000 GPU-ms are recalled, expected at most 0, as the log has it before",
+    ),
+    "more is recalled than was said": settled(
+        lambda: log(withheld(recalled=True), of_record=away("recalled", AT, gpu_ms=80_001), sound=False, **RECALLABLE),
+        "recalls",
+        "80001 GPU-ms are recalled, expected at most 80000",
+    ),
+    "a recall comes without its notice": settled(
+        lambda: log(
+            withheld(recalled=True, written_ms=AT_MS - 19_999),
+            of_record=away("recalled", AT),
+            sound=False,
+            **RECALLABLE,
+        ),
+        "recalls",
+        f"leaf 0, pos-1: the notice of its recall from {AT_MS} was 19999 ms, expected 20000 or more",
+    ),
+    "a recall comes before the least run": settled(
+        lambda: log(withheld(recalled=True, at=1), of_record=away("recalled", 1), sound=False, **RECALLABLE),
+        "recalls",
+        f"it is recalled at {START_MS + INTERVAL_MS}, expected {AT_MS} or later, after its least run",
+    ),
+    "it is recalled more often than the terms let it": settled(
+        lambda: log(
+            withheld(recalled=True),
+            withheld(recalled=True, at=8),
+            of_record=away("recalled", 2, 8),
+            sound=False,
+            **RECALLABLE,
+        ),
+        "recalls",
+        "leaf 1, pos-1: it is recalled 2 times, expected at most 1",
+    ),
+    "what is firm is recalled": settled(
+        lambda: log(withheld(recalled=True), of_record=away("recalled", AT)),
+        "recalls",
+        "the firmness of H100.BASE@1 is FIRM, expected RECALLABLE",
+    ),
+    "a recall takes no lots": settled(
+        lambda: log(withheld(recalled=True, lots=0), of_record=lambda record: record),
+        "leaves",
+        "lots of a recall was 0, expected 1 or more",
+    ),
+    "unused time is called released that nobody gave back": settled(
+        lambda: log(of_record=away("released", AT), **RELEASABLE),
+        "releases",
+        "80000 GPU-ms are released, expected at most 0, as the log has it before",
+    ),
+    "an owner gives back what the terms pay for": settled(
+        lambda: log(withheld(recalled=False), of_record=away("released", AT)),
+        "releases",
+        "the unused rule of H100.BASE@1 is PAY, expected RELEASE",
+    ),
     "an outage is called planned that nobody announced": settled(
         lambda: log(of_record=lost_to(PLANNED, AT)),
         "maintenance",
