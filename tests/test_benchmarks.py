@@ -19,7 +19,7 @@ from tests.benchmarks.table import BENCHMARKS
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str]]:
     """Three benchmarks in modules of their own: one that measures, one without its input, one that breaks."""
     bodies = {
-        "measures": 'return Result([{"count": 2, "quick": settings.quick}], "two counted")',
+        "measures": 'return Result([{"count": 2, "quick": settings.quick}], "two counted", figures={"most": 2})',
         "lacks": 'settings.traces_folder("helios")',
         "breaks": 'raise RuntimeError("broken")',
     }
@@ -43,6 +43,7 @@ def test_a_benchmark_writes_its_rows_with_the_machine_and_prints_its_line(
     document = json.loads((tmp_path / "out" / "measures.json").read_text(encoding="utf-8"))
     assert document["name"] == "measures"
     assert document["rows"] == [{"count": 2, "quick": True}]
+    assert document["most"] == 2
     assert {"cpus", "cpu_model", "memory_mib", "python"} <= set(document["machine"])
     assert document["date"].endswith("+00:00")
     assert capsys.readouterr().out == "measures: two counted\n"

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from sys import intern
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -240,8 +241,8 @@ def position_of(leaf: bytes) -> str:
 
 def _record(sent: wire.MeterRecord) -> MeterRecord:
     fields = {
-        "position": sent.position,
-        "instrument": sent.instrument,
+        "position": intern(sent.position),  # there are few, and an auditor holds millions of records
+        "instrument": intern(sent.instrument),
         "start_ms": sent.start_ms,
         "end_ms": sent.end_ms,
         "version": sent.version,
@@ -262,7 +263,7 @@ def _record(sent: wire.MeterRecord) -> MeterRecord:
         "par_gpu_ms": sent.par_gpu_ms,
         "measured_mean_ppm": sent.measured_ppm,
         "measured_min_ppm": sent.least_ppm,
-        "suite": sent.suite,
+        "suite": intern(sent.suite),
         "quality": _QUALITIES.get(sent.quality),
         "estimated_gpu_ms": sent.estimated_gpu_ms,
     }
