@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scheduler.core.errors import Refused
 from scheduler.core.models import canonical_bytes
+from scheduler.core.state.state import State
 from scheduler.exchange import bundles
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.home_log import HomeLog, by_position, read_home
@@ -39,27 +40,30 @@ def bundle_home(
     """
     with read_home(home, stream) as log:
         onto = bundles.beginning(log.journal, log.stream, folder, log.checkpoint.origin)
-        statements, left_out = settled(log, tick)
-        terms = [log.state.instruments[name] for name in sorted(log.state.instruments)]
+        state = log.state()
+        statements, left_out = settled(log, state, tick)
+        terms = [state.instruments[name] for name in sorted(state.instruments)]
         vkeys = [key.encode() for key in log.vkeys()]
         bundles.write(log.journal, log.stream, folder, terms, statements, vkeys, onto=onto, tick=tick)
         before = onto.stated.size if onto is not None else 0
         return Bundled(folder, log.checkpoint.origin, log.size, before, len(statements), left_out)
 
 
-def settled(log: HomeLog, tick: bundles.Tick = lambda _done, _of: None) -> tuple[dict[str, bytes], dict[str, str]]:
+def settled(
+    log: HomeLog, state: State, tick: bundles.Tick = lambda _done, _of: None
+) -> tuple[dict[str, bytes], dict[str, str]]:
     """The canonical bytes of every position's statement so far; and of those with records but without, why."""
     statements: dict[str, bytes] = {}
     left_out: dict[str, str] = {}
     for name, leaves in sorted(by_position(log, tick).items()):
-        position = log.state.book.positions.get(name)
+        position = state.book.positions.get(name)
         if position is None:
             left_out[name] = "the journal knows no such position"
             continue
         recorded = (RecordedLeaf.of(leaf) for leaf in leaves)
         mine = [each for each in recorded if each is not None]
         try:
-            made = statement_of(log.state.instruments[position.instrument], position, mine)
+            made = statement_of(state.instruments[position.instrument], position, mine)
         except Refused as error:
             left_out[name] = str(error)
         else:

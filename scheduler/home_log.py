@@ -29,13 +29,12 @@ _SIGNED_WITHIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class HomeLog:
-    """One stream's log as far as it is signed, and the state that the journal folds to."""
+    """One stream's log as far as it is signed."""
 
     home: Path
     journal: Journal
     stream: str
     checkpoint: Checkpoint
-    state: State
 
     @property
     def size(self) -> int:
@@ -45,6 +44,10 @@ class HomeLog:
     def leaves(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """`(index, leaf)` of the signed leaves from `start` on."""
         return self.journal.leaves(self.stream, start, max(0, self.size - start))
+
+    def state(self) -> State:
+        """What the journal folds to. Raises Damaged."""
+        return fold(self.journal, check_up_to=0).state
 
     def vkeys(self) -> tuple[VerifierKey, ...]:
         """All keys that ever signed this log. Raises as `verifiers_of`."""
@@ -65,8 +68,7 @@ def read_home(home: Path, stream: str | None = None) -> Iterator[HomeLog]:
         _until_signed(journal, name)
         with journal.one_instant():
             _, note = bundles.signed(journal, name)
-            checkpoint = Checkpoint.parse(parse_note(note).text)
-            yield HomeLog(home, journal, name, checkpoint, fold(journal, check_up_to=0).state)
+            yield HomeLog(home, journal, name, Checkpoint.parse(parse_note(note).text))
 
 
 def by_position(log: HomeLog, tick: bundles.Tick = lambda _done, _of: None) -> Mapping[str, list[bytes]]:

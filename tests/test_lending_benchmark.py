@@ -284,9 +284,12 @@ def test_what_cannot_be_preempted_is_beyond_what_its_account_owns_by_the_pencil(
     day_and_a_half = 36 * 60
     gangs = [{"work": day_and_a_half, "firm": 1}, {"work": day_and_a_half, "firm": 1}, {"work": 4 * day_and_a_half}]
     of = case([[1], [2], [1]], gangs)
-    # A node too few on the first day, none on the second.
-    assert firm_beyond_owned_gpu_ms(of) == 8 * MS_PER_DAY
-    assert firm_beyond_owned_gpu_ms(replace(of, replay=replace(of.replay, warm_up_days=1))) == 0
+    # The second finds a node too few on the first day, and so is beyond with all of its work.
+    assert firm_beyond_owned_gpu_ms(of) == 12 * MS_PER_DAY
+    assert firm_beyond_owned_gpu_ms(replace(of, replay=replace(of.replay, warm_up_days=1))) == 4 * MS_PER_DAY
+    # Lots that end before its declared end do not carry a gang, however short it turns out to be.
+    outliving = case([[1], [1], [0]], [{"work": 60, "declared": 72 * 60, "firm": 1}])
+    assert firm_beyond_owned_gpu_ms(outliving) == 8 * MS_PER_HOUR
     # Who owns nothing is beyond with all of it, for as long as it runs within the days.
     stranger = case([[1, 0], [1, 0]], [{"at": 24 * 60, "tenant": 1, "size": 4, "work": 10 * 24 * 60, "firm": 1}])
     assert firm_beyond_owned_gpu_ms(stranger) == 4 * MS_PER_DAY

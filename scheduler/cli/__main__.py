@@ -21,7 +21,9 @@ from scheduler.cli import (
     demo,
     disclosure,
     exchange,
+    export,
     fleet,
+    instrument,
     jobs,
     keys,
     overview,
@@ -75,6 +77,8 @@ def application() -> typer.Typer:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(instrument.app, name="instrument")
+    app.add_typer(export.app, name="export")
     app.add_typer(certs.app, name="certs")
     app.add_typer(keys.app, name="keys")
     return app

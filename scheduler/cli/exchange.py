@@ -80,11 +80,11 @@ def list_instrument(
     if (terms is None) == (not symbol):
         raise typer.BadParameter("give a file of terms, or --symbol and flags, not both", param_hint="'TERMS'")
     listed = (
-        _read_terms(terms)
+        read_terms(terms)
         if terms is not None
         else _plain_terms(symbol, grade, site, cell, gpus, start, end, price_micro, metering_s)
     )
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         name = venue.list_instrument(listed, lots_listed)
     if output is Output.JSON:
         write_json({"instrument": name, "spec_hash": listed.spec_hash})
@@ -103,7 +103,7 @@ def buy(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Buy lots: a new position."""
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         _told(venue.trade(account, instrument, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
@@ -118,7 +118,7 @@ def sell(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Transfer lots of a position to another account, also in the middle of their delivery."""
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         _told(venue.transfer(position, to, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
@@ -132,7 +132,7 @@ def split(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Move lots of a position into a new one of the same account."""
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         event = venue.transfer(
             position, _account_of(venue, position), lots, effective_ms=effective or 0, request_id=request_id
         )
@@ -149,7 +149,7 @@ def correct(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Say that a position has so many lots."""
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         _told(venue.correct(position, lots, effective_ms=effective or 0, request_id=request_id), output)
 
 
@@ -158,7 +158,7 @@ def book(exchange: ExchangeOption = None, output: OutputOption = Output.TABLE) -
     """What is listed, and who owns what."""
     from scheduler.api.wording import instant
 
-    with _venue(exchange) as venue:
+    with venue_at(exchange) as venue:
         known = venue.snapshot()
     if output is Output.JSON:
         write_json(
@@ -181,7 +181,7 @@ def book(exchange: ExchangeOption = None, output: OutputOption = Output.TABLE) -
     write_table(("position", "account", "instrument", "lots"), held, empty="no positions")
 
 
-def _venue(address: str | None) -> ExchangeClient:
+def venue_at(address: str | None) -> ExchangeClient:
     """The exchange that was named, else the one that `tenor up` started here. Raises Unavailable."""
     from scheduler.api.address import checked_address, state_dir
     from scheduler.core.errors import Unavailable
@@ -224,7 +224,7 @@ def _told(event: PositionEvent, output: Output) -> None:
     )
 
 
-def _read_terms(path: Path) -> InstrumentTerms:
+def read_terms(path: Path) -> InstrumentTerms:
     """Terms from a file. Raises InvalidValue where it cannot be read, InvalidInstrument with every fault."""
     import tomllib
 

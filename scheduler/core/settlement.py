@@ -208,6 +208,13 @@ def settle(
     )
 
 
+def lines_of(terms: InstrumentTerms, records: Iterable[MeterRecord]) -> tuple[Line, ...]:
+    """What records of one position come to, line by line, whatever time each covers: the sums of `settle` without its
+    refusals, for what might be delivered. Raises Conflict where two records of one version differ.
+    """
+    return _lines(terms, _Quantities.of(terms, latest(records)))
+
+
 def difference(before: Statement, after: Statement) -> tuple[Line, ...]:
     """What a later statement of the same position and period changes: a line for each kind whose exact amount differs.
 

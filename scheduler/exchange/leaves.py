@@ -239,6 +239,14 @@ def position_of(leaf: bytes) -> str:
         return ""
 
 
+def kind_of(leaf: bytes) -> str:
+    """The name of what a leaf holds, as on the wire: `record`, `coverage`, `key_change`. Raises Refused for no leaf."""
+    try:
+        return wire.LogEntry.FromString(leaf).WhichOneof("kind") or ""
+    except DecodeError as error:
+        raise Refused(f"a leaf of {len(leaf)} bytes is no LogEntry: {error}") from error
+
+
 def _record(sent: wire.MeterRecord) -> MeterRecord:
     fields = {
         "position": intern(sent.position),  # there are few, and an auditor holds millions of records

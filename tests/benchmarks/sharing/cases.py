@@ -83,21 +83,26 @@ def case_of(asked: Asked) -> Case:
 
 
 def firm_beyond_owned_gpu_ms(case: Case) -> int:
-    """After the warm-up: what gangs that cannot be preempted hold beyond what their account owns, did each of them
-    start when it was submitted. A pool serves it; nobody who keeps promises to owners can do so at that instant.
+    """After the warm-up: the work of gangs that cannot be preempted and that their account's lots do not carry until
+    their declared end, beside those of its gangs of that kind that do, did each start when it was submitted. A pool
+    serves it; nobody who keeps promises to owners can do so at that instant.
     """
-    gangs, end_ms = case.replay.gangs, case.replay.end_ms
+    gangs = case.replay.gangs
     owned = gpus_owned(case)
+    last_day = len(owned) - 1
+    carried: list[list[tuple[int, int]]] = [[] for _ in case.replay.tenants]
+    """By account: (end, GPUs) of what runs."""
     beyond = 0
-    for account in range(len(case.replay.tenants)):
-        firm = np.flatnonzero((gangs.tenant == account) & ~gangs.preemptible)
-        gpus, start_ms = gangs.gpus[firm].astype(np.int64), gangs.submitted_ms[firm]
-        days = np.arange(case.replay.days, dtype=np.int64)
-        changes = np.concatenate([gpus, -gpus, -np.diff(owned[:-1, account], prepend=0)])
-        at_ms = np.concatenate([start_ms, start_ms + gangs.duration_ms[firm], days * MS_PER_DAY])
-        order = np.argsort(at_ms, kind="stable")
-        edges = np.clip(np.append(at_ms[order], end_ms), case.warm_up_ms, end_ms)
-        beyond += int((np.maximum(0, changes[order].cumsum()) * np.diff(edges)).sum())
+    for gang in np.flatnonzero(~gangs.preemptible).tolist():
+        account, gpus, start_ms = int(gangs.tenant[gang]), int(gangs.gpus[gang]), int(gangs.submitted_ms[gang])
+        end_ms, declared_end_ms = start_ms + int(gangs.duration_ms[gang]), start_ms + int(gangs.declared_ms[gang])
+        running = carried[account] = [(until_ms, each) for until_ms, each in carried[account] if until_ms > start_ms]
+        first = min(start_ms // MS_PER_DAY, last_day)
+        last = min((declared_end_ms - 1) // MS_PER_DAY, last_day)
+        if gpus + sum(each for _, each in running) <= owned[first : last + 1, account].min():
+            running.append((end_ms, gpus))
+        else:
+            beyond += gpus * max(0, min(end_ms, case.replay.end_ms) - max(start_ms, case.warm_up_ms))
     return beyond
 
 

@@ -1,0 +1,1 @@
+"""What leaves Tenor for other programs."""
