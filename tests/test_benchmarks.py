@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.harness import Missing, Settings, machine, peak_mib, resident_mib, timed
+from tests.benchmarks.harness import Missing, Settings, cpu_s, machine, peak_mib, resident_mib, timed
 from tests.benchmarks.table import BENCHMARKS
 
 
@@ -104,6 +104,7 @@ def test_only_the_work_is_timed_on_something_fresh_each_time() -> None:
 def test_memory_and_machine_are_read() -> None:
     assert 0 < resident_mib() == pytest.approx(resident_mib(os.getpid()), abs=64)
     assert peak_mib() >= resident_mib() // 2
+    assert 0 < cpu_s() == pytest.approx(cpu_s(os.getpid()), abs=1)
     described = machine()
     assert isinstance(described["cpus"], int)
     assert described["cpus"] >= 1
