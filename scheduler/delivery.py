@@ -10,12 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from scheduler.core.cluster import Fleet
 from scheduler.core.errors import UnknownName
+from scheduler.core.events import Event, ForceMajeureDeclared, MaintenanceAnnounced, ShortageDecided
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.settlement import Statement
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
+from scheduler.exchange.outages import (
+    DeclaredNode,
+    ForceMajeure,
+    MaintenanceNotice,
+    encode_force_majeure,
+    encode_maintenance,
+)
 from scheduler.exchange.statements import RecordedLeaf, statement_of
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keyring import LogSigner
@@ -34,6 +43,15 @@ def statement(journal: Journal, stream: str, state: State, name: str) -> Stateme
     return statement_of(state.instruments[position.instrument], position, mine)
 
 
+def _declared(fleet: Fleet, nodes: Sequence[str]) -> tuple[DeclaredNode, ...]:
+    found = []
+    for name in nodes:
+        node = fleet.nodes[fleet.index_of_node[name]]
+        path = f"{node.site}/{node.block}/{node.domain}/{node.name}"
+        found.append(DeclaredNode(grade=node.grade, site=node.site, cell=path, gpus=node.gpus))
+    return tuple(found)
+
+
 @dataclass(frozen=True, slots=True)
 class LogWriter:
     """Writes one stream's log. `signer`'s name is the log's origin."""
@@ -46,9 +64,19 @@ class LogWriter:
         records = [encode_record(record, written_ms) for record in closing.records]
         return records + [encode_pool(pool, written_ms) for pool in closing.pools]
 
-    def shortage_leaf(self, certificate: str, written_ms: int) -> bytes:
-        """The leaf of a shortage certificate (canonical JSON)."""
-        return encode_shortage(certificate, written_ms)
+    def leaf_of(self, event: Event, fleet: Fleet) -> bytes | None:
+        """The leaf that an event leaves by itself, written at its instant; None for most."""
+        match event:
+            case ShortageDecided():
+                return encode_shortage(event.certificate, event.at_ms)
+            case MaintenanceAnnounced():
+                notice = MaintenanceNotice(_declared(fleet, (event.node,)), event.from_ms, event.until_ms)
+                return encode_maintenance(notice, event.at_ms)
+            case ForceMajeureDeclared():
+                nodes, evidence = _declared(fleet, event.nodes), bytes.fromhex(event.evidence)
+                return encode_force_majeure(ForceMajeure(nodes, event.from_ms, event.until_ms, evidence), event.at_ms)
+            case _:
+                return None
 
     def size(self, journal: Journal) -> int:
         """How many leaves the log holds durably."""

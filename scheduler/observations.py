@@ -1,5 +1,5 @@
-"""From what execution saw to events: the seam between the execution protocol and the pure steps in
-`core.rounds.observing`.
+"""From what execution saw to events, and from a gang to what execution needs: the seam between the execution protocol
+and the pure steps in `core.rounds.observing`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from typing import assert_never
 from scheduler.core.events import Event
 from scheduler.core.rounds import observing
 from scheduler.core.state.state import State
+from scheduler.core.workloads import Gang
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
     GpuHealth,
+    Launch,
     NodeMissing,
     NodeSeen,
     Observation,
@@ -38,3 +40,19 @@ def events_of(observation: Observation, state: State, now_ms: int) -> list[Event
             return observing.measured(state, node, observation.gpus, observation.ppm, observation.suite, at_ms)
         case _:
             assert_never(observation)
+
+
+def launch_of(gang: Gang) -> Launch:
+    """What execution needs to run the gang's current attempt."""
+    return Launch(
+        gang=gang.id,
+        attempt=gang.attempt,
+        account=gang.account,
+        name=gang.spec.name,
+        command=gang.spec.command,
+        pieces=gang.pieces,
+        env=tuple(sorted(gang.spec.env.items())),
+        working_dir=gang.spec.working_dir,
+        grace_ms=gang.spec.grace_ms,
+        gpu_milli=gang.spec.gpu_milli,
+    )

@@ -12,26 +12,25 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from scheduler import metered
 from scheduler.collecting import collections_wait
 from scheduler.core.cluster import Fleet
-from scheduler.core.errors import Refused, Unavailable, UnknownName
+from scheduler.core.errors import Refused, Unavailable
 from scheduler.core.events import (
     VERSION,
     CalendarTurned,
     CancelAsked,
-    DrainOrdered,
     Event,
+    ForceMajeureDeclared,
     GangEnded,
     GangStopAsked,
     GangSubmitted,
+    HealthChanged,
     InstrumentListed,
-    IntervalClosed,
-    IntervalCorrected,
     ObservationGap,
     PositionChanged,
     PositionsLoaded,
     ScoreChosen,
-    ShortageDecided,
     encode,
 )
 from scheduler.core.instruments import InstrumentTerms
@@ -39,15 +38,15 @@ from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.closing import Closing
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
-from scheduler.core.rounds import closing, covering, deadlines, observing, placing
+from scheduler.core.rounds import closing, covering, deadlines, observing, outages, placing
 from scheduler.core.rounds.making_room import make_room
 from scheduler.core.state import observed
 from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, Gang, GangSpec, GangStatus, StopCause
 from scheduler.delivery import LogWriter
-from scheduler.execution.protocol import Executor, Launch
+from scheduler.execution.protocol import Executor
 from scheduler.ledger.journal import Entry, Journal
-from scheduler.observations import events_of
+from scheduler.observations import events_of, launch_of
 from scheduler.planners.planner import LocalPlanner, Planner
 
 OBSERVED_CURSOR = "observed_ms"
@@ -195,19 +194,28 @@ class Scheduler:
 
     def drain(self, node: str, by_ms: int | None) -> None:
         """Empty a node by an instant (None: call it off): it takes no new work, its promises move where they can."""
+        spares = self.settings.spares
+        self.carry_out(lambda state, now_ms: covering.drained(state, node, by_ms, now_ms, spares))
+
+    def carry_out(self, order: Callable[[State, int], Iterable[Event]]) -> int:
+        """What somebody who may orders, as the events that `order` makes of it at this instant; durable when this
+        returns, with the number of closed intervals that it corrected. Raises what `order` raises, which does so before
+        its first event: then nothing changed.
+        """
+        corrected = 0
         with self.guard:
-            if node not in self.state.fleet.index_of_node:
-                raise UnknownName("node", node, tuple(self.state.fleet.index_of_node))
             self._save_or_raise()
-            if self.state.health.draining.get(node) == by_ms:
-                return
             now_ms = self._clock_ms()
             self._turn_calendar(now_ms)
-            order = DrainOrdered(at_ms=now_ms, node=node, by_ms=by_ms)
-            for event in covering.after_drain(self.state, order, self.settings.spares):
+            for event in order(self.state, now_ms):
                 self._emit(event)
+                if isinstance(event, HealthChanged):
+                    self._after_health(event, now_ms)
+                elif isinstance(event, ForceMajeureDeclared) and event.from_ms < now_ms:
+                    corrected += self._correct(outages.touched_by(self.state, event), event.from_ms, now_ms)
             self._save_or_raise()
             self.woken.set()
+            return corrected
 
     def choose_score(self, choice: ScoreChosen) -> bool:
         """From the next round on partly used nodes are filled by this score. False where that changes nothing."""
@@ -365,22 +373,14 @@ class Scheduler:
         if self._blind_since_ms is not None:
             self._emit(ObservationGap(at_ms=now_ms, from_ms=self._blind_since_ms, bridged=False))
             self._blind_since_ms = now_ms
-        for due in closing.due_intervals(self.state, now_ms, self.settings.close_lag_ms):
-            closed = closing.close(self.state, due)
+        due = metered.closed(
+            self.state, self._log, self._journal, self._unsaved_leaves, now_ms, self.settings.close_lag_ms
+        )
+        for closed, leaves, event in due:
             for heard in self.closing_listeners:
                 heard(closed)
-            leaves = self._log.leaves_of(closed, now_ms)
-            first = self._log.size(self._journal) + len(self._unsaved_leaves)
             self._unsaved_leaves += leaves
-            self._emit(
-                IntervalClosed(
-                    at_ms=now_ms,
-                    interval_ms=due.interval_ms,
-                    end_ms=due.interval.end_ms,
-                    first_leaf=first,
-                    leaves=len(leaves),
-                )
-            )
+            self._emit(event)
         self._positions_changed = True
 
     def _act(self, now_ms: int) -> None:
@@ -402,14 +402,15 @@ class Scheduler:
         self.state.apply(event)
         self._planner.heard(event)
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
+        leaf = self._log.leaf_of(event, self.state.fleet)
+        if leaf is not None:
+            self._unsaved_leaves.append(leaf)
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True
             case GangEnded():
                 self._launched.discard((event.gang, event.attempt))
                 self._stop_sent.pop((event.gang, event.attempt), None)
-            case ShortageDecided():
-                self._unsaved_leaves.append(self._log.shortage_leaf(event.certificate, event.at_ms))
             case _:
                 pass
         for listener in self.listeners:
@@ -443,28 +444,23 @@ class Scheduler:
         if not self._save():
             raise Unavailable(f"not saved yet, and so not acted on: {self.paused}")
 
-    def _correct(self, names: Sequence[str], from_ms: int, now_ms: int) -> None:
-        """Records of closed intervals that something learnt late makes other than they were issued."""
+    def _correct(self, names: Sequence[str], from_ms: int, now_ms: int) -> int:
+        """Records of closed intervals that something learnt late makes other than they were issued; how many
+        intervals.
+        """
+        corrected = 0
         horizon_ms = self.state.meter.history.horizon_ms
         if from_ms < horizon_ms:
             self.alerts.append(
                 f"learnt at {now_ms} of {', '.join(names)} from {from_ms} on: what was metered before {horizon_ms} "
                 f"cannot be corrected"
             )
-        for interval_ms, closing_again in closing.closed_again(self.state, names, from_ms):
-            end_ms = closing_again.interval.end_ms
-            issued = self._log.issued(self._journal, self._unsaved_leaves, self.state.closings, interval_ms, end_ms)
-            records = closing.corrections(closing_again, issued)
-            if records:
-                first = self._log.size(self._journal) + len(self._unsaved_leaves)
-                self._unsaved_leaves += self._log.leaves_of(
-                    replace(closing_again, records=tuple(records), pools=()), now_ms
-                )
-                self._emit(
-                    IntervalCorrected(
-                        at_ms=now_ms, interval_ms=interval_ms, end_ms=end_ms, first_leaf=first, leaves=len(records)
-                    )
-                )
+        unsaved = self._unsaved_leaves
+        for leaves, event in metered.corrected(self.state, self._log, self._journal, unsaved, names, from_ms, now_ms):
+            self._unsaved_leaves += leaves
+            self._emit(event)
+            corrected += 1
+        return corrected
 
     def _same_request(self, gang_id: str, spec: GangSpec, request: str) -> Gang:
         gang = self.state.gangs.get(gang_id)
@@ -481,19 +477,3 @@ class Scheduler:
         """An attempt that was never launched has nothing to stop: it is over at once."""
         if (event.gang, event.attempt) not in self._launched:
             self._emit(observing.never_started(event))
-
-
-def launch_of(gang: Gang) -> Launch:
-    """What execution needs to run the gang's current attempt."""
-    return Launch(
-        gang=gang.id,
-        attempt=gang.attempt,
-        account=gang.account,
-        name=gang.spec.name,
-        command=gang.spec.command,
-        pieces=gang.pieces,
-        env=tuple(sorted(gang.spec.env.items())),
-        working_dir=gang.spec.working_dir,
-        grace_ms=gang.spec.grace_ms,
-        gpu_milli=gang.spec.gpu_milli,
-    )

@@ -56,6 +56,7 @@ def command_lines(path: Path, program: str) -> Iterator[list[str]]:
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words = words[1:]
+            words = words[: words.index(">")] if ">" in words else words  # what the shell keeps for itself
             if words and words[0].rpartition("/")[2] == program:
                 yield words[1:]
 

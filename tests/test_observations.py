@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.core.causes import Cause
+from scheduler.core.causes import OF_HEALTH, Cause
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.errors import InvalidValue
 from scheduler.core.events import (
     Event,
     GangEnded,
@@ -83,6 +84,20 @@ def test_an_observation_says_what_is_new_and_nothing_else(
         state.apply(event)
     if not isinstance(observation, ProbeReading):
         assert events_of(observation, state, NOW) == []
+
+
+@pytest.mark.parametrize("cause", sorted(OF_HEALTH))
+def test_each_cause_of_health_is_told_as_it_is(cause: Cause) -> None:
+    (event,) = events_of(GpuHealth("node-0", (2,), AT, cause), folded(), NOW)
+    assert event == HealthChanged(at_ms=AT, node="node-0", gpus=(2,), cause=cause)
+
+
+@pytest.mark.parametrize("cause", sorted(set(Cause) - OF_HEALTH))
+def test_no_other_cause_is_a_gpus_health(cause: Cause) -> None:
+    with pytest.raises(InvalidValue, match=f"cause of the health of node-0 was '{cause.name}', expected one of"):
+        GpuHealth("node-0", (2,), AT, cause)
+    with pytest.raises(InvalidValue, match="cause of the health of node-0 was"):
+        NodeMissing("node-0", AT, cause)
 
 
 @pytest.mark.parametrize(("seen_ms", "told_ms"), [(-50, 60), (60, 60), (61, 61), (200, 200), (900, 200)])

@@ -38,6 +38,8 @@ def rules(scheduler: Scheduler) -> dict[str, Rule]:
         "Submit": own.submission,
         "Cancel": own.job,
         "Drain": admin,
+        "Mark": admin,
+        "DeclareForceMajeure": admin,
         "Logs": own.job,
         "WatchEvents": admin,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
 
 from scheduler.api.messages import JobSpec
+from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.errors import InvalidValue
 from scheduler.core.instruments import MAX_INSTANT_MS
@@ -90,6 +92,23 @@ def instant(what: str, which: str, at_ms: int) -> int:
     if not 0 <= at_ms <= MAX_INSTANT_MS:
         raise InvalidValue(what, which, at_ms, f"0..{MAX_INSTANT_MS} ms since 1970")
     return at_ms
+
+
+def digest(what: str, which: str, given: str) -> str:
+    """The SHA-256 itself. Raises InvalidValue for anything but 64 lower-case hex digits."""
+    if re.fullmatch(r"[0-9a-f]{64}", given) is None:
+        raise InvalidValue(what, which, given[:80], "a SHA-256 as 64 lower-case hex digits")
+    return given
+
+
+def cause(which: str, given: str) -> Cause | None:
+    """The cause of a lower-case name; None where it is empty. Raises InvalidValue."""
+    if not given:
+        return None
+    found = Cause.__members__.get(given.upper()) if given.islower() else None
+    if found is None:
+        raise InvalidValue("cause", which, given[:80], "the lower-case name of a published cause, as ecc")
+    return found
 
 
 def losses(which: str, given: int) -> int:

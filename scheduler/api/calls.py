@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,11 +155,23 @@ def cancel(job: str) -> Call[messages.Job]:
     return Call("Cancel", wire.CancelRequest(job=job), _job)
 
 
-def drain(node: str, by_ms: int | None) -> Call[messages.Node]:
+def drain(node: str, by_ms: int | None, until_ms: int | None) -> Call[messages.Node]:
     """A drain, or its end."""
-    return Call(
-        "Drain", wire.DrainRequest(node=node, by_ms=by_ms), lambda got: codec.from_wire(got.node, messages.Node)
-    )
+    request = wire.DrainRequest(node=node, by_ms=by_ms, until_ms=until_ms)
+    return Call("Drain", request, lambda got: codec.from_wire(got.node, messages.Node))
+
+
+def mark(node: str, gpus: Sequence[int], cause: str) -> Call[messages.Node]:
+    """What is wrong with GPUs."""
+    request = wire.MarkRequest(node=node, gpus=gpus, cause=cause)
+    return Call("Mark", request, lambda got: codec.from_wire(got.node, messages.Node))
+
+
+def force_majeure(nodes: Sequence[str], from_ms: int, until_ms: int, evidence: bytes) -> Call[int]:
+    """A force majeure, by the hash of its evidence."""
+    digest = hashlib.sha256(evidence).hexdigest()
+    request = wire.DeclareForceMajeureRequest(nodes=nodes, from_ms=from_ms, until_ms=until_ms, evidence=digest)
+    return Call("DeclareForceMajeure", request, lambda got: int(got.corrected_intervals))
 
 
 def logs(

@@ -170,9 +170,24 @@ class Client:
         """End a job: at once where it waits, with its grace where it runs. Raises UnknownName."""
         return self._ask(calls.cancel(job))
 
-    def drain(self, node: str, by_ms: int | None) -> messages.Node:
-        """Empty a node by an instant; None calls it off. Raises UnknownName."""
-        return self._ask(calls.drain(node, by_ms))
+    def drain(self, node: str, by_ms: int | None, *, until_ms: int | None = None) -> messages.Node:
+        """Empty a node by an instant; None calls it off. With `until_ms` it is announced maintenance from then to then,
+        and the node stays in use until it begins. Raises UnknownName, InvalidValue, Conflict where it overlaps another.
+        """
+        return self._ask(calls.drain(node, by_ms, until_ms))
+
+    def mark(self, node: str, gpus: Sequence[int] = (), *, cause: str) -> messages.Node:
+        """Say what is wrong with GPUs of a node (none named: all), as `ecc`; empty: nothing any more.
+
+        Raises UnknownName, InvalidValue.
+        """
+        return self._ask(calls.mark(node, gpus, cause))
+
+    def force_majeure(self, nodes: Sequence[str], from_ms: int, until_ms: int, evidence: bytes) -> int:
+        """Declare that faults of nodes were beyond control. Only the SHA-256 of `evidence` leaves this process. Gives
+        how many closed intervals were corrected. Raises UnknownName, InvalidValue.
+        """
+        return self._ask(calls.force_majeure(nodes, from_ms, until_ms, evidence))
 
     # -- streams -------------------------------------------------------------------------------------------------------
 

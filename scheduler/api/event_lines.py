@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from scheduler.api.wording import asked_size, count, gpus, instant
+from scheduler.api.wording import asked_size, count, gpus, instant, listed
 from scheduler.core.events import (
     BindOverdue,
     CalendarTurned,
@@ -14,15 +14,18 @@ from scheduler.core.events import (
     CoverageRefused,
     DrainOrdered,
     Event,
+    ForceMajeureDeclared,
     GangEnded,
     GangPlaced,
     GangStarted,
     GangStopAsked,
     GangSubmitted,
+    GpusMarked,
     HealthChanged,
     InstrumentListed,
     IntervalClosed,
     IntervalCorrected,
+    MaintenanceAnnounced,
     NodeJoined,
     ObservationGap,
     PerformanceMeasured,
@@ -41,6 +44,8 @@ def line(event: Event) -> tuple[str, str]:
             return _of_exchange(event)
         case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
+        case MaintenanceAnnounced() | ForceMajeureDeclared() | GpusMarked():
+            return _of_outages(event)
         case CoverageAssigned() | CoverageRefused() | CellsSwapped() | CalendarTurned():
             return _of_coverage(event)
         case ShortageDecided() | ShortageOver():
@@ -91,6 +96,19 @@ def _of_fleet(
             return event.node, by
         case ObservationGap():
             return "", f"nobody saw the fleet from {instant(event.from_ms)} on"
+
+
+def _of_outages(event: MaintenanceAnnounced | ForceMajeureDeclared | GpusMarked) -> tuple[str, str]:
+    match event:
+        case GpusMarked():
+            which = "all GPUs" if event.gpus is None else f"GPUs {', '.join(map(str, event.gpus))}"
+            said = "said to be well" if event.cause is None else f"said to be ill: {event.cause.name.lower()}"
+            return event.node, f"{which} {said}"
+        case MaintenanceAnnounced():
+            return event.node, f"maintenance announced from {instant(event.from_ms)} to {instant(event.until_ms)}"
+        case ForceMajeureDeclared():
+            when = f"from {instant(event.from_ms)} to {instant(event.until_ms)}"
+            return listed(event.nodes, most=4), f"force majeure declared {when}, evidence {event.evidence[:12]}"
 
 
 def _of_coverage(

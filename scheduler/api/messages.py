@@ -260,6 +260,8 @@ class Node:
     least_ppm: int
     drain_by_ms: int | None
     shares: tuple[Share, ...]
+    maintenance_from_ms: int | None
+    maintenance_until_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from scheduler.core.errors import InvalidValue, Refused, UnknownName
 from scheduler.core.events import Event, decode
 from scheduler.core.placement.scores.table import DEFAULT
 from scheduler.core.quantities import MS_PER_DAY
+from scheduler.core.rounds import outages
 from scheduler.core.state.state import State
 from scheduler.core.workloads import ENDED, GangStatus
 from scheduler.exchange.errors import Exhausted, answers, streams
@@ -222,11 +223,39 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     @answers
     def Drain(self, request: wire.DrainRequest) -> wire.DrainResponse:  # noqa: N802
         """See the proto."""
-        by_ms = asked.instant("by_ms", f"the drain of {request.node}", request.by_ms)
-        self._scheduler.drain(request.node, by_ms if request.HasField("by_ms") else None)
+        node, which = request.node, f"the drain of {request.node}"
+        by_ms = asked.instant("by_ms", which, request.by_ms) if request.HasField("by_ms") else None
+        if not request.HasField("until_ms"):
+            self._scheduler.drain(node, by_ms)
+        elif by_ms is None:
+            raise InvalidValue("by_ms", which, None, "an instant, at which the maintenance begins")
+        else:
+            until_ms = asked.instant("until_ms", which, request.until_ms)
+            self._scheduler.carry_out(lambda state, now_ms: outages.announce(state, node, by_ms, until_ms, now_ms))
         with self._reading() as (state, _):
             shown = views.nodes(state, [_node_number(state, request.node)])
         return wire.DrainResponse(node=codec.to_wire(shown[0], wire.Node))
+
+    @answers
+    def Mark(self, request: wire.MarkRequest) -> wire.MarkResponse:  # noqa: N802
+        """See the proto."""
+        node, gpus, cause = request.node, tuple(request.gpus), asked.cause(f"the mark of {request.node}", request.cause)
+        self._scheduler.carry_out(lambda state, now_ms: outages.mark(state, node, gpus, cause, now_ms))
+        with self._reading() as (state, _):
+            shown = views.nodes(state, [_node_number(state, node)])
+        return wire.MarkResponse(node=codec.to_wire(shown[0], wire.Node))
+
+    @answers
+    def DeclareForceMajeure(  # noqa: N802
+        self, request: wire.DeclareForceMajeureRequest
+    ) -> wire.DeclareForceMajeureResponse:
+        """See the proto."""
+        evidence = asked.digest("evidence", "the force majeure", request.evidence)
+        nodes, from_ms, until_ms = tuple(request.nodes), request.from_ms, request.until_ms
+        corrected = self._scheduler.carry_out(
+            lambda state, now_ms: outages.declare(state, nodes, from_ms, until_ms, evidence, now_ms)
+        )
+        return wire.DeclareForceMajeureResponse(corrected_intervals=corrected)
 
     # -- streams -------------------------------------------------------------------------------------------------------
 

@@ -245,6 +245,7 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
     idle = occupants.pop(NOBODY, 0)
     causes.pop(0, 0)
     users = [(state.gangs.by_number(at), count) for at, count in sorted(occupants.items())]
+    maintenance = state.outages.maintenance_of(spec.name, state.now_ms)
     return Node(
         name=spec.name,
         grade=spec.grade,
@@ -260,6 +261,8 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
         least_ppm=int(state.health.ppm[gpus].min()),
         drain_by_ms=state.health.draining.get(spec.name),
         shares=tuple(_shares(state, span)),
+        maintenance_from_ms=None if maintenance is None else maintenance.from_ms,
+        maintenance_until_ms=None if maintenance is None else maintenance.until_ms,
     )
 
 

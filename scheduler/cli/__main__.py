@@ -41,7 +41,8 @@ DEBUG = "--debug"
 VERBS = (
     ("Run", (up.up, demo.demo, replay.replay)),
     ("Teams", (overview.positions, jobs.submit, jobs.jobs, jobs.logs, jobs.why, jobs.cancel)),
-    ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing, fleet.drain)),
+    ("Admins", (overview.status, fleet.fleet, fleet.coverage, selling.deliverable, selling.backing)),
+    ("Outages", (fleet.drain, fleet.mark, fleet.force_majeure)),
     ("Exchanges and auditors", (delivery.statement, bundle.bundle, delivery.audit, disclosure.disclosure)),
 )
 

@@ -52,4 +52,21 @@ class Cause(IntEnum):
         return _BEARERS[self // 1000]
 
 
+OF_HEALTH = frozenset(
+    {
+        Cause.GPU_FAULT,
+        Cause.ECC,
+        Cause.NVLINK,
+        Cause.FABRIC,
+        Cause.NODE_LOST,
+        Cause.THERMAL,
+        Cause.POWER_CAP,
+        Cause.WRONG_GRADE,
+        Cause.CONTROL_PLANE,
+    }
+)
+"""What may be wrong with a GPU itself, or with the way to it: what execution observes and operators say. All other
+causes follow from orders, coverage, contracts or measurement.
+"""
+
 _BEARERS = {1: Bearer.SELLER, 2: Bearer.BUYER, 3: Bearer.EXCUSED, 4: Bearer.TERMS, 5: Bearer.MEASUREMENT}

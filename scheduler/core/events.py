@@ -72,6 +72,18 @@ class HealthChanged(EventModel):
     cause: Cause | None = None
 
 
+class GpusMarked(EventModel):
+    """An operator says what is wrong with GPUs of a node (None: all of them), or takes that back (None).
+
+    They are ill by it until it is taken back; what is observed besides goes before it while it lasts.
+    """
+
+    kind: Literal["gpus_marked"] = "gpus_marked"
+    node: Name
+    gpus: tuple[int, ...] | None = None
+    cause: Cause | None = None
+
+
 class PerformanceMeasured(EventModel):
     """A probe's result for GPUs of a node, in ppm of the suite's reference."""
 
@@ -88,6 +100,25 @@ class DrainOrdered(EventModel):
     kind: Literal["drain_ordered"] = "drain_ordered"
     node: Name
     by_ms: int | None
+
+
+class MaintenanceAnnounced(EventModel):
+    """An admin announces that a node will be out in `[from_ms, until_ms)`; at `from_ms` it is drained."""
+
+    kind: Literal["maintenance_announced"] = "maintenance_announced"
+    node: Name
+    from_ms: int
+    until_ms: int
+
+
+class ForceMajeureDeclared(EventModel):
+    """Faults of these nodes in `[from_ms, until_ms)` were beyond control. `evidence`: the SHA-256 of what shows it."""
+
+    kind: Literal["force_majeure_declared"] = "force_majeure_declared"
+    nodes: tuple[Name, ...]
+    from_ms: int
+    until_ms: int
+    evidence: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class ObservationGap(EventModel):
@@ -282,6 +313,8 @@ class IntervalClosed(EventModel):
     end_ms: int
     first_leaf: int
     leaves: int
+    planned: tuple[tuple[Name, int], ...] = ()
+    """(position, gpu_ms) of planned outages, of those that have any: what they use of the maintenance budget."""
 
 
 class IntervalCorrected(EventModel):
@@ -292,6 +325,8 @@ class IntervalCorrected(EventModel):
     end_ms: int
     first_leaf: int
     leaves: int
+    planned: tuple[tuple[Name, int], ...] = ()
+    """(position, gpu_ms) of planned outages, of those that have any: what they use of the maintenance budget."""
 
 
 Event = Annotated[
@@ -300,8 +335,11 @@ Event = Annotated[
     | PositionChanged
     | NodeJoined
     | HealthChanged
+    | GpusMarked
     | PerformanceMeasured
     | DrainOrdered
+    | MaintenanceAnnounced
+    | ForceMajeureDeclared
     | ObservationGap
     | GangSubmitted
     | CancelAsked

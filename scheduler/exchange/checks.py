@@ -25,6 +25,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
 
 
 class Reason(StrEnum):
@@ -78,7 +79,7 @@ def checked_leaf(
             except Refused as error:
                 return decoded, Rejected(Reason.WRONG_KEY_CHANGE, str(error))
             return decoded, None
-        case PledgeLeaf() | WithdrawalLeaf():
+        case PledgeLeaf() | WithdrawalLeaf() | MaintenanceLeaf() | ForceMajeureLeaf():
             return decoded, None
 
 

@@ -31,6 +31,7 @@ from scheduler.core.metering.records import (
     Quality,
     RecordStatus,
 )
+from scheduler.exchange.outages import OutageLeaf, outage_of
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import VerifierKey
@@ -104,7 +105,7 @@ class KeyChangeLeaf:
     change: KeyChange
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf
+Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf | OutageLeaf
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -224,8 +225,10 @@ def decode(leaf: bytes) -> Leaf:
             return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
         case "key_change":
             return KeyChangeLeaf(entry.written_ms, _key_change(entry.key_change))
+        case kind if (outage := outage_of(entry, kind)) is not None:
+            return outage
         case _:
-            expected = "record, coverage, shortage, pledge, withdrawal or key_change"
+            expected = ", ".join(field.name for field in wire.LogEntry.DESCRIPTOR.oneofs_by_name["kind"].fields)
             raise InvalidValue("kind", "a leaf", "not known", expected)
 
 

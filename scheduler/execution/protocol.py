@@ -10,9 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler.core.causes import Cause
+from scheduler.core.causes import OF_HEALTH, Cause
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.errors import InvalidValue
 from scheduler.core.workloads import WHOLE_GPU_MILLI, Piece
+
+
+def _check_cause(node: str, cause: Cause | None) -> None:
+    if cause is not None and cause not in OF_HEALTH:
+        expected = f"one of {', '.join(each.name for each in sorted(OF_HEALTH))}"
+        raise InvalidValue("cause", f"the health of {node}", cause.name, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +77,28 @@ class NodeMissing:
     at_ms: int
     cause: Cause = Cause.NODE_LOST
 
+    def __post_init__(self) -> None:
+        _check_cause(self.node, self.cause)
+
 
 @dataclass(frozen=True, slots=True)
 class GpuHealth:
-    """GPUs of a node fell ill (a cause), or are well again (None)."""
+    """GPUs of a node fell ill (a cause), or are well again (None).
+
+    The cause is the one that the loss is metered by: GPU_FAULT for what needs a reset or a new GPU, ECC for memory that
+    cannot be corrected, NVLINK and FABRIC for links inside and outside of the node, THERMAL and POWER_CAP for a GPU
+    that its own limits slow down, WRONG_GRADE for one that is not what its node declares, CONTROL_PLANE for one that
+    cannot be given to anybody. One that changes its cause is told again, with no word that it is well between. Raises
+    InvalidValue for any other cause.
+    """
 
     node: str
     gpus: tuple[int, ...]
     at_ms: int
     cause: Cause | None
+
+    def __post_init__(self) -> None:
+        _check_cause(self.node, self.cause)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from scheduler.core.errors import InvalidValue, Unauthorised
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.errors import Exhausted, Untrusted
 from scheduler.execution.logs import log_path
-from tests.api.world import World
+from tests.api.world import HOUR_MS, START_MS, World
 from tests.exchange.trust import Trust
 
 ACCOUNTS = "acme borealis"
@@ -80,6 +80,12 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
     ("Logs", lambda on, job: list(on.logs(job)), "acme admin"),
     ("WatchEvents", lambda on, _: list(on.events(0, follow=False)), "admin"),
     ("Drain", lambda on, _: on.drain("node-0", None), "admin"),
+    ("Mark", lambda on, _: on.mark("node-0", cause=""), "admin"),
+    (
+        "DeclareForceMajeure",
+        lambda on, _: on.force_majeure(["node-0"], START_MS, START_MS + HOUR_MS, b"a letter"),
+        "admin",
+    ),
     ("Cancel", lambda on, job: on.cancel(job), "acme admin"),
 )
 

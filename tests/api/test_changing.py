@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from scheduler.api.client import Client
-from scheduler.core.errors import InvalidValue, Refused, TenorError, Unavailable, UnknownName
+from scheduler.core.errors import Conflict, InvalidValue, Refused, TenorError, Unavailable, UnknownName
 from scheduler.execution.simulated import Work
 from tests.api.world import HOUR_MS, MINUTE_MS, START_MS, World
 
@@ -112,9 +112,42 @@ def test_a_node_drains_and_no_longer_does(client: Client) -> None:
     assert client.drain("node-3", None).drain_by_ms is None
 
 
+def test_what_an_operator_says_is_wrong_stays_until_it_is_taken_back(client: Client) -> None:
+    marked = client.mark("node-3", [1, 2], cause="thermal")
+    assert [(each.cause, each.gpus) for each in marked.ill] == [("thermal", 2)]
+    assert client.mark("node-3", [1, 2], cause="thermal").ill == marked.ill
+    assert client.mark("node-3", cause="").ill == ()
+
+
+def test_maintenance_is_announced_once_and_begins_with_a_drain(client: Client, world: World) -> None:
+    from_ms, until_ms = START_MS + HOUR_MS, START_MS + 2 * HOUR_MS
+    for _ in range(2):
+        announced = client.drain("node-3", from_ms, until_ms=until_ms)
+        assert (announced.maintenance_from_ms, announced.maintenance_until_ms) == (from_ms, until_ms)
+        assert announced.drain_by_ms is None
+    with pytest.raises(Conflict, match="overlaps that from"):
+        client.drain("node-3", until_ms - 1, until_ms=until_ms + 1)
+    world.pass_ms(HOUR_MS)
+    assert client.fleet("node-3")[0].drain_by_ms == from_ms
+    ended = client.drain("node-3", None)
+    assert (ended.drain_by_ms, ended.maintenance_from_ms) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "told"),
     [
+        (lambda c: c.drain("node-9", 5, until_ms=6), UnknownName, "node was 'node-9'"),
+        (lambda c: c.drain("node-1", None, until_ms=6), InvalidValue, "by_ms of the drain of node-1 was None"),
+        (lambda c: c.drain("node-1", 6, until_ms=6), InvalidValue, "until_ms of the maintenance of node-1 was 6"),
+        (lambda c: c.drain("node-1", 5, until_ms=6), InvalidValue, "(now) or later"),
+        (lambda c: c.mark("node-9", cause="ecc"), UnknownName, "node was 'node-9'"),
+        (lambda c: c.mark("node-1", [8], cause="ecc"), UnknownName, "GPU was 'node-1:8'"),
+        (lambda c: c.mark("node-1", cause="ECC"), InvalidValue, "cause of the mark of node-1 was 'ECC'"),
+        (lambda c: c.mark("node-1", cause="node_lost"), InvalidValue, "was 'NODE_LOST', expected one of GPU_FAULT"),
+        (lambda c: c.mark("node-1", cause="recall"), InvalidValue, "was 'RECALL', expected one of GPU_FAULT"),
+        (lambda c: c.force_majeure([], 1, 2, b""), InvalidValue, "nodes of the force majeure was ()"),
+        (lambda c: c.force_majeure(["node-9"], 1, 2, b""), UnknownName, "node was 'node-9'"),
+        (lambda c: c.force_majeure(["node-1"], 2, 2, b""), InvalidValue, "until_ms of the force majeure was 2"),
         (lambda c: c.get_job("gang-9"), UnknownName, "gang"),
         (lambda c: c.why("gang-9"), UnknownName, "gang"),
         (lambda c: c.cancel("gang-9"), UnknownName, "gang"),

@@ -1,4 +1,5 @@
-"""A crowd as a live state: events are folded into it, a standing planner plans, its plans are folded in turn.
+"""A crowd as a live state: events are folded into it, idle nodes are traded for those who wait, a standing planner
+plans, and what they decide is folded in turn.
 
 With a journal a round's events are also encoded and committed to it at its end, as the service does.
 """
@@ -15,6 +16,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.events import VERSION, Event, GangEnded, GangStarted, GangSubmitted, HealthChanged, encode
 from scheduler.core.placement.snapshot import Place, Plan, Snapshot
 from scheduler.core.placement.standing import Standing
+from scheduler.core.rounds.making_room import make_room
 from scheduler.core.rounds.placing import events_of
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangSpec, GangStatus
@@ -56,31 +58,40 @@ class Live:
         self.now_ms = snapshot.now_ms
         self.asked = [gang.spec for gang in self.state.gangs.waiting()]
         self.submitted = 0
+        self.room_s = 0.0
+        self.room_cpu_s = 0.0
         self.plan_s = 0.0
         self.plan_cpu_s = 0.0
         self.path_s = 0.0
         self.path_cpu_s = 0.0
         self.placed = 0
+        self.swaps = 0
 
     def round(self) -> Plan:
-        """A plan, as events, folded and kept: timed."""
+        """Room made, a plan, as events, folded and kept: timed."""
         with collections_wait():
             return self._round()
 
     def _round(self) -> Plan:
         begun, cpu = time.perf_counter(), time.process_time()
+        swaps = make_room(self.state, self.now_ms)
+        entries = [self._folded(swap) for swap in swaps]
+        self.room_s, self.room_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
         plan = self.planner.plan(self.state.snapshot(self.now_ms), self.state.take_touched())
-        self.plan_s, self.plan_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
-        entries: list[Entry] = []
-        for event in events_of(plan, self.state, self.now_ms):
-            self.state.apply(event)
-            if self.journal is not None:
-                entries.append(Entry(event.at_ms, event.kind, VERSION, encode(event)))
+        self.plan_s = time.perf_counter() - begun - self.room_s
+        self.plan_cpu_s = time.process_time() - cpu - self.room_cpu_s
+        entries += [self._folded(event) for event in events_of(plan, self.state, self.now_ms)]
         if self.journal is not None:
-            self.journal.commit(entries)
+            self.journal.commit([entry for entry in entries if entry is not None])
         self.path_s, self.path_cpu_s = time.perf_counter() - begun, time.process_time() - cpu
         self.placed = sum(isinstance(action, Place) for action in plan.actions)
+        self.swaps += len(swaps)
         return plan
+
+    def _folded(self, event: Event) -> Entry | None:
+        """Fold an event; what a journal keeps of it, if there is one."""
+        self.state.apply(event)
+        return None if self.journal is None else Entry(event.at_ms, event.kind, VERSION, encode(event))
 
     def settle(self) -> None:
         """What was stopped is gone, what was placed runs."""

@@ -1,8 +1,9 @@
 """One placement round by fleet size: how long it takes, how much memory it holds, how many gangs it places a second.
 
 Beside full rounds: the round after one event (a gang ends or is submitted, a node fails or is well again) of a planner
-that keeps its books, and the whole path: a plan, its events, their fold; in memory, and with the events in a journal on
-disk, not synced and synced.
+that keeps its books, idle nodes traded for those who wait included, as the service does before each plan; and the whole
+path: those trades, a plan, its events, their fold; in memory, and with the events in a journal on disk, not synced and
+synced.
 
 Each size runs in a process of its own, for a true peak of memory (which includes the generated input). Inputs are those
 of `tests.benchmarks.crowd`, by seed. The baseline is the same planner whose books scan the fleet for every question
@@ -84,7 +85,9 @@ def measured(gpus: int, repeats: int, *, naive: bool) -> list[Row]:
 
 
 def after_events(snapshot: Snapshot, events: int) -> Row:
-    """Milliseconds of the round after one event, and placements a second through the whole path in memory."""
+    """Milliseconds of the round after one event, of which so many look for nodes to trade, and how many traded any; and
+    placements a second through the whole path in memory.
+    """
     live = Live(snapshot, 1)
     live.round()
     path = path_rates(live, "path")
@@ -95,17 +98,25 @@ def after_events(snapshot: Snapshot, events: int) -> Row:
     gc.freeze()
     walls: list[float] = []
     cpus: list[float] = []
+    looks: list[float] = []
+    trading = 0
     for _ in range(events):
+        swaps = live.swaps
         live.happen()
         live.round()
-        cpus.append(live.plan_cpu_s)
-        walls.append(live.plan_s)
+        cpus.append(live.room_cpu_s + live.plan_cpu_s)
+        walls.append(live.room_s + live.plan_s)
+        looks.append(live.room_cpu_s)
+        trading += live.swaps > swaps
         live.settle()
     return {
         "event_p50_ms": milliseconds(walls, 50),
         "event_p99_ms": milliseconds(walls, 99),
         "event_cpu_p50_ms": milliseconds(cpus, 50),
         "event_cpu_p99_ms": milliseconds(cpus, 99),
+        "trades_cpu_p50_ms": milliseconds(looks, 50),
+        "trades_cpu_p99_ms": milliseconds(looks, 99),
+        "rounds_with_trades": trading,
         **path,
     }
 

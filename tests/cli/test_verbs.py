@@ -171,6 +171,22 @@ def test_drain(run: Run, world: World) -> None:
     assert not world.scheduler.state.health.draining
 
 
+def test_mark(run: Run) -> None:
+    assert document(run, "mark", "node-3", "1", "2", "--cause", "ECC")["ill"] == [{"cause": "ecc", "gpus": 2}]
+    assert "all GPUs of node-3: nothing is said to be wrong" in run("mark", "node-3", "--well").err
+
+
+def test_maintenance_and_force_majeure(run: Run, world: World, tmp_path: Path) -> None:
+    found = document(run, "drain", "node-3", "--maintenance", "--at", "2027-01-02", "--for", "2h")
+    assert (found["maintenance_from_ms"], found["drain_by_ms"]) == (START_MS + 43_200_000, None)
+    assert "maintenance 2027-01-02 00:00:00 UTC to 2027-01-02 02:00:00 UTC" in run("fleet", "node-3").out
+    letter = tmp_path / "letter"
+    letter.write_bytes(b"the grid was down")
+    given = ("--from", "2027-01-01T11:30", "--until", "2027-01-01T13:00", "--evidence", str(letter))
+    assert "force majeure on node-0, node-1 from" in run("force-majeure", "node-0", "node-1", *given).err
+    assert world.scheduler.state.outages.declarations[-1].nodes == ("node-0", "node-1")
+
+
 def test_statement(run: Run, world: World) -> None:
     found = document(run, "statement", "p-acme")
     assert found == json.loads(world.statements["p-acme"])
@@ -229,5 +245,5 @@ def test_help_names_every_verb(run: Run) -> None:
     assert ended.code == 0
     for _, verbs in VERBS:
         for verb in verbs:
-            assert f"  {verb.__name__} " in ended.out
+            assert f"  {verb.__name__.replace('_', '-')} " in ended.out
     assert run().out == ended.out

@@ -32,6 +32,8 @@ VERSION_1 = Path(__file__).with_name("events_of_version_1.txt")
 """A line of each kind as the first version that had it wrote it."""
 
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
+HASH = "^[0-9a-f]{64}$"
+hashes = st.integers(0, 2**256 - 1).map(lambda number: f"{number:064x}")
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 numbers = st.integers(-(2**40), 2**40)
 
@@ -114,7 +116,9 @@ def drawn(annotation: Any, limits: dict[str, Any]) -> st.SearchStrategy[Any]:
         NoneType: st.none,
         bool: st.booleans,
         int: lambda: st.integers(limits.get("min_value", -(2**40)), limits.get("max_value", 2**40)),
-        str: lambda: names if "pattern" in limits or "min_size" in limits else texts,
+        str: lambda: (
+            hashes if limits.get("pattern") == HASH else names if "pattern" in limits or "min_size" in limits else texts
+        ),
     }
     return plain[annotation]()
 
@@ -142,7 +146,7 @@ def test_every_kind_comes_back_from_its_bytes(kind: type[EventModel], data: st.D
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 24
+    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 27
 
 
 def as_far_as(known: Any, told: Any) -> Any:

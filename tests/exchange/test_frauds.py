@@ -18,11 +18,12 @@ from scheduler.exchange.leaves import encode_pledge
 from tests.exchange.evidence import FIRST, WITNESS, Evidence, pledge, pledges, record_at, told, withdrawn
 from tests.exchange.frauds.certificates import POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
+from tests.exchange.frauds.outages import HONEST, OUTAGES
 from tests.exchange.frauds.records import RECORDS
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
 
-FRAUDS = RECORDS | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS
+FRAUDS = RECORDS | POOLS | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[tuple[str, str, str]]]:
@@ -63,6 +64,12 @@ def test_the_game_has_fifty_frauds_or_more_and_honest_logs_pass(
     ):
         code, checks = audited(capsys, *given)
         assert (code, [check for check in checks if check[1] != "ok"]) == (0, [])
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_what_was_declared_in_time_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code, checks = audited(capsys, str(HONEST[name]().write(tmp_path / "bundle")))
+    assert (code, [check for check in checks if check[1] != "ok"]) == (0, [])
 
 
 def test_what_is_wrong_is_said_in_one_line_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,10 @@ from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, Syst
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
+from scheduler.core.settlement import latest
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
+from scheduler.exchange.leaves import RecordLeaf, decode
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
@@ -53,7 +55,6 @@ class Stage:
     """Gang by the name under which it was submitted."""
     heard: list[tuple[int, Event]] = field(default_factory=list)
     """(instant, event) of what nobody was told of yet."""
-    records: list[MeterRecord] = field(default_factory=list)
     laws: LawChecker = field(default_factory=LawChecker)
     _scheduler: Scheduler | None = None
     _executor: SimulatedExecutor | None = None
@@ -80,7 +81,6 @@ class Stage:
         return self.works[launch.name]
 
     def _on_closing(self, closing: Closing) -> None:
-        self.records += closing.records
         self.laws.on_records(closing.records, closing.interval.end_ms)
 
     def close(self) -> None:
@@ -203,6 +203,13 @@ class Stage:
         self.settings = replace(self.settings, policy=replace(self.settings.policy, **values))
         if self._scheduler is not None:
             self._scheduler.settings = self.settings
+
+    def metered(self) -> tuple[MeterRecord, ...]:
+        """The last version of every record in the log."""
+        self.rounds()
+        assert self._journal is not None
+        leaves = (decode(leaf) for _, leaf in self._journal.leaves("scenario"))
+        return latest(leaf.record for leaf in leaves if isinstance(leaf, RecordLeaf))
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,10 @@ from dataclasses import fields, replace
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
-from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.instruments import InstrumentTerms, Maintenance
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEventKind
+from scheduler.core.rounds import outages
 from scheduler.core.workloads import GangSpec
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from tests.scenarios.stage import Stage
@@ -24,6 +25,7 @@ from tests.scenarios.text import length_ms
 from tests.scenarios.wishes import GANG_WORDS, level_named, wishes
 
 FOREVER_MS = 10**12
+EVIDENCE = "0" * 64
 _FLEET = re.compile(r"(\d+) nodes of (\d+) (\S+)(.*)")
 
 
@@ -98,10 +100,10 @@ def show_lots(stage: Stage, words: list[str]) -> Iterator[str]:
 
 
 def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:
-    """GPU-seconds of each position that were contracted and not delivered, by cause, in the closed intervals."""
+    """GPU-seconds of each position that were contracted and not delivered, by cause, as the log has it now."""
     _none(words)
     lost: Counter[tuple[str, str]] = Counter()
-    for record in stage.records:
+    for record in stage.metered():
         for cause, gpu_ms in record.losses:
             lost[record.position, Cause(cause).name] += gpu_ms
     for (position, name), gpu_ms in sorted(lost.items()):
@@ -114,6 +116,28 @@ def drain(stage: Stage, words: list[str]) -> Iterator[str]:
     by_ms = None if wish == "off" else stage.now_ms + wishes([wish], ("by_ms",))["by_ms"]
     stage.scheduler.drain(node, by_ms)
     yield from ()
+
+
+def maintain(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`node-1 at=2h for=1h`: announces maintenance of a node."""
+    node, *rest = words
+    wished = wishes(rest, ("at_ms", "for_ms"))
+    from_ms = stage.now_ms + wished["at_ms"]
+    until_ms = from_ms + wished["for_ms"]
+    stage.scheduler.carry_out(lambda state, now_ms: outages.announce(state, node, from_ms, until_ms, now_ms))
+    yield from ()
+
+
+def excuse(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`node-1 node-2 ago=1h for=2h`: declares force majeure, from so long ago (0s) on; says what it corrects."""
+    nodes = [word for word in words if "=" not in word]
+    wished = wishes([word for word in words if "=" in word], ("ago_ms", "for_ms"))
+    from_ms = stage.now_ms - wished.get("ago_ms", 0)
+    until_ms = from_ms + wished["for_ms"]
+    corrected = stage.scheduler.carry_out(
+        lambda state, now_ms: outages.declare(state, nodes, from_ms, until_ms, EVIDENCE, now_ms)
+    )
+    yield f"{corrected} intervals corrected"
 
 
 def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
@@ -129,8 +153,11 @@ def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
 def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
     """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`."""
     held = sum(position.account == account for position in stage.scheduler.state.book.positions.values())
-    own = ("from_ms", "until_ms", "firmness", "grade", "as")
+    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms")
     wished = wishes(words[2:], (*own, *InstrumentTerms.model_fields))
+    if "budget_ms" in wished:
+        notice_s = wished.pop("notice_ms", 0) // 1_000
+        wished["maintenance"] = Maintenance(notice_s=notice_s, budget_ms=wished.pop("budget_ms"))
     wished["position"] = wished.pop("as", f"{account}-{held + 1}")
     stage.buy(account, int(words[0]), level_named(words[1]), wished)
     yield from ()
@@ -218,6 +245,14 @@ def heals(stage: Stage, gpu: str, words: list[str]) -> Iterator[str]:
     yield from ()
 
 
+def marked(stage: Stage, node: str, words: list[str]) -> Iterator[str]:
+    """`node-1:3 is_said THERMAL`, `node-1 is_said well`: an operator speaks of a GPU, or of all of a node's."""
+    name, _, number = node.partition(":")
+    gpus, cause = ((int(number),) if number else ()), None if words == ["well"] else Cause[words[0]]
+    stage.scheduler.carry_out(lambda state, now_ms: outages.mark(state, name, gpus, cause, now_ms))
+    yield from ()
+
+
 ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "fleet": fleet,
     "spares": spares,
@@ -228,6 +263,8 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "lots": show_lots,
     "shortfalls": show_shortfalls,
     "drain": drain,
+    "maintain": maintain,
+    "excuse": excuse,
     "cancel": cancel,
 }
 DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {
@@ -239,6 +276,7 @@ DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {
     "returns": returns,
     "ails": ails,
     "heals": heals,
+    "is_said": marked,
 }
 
 

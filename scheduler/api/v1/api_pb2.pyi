@@ -1305,6 +1305,8 @@ class Node(_message.Message):
     LEAST_PPM_FIELD_NUMBER: _builtins.int
     DRAIN_BY_MS_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_FROM_MS_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_UNTIL_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     grade: _builtins.str
     site: _builtins.str
@@ -1316,6 +1318,9 @@ class Node(_message.Message):
     least_ppm: _builtins.int
     """The least measured performance of its GPUs, in ppm of the suite's reference."""
     drain_by_ms: _builtins.int
+    maintenance_from_ms: _builtins.int
+    """Its announced maintenance, now or next."""
+    maintenance_until_ms: _builtins.int
     @_builtins.property
     def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
         """Its GPUs by the position that they cover; the rest is unsold."""
@@ -1347,14 +1352,25 @@ class Node(_message.Message):
         least_ppm: _builtins.int = ...,
         drain_by_ms: _builtins.int | None = ...,
         shares: _abc.Iterable[Global___Share] | None = ...,
+        maintenance_from_ms: _builtins.int | None = ...,
+        maintenance_until_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "drain_by_ms", b"drain_by_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "_maintenance_from_ms", b"_maintenance_from_ms", "_maintenance_until_ms", b"_maintenance_until_ms", "drain_by_ms", b"drain_by_ms", "maintenance_from_ms", b"maintenance_from_ms", "maintenance_until_ms", b"maintenance_until_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "block", b"block", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "name", b"name", "occupants", b"occupants", "owners", b"owners", "shares", b"shares", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "_maintenance_from_ms", b"_maintenance_from_ms", "_maintenance_until_ms", b"_maintenance_until_ms", "block", b"block", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "maintenance_from_ms", b"maintenance_from_ms", "maintenance_until_ms", b"maintenance_until_ms", "name", b"name", "occupants", b"occupants", "owners", b"owners", "shares", b"shares", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drain_by_ms: _TypeAlias = _typing.Literal["drain_by_ms"]  # noqa: Y015
     _WhichOneofArgType__drain_by_ms: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms"]  # noqa: Y015
+    _WhichOneofReturnType__maintenance_from_ms: _TypeAlias = _typing.Literal["maintenance_from_ms"]  # noqa: Y015
+    _WhichOneofArgType__maintenance_from_ms: _TypeAlias = _typing.Literal["_maintenance_from_ms", b"_maintenance_from_ms"]  # noqa: Y015
+    _WhichOneofReturnType__maintenance_until_ms: _TypeAlias = _typing.Literal["maintenance_until_ms"]  # noqa: Y015
+    _WhichOneofArgType__maintenance_until_ms: _TypeAlias = _typing.Literal["_maintenance_until_ms", b"_maintenance_until_ms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drain_by_ms) -> _WhichOneofReturnType__drain_by_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maintenance_from_ms) -> _WhichOneofReturnType__maintenance_from_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maintenance_until_ms) -> _WhichOneofReturnType__maintenance_until_ms | None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
 
@@ -1407,22 +1423,31 @@ class DrainRequest(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     BY_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     by_ms: _builtins.int
-    """Absent: the drain is called off."""
+    """Absent: the drain is called off, and announced maintenance with it."""
+    until_ms: _builtins.int
+    """Present: maintenance in `[by_ms, until_ms)` is announced, and the node is drained at its beginning."""
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
         by_ms: _builtins.int | None = ...,
+        until_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_by_ms", b"_by_ms", "by_ms", b"by_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_by_ms", b"_by_ms", "_until_ms", b"_until_ms", "by_ms", b"by_ms", "until_ms", b"until_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_by_ms", b"_by_ms", "by_ms", b"by_ms", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_by_ms", b"_by_ms", "_until_ms", b"_until_ms", "by_ms", b"by_ms", "node", b"node", "until_ms", b"until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__by_ms: _TypeAlias = _typing.Literal["by_ms"]  # noqa: Y015
     _WhichOneofArgType__by_ms: _TypeAlias = _typing.Literal["_by_ms", b"_by_ms"]  # noqa: Y015
+    _WhichOneofReturnType__until_ms: _TypeAlias = _typing.Literal["until_ms"]  # noqa: Y015
+    _WhichOneofArgType__until_ms: _TypeAlias = _typing.Literal["_until_ms", b"_until_ms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__by_ms) -> _WhichOneofReturnType__by_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__until_ms) -> _WhichOneofReturnType__until_ms | None: ...
 
 Global___DrainRequest: _TypeAlias = DrainRequest  # noqa: Y015
 
@@ -1445,6 +1470,105 @@ class DrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainResponse: _TypeAlias = DrainResponse  # noqa: Y015
+
+@_typing.final
+class MarkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    cause: _builtins.str
+    """Lower-case name of a cause, as `ecc`; empty: nothing is wrong."""
+    @_builtins.property
+    def gpus(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Empty: all of the node's."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        gpus: _abc.Iterable[_builtins.int] | None = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "gpus", b"gpus", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkRequest: _TypeAlias = MarkRequest  # noqa: Y015
+
+@_typing.final
+class MarkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___Node: ...
+    def __init__(
+        self,
+        *,
+        node: Global___Node | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkResponse: _TypeAlias = MarkResponse  # noqa: Y015
+
+@_typing.final
+class DeclareForceMajeureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    evidence: _builtins.str
+    """Lower-case hex of the SHA-256 of the evidence, which stays with whoever declares."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        evidence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "from_ms", b"from_ms", "nodes", b"nodes", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclareForceMajeureRequest: _TypeAlias = DeclareForceMajeureRequest  # noqa: Y015
+
+@_typing.final
+class DeclareForceMajeureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRECTED_INTERVALS_FIELD_NUMBER: _builtins.int
+    corrected_intervals: _builtins.int
+    """How many intervals were closed already and were corrected."""
+    def __init__(
+        self,
+        *,
+        corrected_intervals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrected_intervals", b"corrected_intervals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclareForceMajeureResponse: _TypeAlias = DeclareForceMajeureResponse  # noqa: Y015
 
 @_typing.final
 class Stretch(_message.Message):

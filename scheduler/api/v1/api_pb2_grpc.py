@@ -99,6 +99,16 @@ class SchedulerStub:
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
                 response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.Mark = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/Mark',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.MarkRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.MarkResponse.FromString,
+                _registered_method=True)
+        self.DeclareForceMajeure = channel.unary_unary(
+                '/tenor.api.v1.Scheduler/DeclareForceMajeure',
+                request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureRequest.SerializeToString,
+                response_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureResponse.FromString,
+                _registered_method=True)
         self.GetStatement = channel.unary_unary(
                 '/tenor.api.v1.Scheduler/GetStatement',
                 request_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.GetStatementRequest.SerializeToString,
@@ -195,7 +205,21 @@ class SchedulerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Empties a node by an instant, or calls that off.
+        """Empties a node by an instant, or calls that off; or announces its maintenance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Mark(self, request, context):
+        """Says what is wrong with GPUs of a node, or takes that back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeclareForceMajeure(self, request, context):
+        """Says that faults of nodes were beyond control, with the hash of what shows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -281,6 +305,16 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.FromString,
                     response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.SerializeToString,
+            ),
+            'Mark': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mark,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.MarkRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.MarkResponse.SerializeToString,
+            ),
+            'DeclareForceMajeure': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeclareForceMajeure,
+                    request_deserializer=scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureRequest.FromString,
+                    response_serializer=scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureResponse.SerializeToString,
             ),
             'GetStatement': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatement,
@@ -644,6 +678,60 @@ class Scheduler:
             '/tenor.api.v1.Scheduler/Drain',
             scheduler_dot_api_dot_v1_dot_api__pb2.DrainRequest.SerializeToString,
             scheduler_dot_api_dot_v1_dot_api__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/Mark',
+            scheduler_dot_api_dot_v1_dot_api__pb2.MarkRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.MarkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeclareForceMajeure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.api.v1.Scheduler/DeclareForceMajeure',
+            scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureRequest.SerializeToString,
+            scheduler_dot_api_dot_v1_dot_api__pb2.DeclareForceMajeureResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,7 +54,11 @@ class SchedulerStub:
     GetBacking: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetBackingRequest, _api_pb2.GetBackingResponse]
     """What stands behind a position or an instrument."""
     Drain: _grpc.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]
-    """Empties a node by an instant, or calls that off."""
+    """Empties a node by an instant, or calls that off; or announces its maintenance."""
+    Mark: _grpc.UnaryUnaryMultiCallable[_api_pb2.MarkRequest, _api_pb2.MarkResponse]
+    """Says what is wrong with GPUs of a node, or takes that back."""
+    DeclareForceMajeure: _grpc.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]
+    """Says that faults of nodes were beyond control, with the hash of what shows it."""
     GetStatement: _grpc.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]
     WatchEvents: _grpc.UnaryStreamMultiCallable[_api_pb2.WatchEventsRequest, _api_pb2.WatchEventsResponse]
     """The journal's events as they become durable, a line each."""
@@ -83,7 +87,11 @@ class SchedulerAsyncStub(SchedulerStub):
     GetBacking: _aio.UnaryUnaryMultiCallable[_api_pb2.GetBackingRequest, _api_pb2.GetBackingResponse]  # type: ignore[assignment]
     """What stands behind a position or an instrument."""
     Drain: _aio.UnaryUnaryMultiCallable[_api_pb2.DrainRequest, _api_pb2.DrainResponse]  # type: ignore[assignment]
-    """Empties a node by an instant, or calls that off."""
+    """Empties a node by an instant, or calls that off; or announces its maintenance."""
+    Mark: _aio.UnaryUnaryMultiCallable[_api_pb2.MarkRequest, _api_pb2.MarkResponse]  # type: ignore[assignment]
+    """Says what is wrong with GPUs of a node, or takes that back."""
+    DeclareForceMajeure: _aio.UnaryUnaryMultiCallable[_api_pb2.DeclareForceMajeureRequest, _api_pb2.DeclareForceMajeureResponse]  # type: ignore[assignment]
+    """Says that faults of nodes were beyond control, with the hash of what shows it."""
     GetStatement: _aio.UnaryUnaryMultiCallable[_api_pb2.GetStatementRequest, _api_pb2.GetStatementResponse]  # type: ignore[assignment]
     WatchEvents: _aio.UnaryStreamMultiCallable[_api_pb2.WatchEventsRequest, _api_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """The journal's events as they become durable, a line each."""
@@ -187,7 +195,23 @@ class SchedulerServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.DrainResponse, _abc.Awaitable[_api_pb2.DrainResponse]]:
-        """Empties a node by an instant, or calls that off."""
+        """Empties a node by an instant, or calls that off; or announces its maintenance."""
+
+    @_abc_1.abstractmethod
+    def Mark(
+        self,
+        request: _api_pb2.MarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.MarkResponse, _abc.Awaitable[_api_pb2.MarkResponse]]:
+        """Says what is wrong with GPUs of a node, or takes that back."""
+
+    @_abc_1.abstractmethod
+    def DeclareForceMajeure(
+        self,
+        request: _api_pb2.DeclareForceMajeureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.DeclareForceMajeureResponse, _abc.Awaitable[_api_pb2.DeclareForceMajeureResponse]]:
+        """Says that faults of nodes were beyond control, with the hash of what shows it."""
 
     @_abc_1.abstractmethod
     def GetStatement(

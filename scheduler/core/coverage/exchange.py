@@ -19,6 +19,7 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.follow import Swap
 
 BoolArray = npt.NDArray[np.bool_]
+MIXED = -2
 
 
 class Asked(NamedTuple):
@@ -31,51 +32,67 @@ class Asked(NamedTuple):
     end_ms: int
 
 
+class Whole(NamedTuple):
+    """Nodes as they are owned; every array is (n_nodes)."""
+
+    owner: npt.NDArray[np.int32]
+    """Index of the account that owns all of the node, -1 unsold, -2 where it has several owners."""
+    until_ms: IntArray
+    """Until when all of it stays so."""
+
+
 class Ground(NamedTuple):
-    """The fleet as it is now; every array is (n_gpus) but `untied`."""
+    """The fleet as it is now; arrays are (n_gpus) but for what is said of them."""
 
     owner: npt.NDArray[np.int32]
     """Index of the account, -1 unsold."""
     until_ms: IntArray
     """Until when it stays with that account, or unsold."""
+    whole: Whole
     fixed: BoolArray
     """Whether what cannot be preempted is there."""
-    free: BoolArray
-    """Usable, and nobody is there or about to be."""
+    free: IntArray
+    """(n): numbers of the GPUs that are usable and where nobody is or is about to be."""
     usable: BoolArray
     untied: BoolArray
     """(n_nodes): no lot above NODE ties the node."""
 
 
+def whole_of(fleet: Fleet, owner: npt.NDArray[np.int32], until_ms: IntArray) -> Whole:
+    """Nodes as these owners of GPUs own them."""
+    first = fleet.first_gpu[:-1]
+    if not len(first):
+        return Whole(owner[:0], until_ms[:0])
+    least, most = np.minimum.reduceat(owner, first), np.maximum.reduceat(owner, first)
+    return Whole(np.where(least == most, least, MIXED), np.minimum.reduceat(until_ms, first))
+
+
 def room(fleet: Fleet, ground: Ground, asked: Asked) -> IntArray:
     """(n_nodes): how many parts fit GPUs that are free and lastingly the account's own, or nobody's."""
-    lasting = ground.free & (ground.until_ms >= asked.end_ms)
-    by_node = _count(fleet, lasting & ((ground.owner == asked.account) | (ground.owner < 0)))
-    return np.where(fleet.pool_of_node == asked.pool, by_node // asked.size, 0)
+    owner = ground.owner[ground.free]
+    may = (ground.until_ms[ground.free] >= asked.end_ms) & ((owner == asked.account) | (owner < 0))
+    return np.where(fleet.pool_of_node == asked.pool, _count(fleet, ground.free[may]) // asked.size, 0)
 
 
 def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tuple[Swap, ...]:
     """The swaps that give those who wait their room, the first in line first; nobody gets a part of it. The right node
     is the account's own before the swap.
     """
-    first = fleet.first_gpu[:-1]
-    sizes = np.diff(fleet.first_gpu)
-    least, most = np.minimum.reduceat(ground.owner, first), np.maximum.reduceat(ground.owner, first)
-    movable = ground.untied & np.logical_and.reduceat(ground.usable & ~ground.fixed, first)
+    sizes, owner = np.diff(fleet.first_gpu), ground.whole.owner
+    movable = ground.untied & (_count(fleet, np.flatnonzero(ground.fixed | ~ground.usable)) == 0)
     free = _count(fleet, ground.free)
     swaps: list[Swap] = []
     served: set[int] = set()
-    given = movable & (least == most) & (least >= 0) & ~np.isin(least, [asked.account for asked in waiting])
+    given = movable & (owner >= 0) & ~np.isin(owner, [asked.account for asked in waiting])
     for asked in waiting:
         missing = asked.parts - int(room(fleet, ground, asked).sum())
         if missing <= 0 or asked.account in served:
             continue
-        here = fleet.pool_of_node == asked.pool
-        lasts = np.minimum.reduceat(ground.until_ms, first) >= asked.end_ms
-        own = np.flatnonzero(movable & here & (least == asked.account) & (most == asked.account) & lasts)
+        own = np.flatnonzero((owner == asked.account) & movable & (fleet.pool_of_node == asked.pool))
+        own = own[ground.whole.until_ms[own] >= asked.end_ms]
         mine: list[int] = own[np.lexsort((own, free[own]))].tolist()
         found: list[Swap] = []
-        theirs = np.flatnonzero(given & here & (free >= asked.size))
+        theirs = np.flatnonzero(given & (free >= asked.size) & (fleet.pool_of_node == asked.pool)) if mine else own
         for left in theirs[np.lexsort((theirs, free[theirs]))].tolist():
             right = next((right for right in mine if sizes[right] == sizes[left]), None)
             gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
@@ -93,5 +110,6 @@ def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tup
     return tuple(swaps)
 
 
-def _count(fleet: Fleet, chosen: BoolArray) -> IntArray:
-    return np.add.reduceat(chosen.astype(np.int64), fleet.first_gpu[:-1])
+def _count(fleet: Fleet, gpus: IntArray) -> IntArray:
+    """(n_nodes): how many of these GPUs each node has."""
+    return np.bincount(fleet.node_of_gpu[gpus], minlength=len(fleet.nodes))

@@ -1,6 +1,6 @@
 """Whole cells: a lot that asks for one loses all of it to a single sick GPU. The sickness of each cell over time.
 
-A cell's cause is the lowest code among its sick GPUs (the seller's causes come first), 0 while all are healthy.
+A cell's cause is the lowest value among its sick GPUs (the seller's causes come first), 0 while all are healthy.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def cell_causes(causes: FieldHistory, cells: IntArray, span: Interval) -> CellCa
     width = span.length_ms
     initial = causes.at(span.start_ms)
     instants, gpus, values = causes.between(span.start_ms, span.end_ms)
-    if not len(gpus) and not initial.any():
+    if not values.any() and not initial.any():
         return None
     n_cells = int(cells.max()) + 1
     lowest = _lowest_in_each(cells, initial, n_cells)
@@ -79,18 +79,19 @@ def cell_causes(causes: FieldHistory, cells: IntArray, span: Interval) -> CellCa
     hit = np.unique(cells[gpus])
     changes = cells[gpus] * width + offsets
     grid = np.unique(np.concatenate([hit * width, changes]))
-    counts = np.zeros((len(grid), len(CODES)), dtype=np.int64)
+    codes = np.unique(np.concatenate([np.zeros(1, dtype=np.int64), initial, values]))
+    counts = np.zeros((len(grid), len(codes)), dtype=np.int64)
     members = np.flatnonzero(np.isin(cells, hit))
-    np.add.at(counts, (np.searchsorted(grid, cells[members] * width), np.searchsorted(CODES, initial[members])), 1)
+    np.add.at(counts, (np.searchsorted(grid, cells[members] * width), np.searchsorted(codes, initial[members])), 1)
     where = np.searchsorted(grid, changes)
-    np.add.at(counts, (where, np.searchsorted(CODES, before)), -1)
-    np.add.at(counts, (where, np.searchsorted(CODES, values)), 1)
+    np.add.at(counts, (where, np.searchsorted(codes, before)), -1)
+    np.add.at(counts, (where, np.searchsorted(codes, values)), 1)
     sick = _running_in_each(counts, np.flatnonzero(grid % width == 0))[:, 1:] > 0
-    codes = np.where(sick.any(axis=1), CODES[1:][sick.argmax(axis=1)], 0)
+    lowest_hit = np.where(sick.any(axis=1), codes[1:][sick.argmax(axis=1)], 0)
     calm = np.setdiff1d(np.arange(n_cells), hit)
     keys = np.concatenate([calm * width, grid])
     order = np.argsort(keys)
-    return CellCauses(cells, width, keys[order], np.concatenate([lowest[calm], codes])[order])
+    return CellCauses(cells, width, keys[order], np.concatenate([lowest[calm], lowest_hit])[order])
 
 
 def _lowest_in_each(cells: IntArray, causes: IntArray, n_cells: int) -> IntArray:

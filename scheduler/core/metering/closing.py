@@ -3,7 +3,8 @@
 What a covered GPU-ms counts as is decided by the first of these that holds:
 
 1. nobody saw the fleet: unknown (NOT_OBSERVED); a bridged gap keeps its state and is `estimated_gpu_ms` besides
-2. the GPU is ill: its cause's state; else its cell is, where lots ask for whole cells: the lowest cause in the cell
+2. the GPU is ill: its cause's state; else its cell is, where lots ask for whole cells: the lowest cause in the cell;
+   what was declared of it, and the contract's terms, say which cause that is (`declared.py`)
 3. its grade is not deliverable: out_forced (WRONG_GRADE)
 4. the owner's gang waits for it beyond the bind limit: out_forced (LATE_BIND)
 5. it is slower than `reject_below_ppm`: out_forced (UNDER_PERFORMANCE)
@@ -25,6 +26,7 @@ import numpy as np
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.intervals import Interval
+from scheduler.core.metering.declared import Declaration, Judge, with_declared
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.fleet_history import PPM_BITS, FleetHistory
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
@@ -64,7 +66,12 @@ class _Columns:
 
 
 def close_interval(
-    history: FleetHistory, interval: Interval, contracts: Sequence[Contract], fleet: Fleet, status: RecordStatus
+    history: FleetHistory,
+    interval: Interval,
+    contracts: Sequence[Contract],
+    fleet: Fleet,
+    status: RecordStatus,
+    declarations: Sequence[Declaration] = (),
 ) -> Closing:
     """The records and certificates of one interval; see `Meter.close`."""
     ordered = sorted(contracts, key=lambda contract: contract.position)
@@ -73,10 +80,12 @@ def close_interval(
     coverage = covered_and_contracted(history.owner, interval, ordered, columns.contract_of_owner)
     tally = Tally(ordered, grades, columns.conversion_ppm)
     pools = np.zeros((len(fleet.pools), _POOL_PARTS), dtype=np.int64)
+    causes = with_declared(history.cause, declarations, fleet, interval)
+    judge = Judge(ordered, declarations)
     for span, sight in _spans(history, interval):
-        segments = cut(history, fleet, span, columns.level_of_owner)
+        segments = cut(history, fleet, span, columns.level_of_owner, causes)
         _add_pools(pools, segments, columns, sight)
-        _add_covered(tally, segments, columns, sight)
+        _add_covered(tally, segments, columns, sight, judge)
     tally.add_uncovered(coverage.uncovered)
     records = tally.records(interval, coverage.contracted_gpu_ms, history.suites, status)
     return Closing(interval, records, _pool_records(pools, ordered, coverage, fleet, interval))
@@ -119,7 +128,7 @@ def _columns(history: FleetHistory, contracts: Sequence[Contract], fleet: Fleet,
     )
 
 
-def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sight) -> None:
+def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sight, judge: Judge) -> None:
     """Count what stood behind the contracts; the order of the steps is the precedence of the module, from last to
     first.
     """
@@ -135,9 +144,15 @@ def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sig
     outcome = np.where(ppm < columns.reject_below_ppm[contract], int(Cause.UNDER_PERFORMANCE), outcome)
     outcome = np.where(segments.late[mine] != 0, int(Cause.LATE_BIND), outcome)
     outcome = np.where(columns.conversion_ppm[contract, grade] == WRONG, int(Cause.WRONG_GRADE), outcome)
-    outcome = np.where(ill != 0, ill, outcome)
+    outcome = np.where(ill != 0, judge.outcome(contract, ill), outcome)
+    drained_ms = judge.drained_ms(contract, ill, segments.start_ms[mine], length_ms)
     if sight is Sight.NOT_OBSERVED:
         outcome = np.full(len(mine), int(Cause.NOT_OBSERVED), dtype=np.int64)
+    elif drained_ms.any():
+        in_term = np.flatnonzero(drained_ms)
+        drain = np.full(len(in_term), int(Cause.DRAIN), dtype=np.int64)
+        tally.add_covered(contract[in_term], drain, grade[in_term], performance[in_term], drained_ms[in_term], sight)
+        length_ms = length_ms - drained_ms
     tally.add_covered(contract, outcome, grade, performance, length_ms, sight)
 
 

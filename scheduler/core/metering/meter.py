@@ -18,6 +18,7 @@ from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.errors import Conflict, InvalidValue
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing, close_interval
+from scheduler.core.metering.declared import Declaration
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.fleet_history import PPM_BITS, FleetHistory
 from scheduler.core.metering.history import FieldHistory
@@ -87,11 +88,13 @@ class Meter:
         contracts: Sequence[Contract],
         fleet: Fleet,
         status: RecordStatus = RecordStatus.INITIAL,
+        declarations: Sequence[Declaration] = (),
     ) -> Closing:
         """One record a contract, version 1, by position; one certificate a pool. Changes nothing.
 
         A record is made of each contract, also where nothing was contracted in the interval: which are due is the
-        caller's to know (`settlement.expected_intervals`). `fleet` says which GPUs make a cell, a grade and a pool.
+        caller's to know (`settlement.expected_intervals`). `fleet` says which GPUs make a cell, a grade and a pool,
+        `declarations` which outages were announced or beyond control.
         Raises Conflict where history was forgotten that this needs, or where more GPUs cover a position than it has
         contracted (which is a bug in who covers, never of a buyer).
         """
@@ -102,7 +105,7 @@ class Meter:
             )
         if fleet.n_gpus != self.history.n_gpus:
             raise InvalidValue("n_gpus", "the fleet", fleet.n_gpus, f"{self.history.n_gpus}, as the meter was told")
-        return close_interval(self.history, interval, contracts, fleet, status)
+        return close_interval(self.history, interval, contracts, fleet, status, declarations)
 
     def forget(self, before_ms: int) -> None:
         """Drop the history before an instant; intervals that start before it can no longer be closed."""

@@ -10,13 +10,15 @@ from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.cells import cell_causes, cell_of_gpu
 from scheduler.core.metering.fleet_history import FleetHistory
+from scheduler.core.metering.history import FieldHistory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segments:
-    """Parallel arrays, (n_segments) int64 each; `length_ms` is 0 before the GPU joined."""
+    """Parallel arrays, (n_segments) int64 each; `length_ms` is 0 before the GPU joined, and counts from `start_ms`."""
 
     gpu: IntArray
+    start_ms: IntArray
     length_ms: IntArray
     owner: IntArray
     cause: IntArray
@@ -27,23 +29,27 @@ class Segments:
     """The cause of the whole cell that the owner's lots ask for; 0 where they ask for GPUs."""
 
 
-def cut(history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: IntArray) -> Segments:
+def cut(
+    history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: IntArray, causes: FieldHistory | None = None
+) -> Segments:
     """The fleet's segments in a span. `level_of_owner[p + 1]`: the cell level of position p's lots; [0]: of no
-    position.
+    position. `causes`: what stands for the history's own.
     """
-    initial = [each.at(span.start_ms) for each in history.of_gpus]
-    rows = [each.between(span.start_ms, span.end_ms) for each in history.of_gpus]
+    ill = history.cause if causes is None else causes
+    fields = [ill if each is history.cause else each for each in history.of_gpus]
+    initial = [each.at(span.start_ms) for each in fields]
+    rows = [each.between(span.start_ms, span.end_ms) for each in fields]
     width = span.length_ms
     row_keys = [gpus * width + (instants - span.start_ms) for instants, gpus, _ in rows]
     cells = []
     for level in sorted(set(level_of_owner.tolist()) - {int(Level.GPU)}):
-        causes = cell_causes(history.cause, cell_of_gpu(fleet, Level(level)), span)
-        if causes is not None:
-            cells.append((level, causes))
+        of_cells = cell_causes(ill, cell_of_gpu(fleet, Level(level)), span)
+        if of_cells is not None:
+            cells.append((level, of_cells))
     cut_keys = []
-    for level, causes in cells:
+    for level, of_cells in cells:
         asking = _owned_at_level(initial[0], rows[0], level_of_owner, level)
-        gpus, offsets = causes.cuts(asking)
+        gpus, offsets = of_cells.cuts(asking)
         cut_keys.append(gpus * width + offsets)
     keys = np.concatenate([*row_keys, *cut_keys])
     calm = np.ones(history.n_gpus, dtype=np.bool_)
@@ -60,11 +66,11 @@ def cut(history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: Int
     )
     level_of_segment = level_of_owner[owner + 1]
     cell_cause = np.zeros(len(gpu), dtype=np.int64)
-    for level, causes in cells:
+    for level, of_cells in cells:
         at_level = np.flatnonzero(level_of_segment == level)
-        cell_cause[at_level] = causes.at(gpu[at_level], start[at_level])
+        cell_cause[at_level] = of_cells.at(gpu[at_level], start[at_level])
     lived = np.maximum(0, end - np.maximum(start, history.joined_ms[gpu] - span.start_ms))
-    return Segments(gpu, lived, owner, cause, occupant, performance, late, cell_cause)
+    return Segments(gpu, span.start_ms + end - lived, lived, owner, cause, occupant, performance, late, cell_cause)
 
 
 def _owned_at_level(owners: IntArray, rows: IntArray, level_of_owner: IntArray, level: int) -> IntArray:

@@ -24,6 +24,8 @@ AVAILABLE, USED = 0, 1
 _OUTCOMES: IntArray = np.concatenate([[AVAILABLE, USED], CODES[1:]])
 _RELEASE = int(np.searchsorted(_OUTCOMES, Cause.BUYER_RELEASE))
 _SLOW = int(np.searchsorted(_OUTCOMES, Cause.UNDER_PERFORMANCE))
+_PLANNED = int(np.searchsorted(_OUTCOMES, Cause.PLANNED_MAINTENANCE))
+_OVER_BUDGET = int(np.searchsorted(_OUTCOMES, Cause.MAINTENANCE_OVER_BUDGET))
 _STATE_FIELDS = tuple(f"{state}_gpu_ms" for state in State)
 _DERATED = list(State).index(State.DERATED)
 _LOSS_CAUSES = tuple(Cause(int(code)) for code in CODES[1:])
@@ -87,6 +89,7 @@ class Tally:
         mean_ppm, min_ppm = self._performance(contract, outcome, ppm, gpu_ms)
         outcome = self._judged_by_total(contract, outcome, mean_ppm)
         np.add.at(self._outcomes, (contract, outcome), gpu_ms)
+        self._hold_to_budget()
         delivered = np.flatnonzero((outcome <= USED) | (outcome == _RELEASE))
         np.add.at(self._by_grade, (contract[delivered], grade[delivered]), gpu_ms[delivered])
         self._derate(contract, outcome, grade, self._effective(contract, ppm, mean_ppm), gpu_ms)
@@ -165,6 +168,13 @@ class Tally:
             self._outcomes[row, state] -= lost
             self._by_grade[row, of_grade] -= lost
             self._derated[row] += lost
+
+    def _hold_to_budget(self) -> None:
+        """What was planned beyond the budget is the seller's."""
+        left = np.array([each.planned_left_gpu_ms for each in self._contracts], dtype=np.int64)
+        over = np.maximum(0, self._outcomes[:, _PLANNED] - left)
+        self._outcomes[:, _PLANNED] -= over
+        self._outcomes[:, _OVER_BUDGET] += over
 
     def _suites(self, contract: IntArray, outcome: IntArray, suite: IntArray, names: Sequence[str]) -> dict[int, str]:
         """The suites whose measurements a contract's record rests on, joined, by row."""

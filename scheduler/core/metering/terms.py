@@ -30,6 +30,12 @@ class MeteringTerms:
     discount_slope_ppm: int = ONE_PPM
     total: bool = False
     """Whether the floor holds for the mean of the position's GPUs instead of for each."""
+    notice_ms: int = 0
+    """How long before its beginning maintenance must be announced to be planned."""
+    excused: bool = False
+    """Whether force majeure excuses the seller."""
+    drain_from_ms: int | None = None
+    """From when on a drained GPU is lost by the terms' own drain; None: they have none."""
 
     @classmethod
     def of(cls, terms: InstrumentTerms) -> MeteringTerms:
@@ -46,6 +52,9 @@ class MeteringTerms:
             reject_below_ppm=throughput.reject_below_ppm,
             discount_slope_ppm=throughput.discount_slope_ppm,
             total=throughput.scope is ThroughputScope.TOTAL,
+            notice_ms=terms.maintenance.notice_s * 1_000,
+            excused=terms.force_majeure_excuses,
+            drain_from_ms=terms.window.end_ms - terms.drain_s * 1_000 if terms.drain_s else None,
         )
 
 
@@ -65,3 +74,5 @@ class Contract:
     """Why contracted GPUs that nothing covers are missing; a step function of cause codes where that changed (0:
     OVERSOLD).
     """
+    planned_left_gpu_ms: int = 0
+    """What the maintenance budget has left before the interval: planned outages beyond it are the seller's."""

@@ -24,10 +24,10 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.kernels import worth_compiling
 from scheduler.core.placement import floor as floors
 from scheduler.core.placement.devices import Devices, Rider, riders_of
-from scheduler.core.placement.ends import RowEnds
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, FREE_HERE, OWNER, POOL, RING, USABLE, floor_of, held_rows
 from scheduler.core.placement.overdrawn import Overdrawn
+from scheduler.core.placement.releases import Releases
 from scheduler.core.placement.repack import Counts, Tables, repacks
 from scheduler.core.placement.rows import Rows
 from scheduler.core.placement.scan import fit_by_scan
@@ -78,6 +78,7 @@ class Books(Rows):
         holder, leaver = held_rows(snapshot, self.rank_of_row, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
+        self.ownership = self.floor.owner.copy(), self.floor.until_ms.copy()
         self._usable_by_pool = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
         self._tally(holder, firm)
         self._look()
@@ -90,7 +91,7 @@ class Books(Rows):
         self.withdrawn: list[tuple[Gang, bool]] = []
         self._withdrawn_ever: list[Gang] = []
         self._undone: list[int] = []
-        self.row_ends = RowEnds()
+        self.releases = Releases()
         self.lowered: set[int] = set()
 
     def _look(self) -> None:
@@ -432,7 +433,7 @@ class Books(Rows):
     def renew_row(self, row: int, gang: Gang) -> None:
         """The row's gang is another value, on the same GPUs."""
         self.rows[row], self.rank_of_row[row] = gang, gang.number
-        self.row_ends.forget(row)
+        self.releases.forget(row)
         self._overdrawn.forget(row)
 
     def drop_row(self, row: int) -> None:
@@ -464,11 +465,15 @@ class Books(Rows):
             pool = int(self.floor.nodes[self.floor.gpus[gpu, AT_NODE], POOL])
             self._usable_by_pool[pool] += sign
             if owner >= 0:
-                entitled = self.entitled[owner] = self.entitled[owner].copy()
-                entitled[pool] += sign
-                self.excess[pool, owner] -= sign
-                self._own_until_ms.pop((owner, pool), None)
+                self.entitle(owner, pool, self.entitled[owner][pool] + sign)
         self._set_anew(self.floor, gpus, now)
+
+    def entitle(self, account: int, pool: int, gpus: int) -> None:
+        """The account's usable own GPUs of the pool are others, and so many."""
+        entitled = self.entitled[account] = self.entitled[account].copy()
+        self.excess[pool, account] -= gpus - entitled[pool]
+        entitled[pool] = gpus
+        self._own_until_ms.pop((account, pool), None)
 
     def _count(self, row: int, sign: int) -> None:
         account, pool, shape = self.account_of_row[row], self.pool_of_row[row], self.rows[row].shape

@@ -53,6 +53,9 @@ class Borrowed:
         self._held_keys: set[Shape | Key] = set()
         self._not_unsold: set[tuple[Shape, int]] = set()
         """Shapes that cannot be preempted, and pools on whose unsold GPUs they have no room, whoever asks."""
+        self._asked_unsold: set[Shape] = set()
+        self._own_only: set[Shape] = set()
+        """Shapes that have no room on unsold GPUs, of any pool and at their least."""
         self._is_held = False
         self._idle_owners: set[str] | None = None
         self._touched: set[str] = set()
@@ -83,7 +86,7 @@ class Borrowed:
     def _turns(self) -> Turns:
         books = self._books
         if self._listed is None:
-            return OneByOne(books, self._lines, self._moving, self._may_fit, self._in_turn)
+            return OneByOne(books, self._lines, self._moving, self._may_fit, self._may_come)
         # One floor for all pools' guards: machine code takes from it too.
         spare = np.zeros(books.n_nodes, dtype=np.int64)
         for pool, guard in self.protected.items():
@@ -109,6 +112,7 @@ class Borrowed:
             if (gang := line.head()) is not None and self._placed(gang, line):
                 line.take()
                 turns.line_up(line)
+                turns.wake(line.account)
             elif self._is_held:
                 line.pass_over()
                 passed[line] = None
@@ -152,20 +156,27 @@ class Borrowed:
         (self._fitting if fits else self._refused).add(shape)
         return fits
 
-    def _in_turn(self, shape: Shape) -> list[Turn]:
-        """The shape's lines; of what cannot be preempted, and finds no unsold GPUs, those of accounts that have free
-        ones of their own. Free GPUs only become fewer meanwhile, so no other finds room.
+    def _may_come(self, line: Line) -> bool:
+        """Whether the line may find room. Of what cannot be preempted, and finds no unsold GPUs, only those of accounts
+        that have free ones of their own may; free GPUs only become fewer meanwhile. Those refused before may not while
+        nothing happens to their account.
         """
-        turns, want = self._lines.in_turn(shape), least_demand(shape)
-        if shape.preemptible or want is None:
-            return turns
-        end_ms, pools = self._books.now_ms + shape.runtime_ms, self._books.pools_for(shape.grade)
-        if any(self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms)) for pool in pools):
-            return turns
+        if not (line.shape.preemptible or line.shape in self._asked_unsold):
+            self._ask_unsold(line.shape)
+        if line.shape not in self._own_only:
+            return True
         if self._idle_owners is None:
             self._idle_owners = self._books.idle_owners()
-        self._not_unsold.update((shape, pool) for pool in pools)
-        return [turn for turn in turns if turn[2].account in self._idle_owners]
+        return line.account in self._idle_owners and (not line.refused or line.account in self._touched)
+
+    def _ask_unsold(self, shape: Shape) -> None:
+        """Whether unsold GPUs have room for the shape, wherever it may use them; asked once a round."""
+        self._asked_unsold.add(shape)
+        want, end_ms = least_demand(shape), self._books.now_ms + shape.runtime_ms
+        pools = self._books.pools_for(shape.grade)
+        if want and not any(self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms)) for pool in pools):
+            self._not_unsold.update((shape, pool) for pool in pools)
+            self._own_only.add(shape)
 
     def _fits_in(self, shape: Shape, pool: int) -> bool:
         """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""
@@ -206,6 +217,8 @@ class Borrowed:
             return True
         if not (shape.preemptible or self._is_held):
             self._not_unsold.add((shape, pool))
+            if not shape.is_elastic and all((shape, each) in self._not_unsold for each in books.pools_for(shape.grade)):
+                self._own_only.add(shape)
         return False
 
     def _takes(self, line: Line, gang: Gang, wished: tuple[Want, ...], where: Tiers) -> bool:

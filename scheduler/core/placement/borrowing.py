@@ -53,9 +53,16 @@ class Turns(Protocol):
     def refuse(self, shape: Shape) -> None:
         """No line of the shape comes up any more."""
 
+    def wake(self, account: str) -> None:
+        """Something happened to the account: its lines that were left out come up after all, those whose turn is not
+        over.
+        """
+
 
 class OneByOne:
-    """By a heap of lines; those of one shape enter it together, when the first of them comes up."""
+    """By a heap of lines; of each shape only the next line stands in it, of those that may find room. Who finds none
+    while nothing happens to its account is left out, and comes back where something does.
+    """
 
     def __init__(
         self,
@@ -63,15 +70,18 @@ class OneByOne:
         lines: Lines,
         moving: Collection[str],
         may_fit: Callable[[Shape], bool],
-        in_turn: Callable[[Shape], list[Turn]],
+        may_come: Callable[[Line], bool],
     ) -> None:
-        """`in_turn`: a shape's lines that may find room, in order."""
-        self._books, self._moving = books, moving
+        """`may_come`: whether a line may find room, unless something happens to its account."""
+        self._books, self._moving, self._may_come = books, moving, may_come
         self._refused: set[Shape] = set()
         self._heap: list[Entry] = []
+        self._left_out: dict[str, list[Turn]] = {}
+        self._last: tuple[int, tuple[int, tuple[int, int, int]]] | None = None
+        """The key of the line that came up last."""
         for shape in lines.by_shape():
             if may_fit(shape):
-                self._line_up_from(in_turn(shape), 0)
+                self._line_up_from(lines.in_turn(shape), 0)
         for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
             if may_fit(shape):
                 self.line_up(lines.of(account)[shape])
@@ -79,19 +89,18 @@ class OneByOne:
     def line_up(self, line: Line) -> None:
         """See `Turns`."""
         gang = line.head()
-        if gang is not None and line.account not in self._moving:
-            turn = turn_of(gang, line)
-            tie = (-self._books.snapshot.balance_gpu_ms.get(line.account, 0), turn[1])
-            heappush(self._heap, (turn[0], tie, 0, ([turn], 0)))
+        if gang is not None:
+            self._push(turn_of(gang, line))
 
     def next(self) -> Line | None:
         """See `Turns`."""
         while self._heap:
-            _, tie, _, (turns, at) = heappop(self._heap)
+            queued_ms, tie, _, (turns, at) = heappop(self._heap)
             line = turns[at][2]
             if line.shape in self._refused:
                 continue
             if tie:
+                self._last = queued_ms, tie
                 return line
             self._bring_up(turns, at)
         return None
@@ -100,8 +109,23 @@ class OneByOne:
         """See `Turns`."""
         self._refused.add(shape)
 
+    def wake(self, account: str) -> None:
+        """See `Turns`."""
+        for turn in self._left_out.pop(account, ()):
+            if self._last is None or (turn[0], self._tie(turn)) > self._last:
+                self._push(turn)
+
+    def _push(self, turn: Turn) -> None:
+        if turn[2].account not in self._moving:
+            heappush(self._heap, (turn[0], self._tie(turn), 0, ([turn], 0)))
+
+    def _tie(self, turn: Turn) -> tuple[int, tuple[int, int, int]]:
+        return -self._books.snapshot.balance_gpu_ms.get(turn[2].account, 0), turn[1]
+
     def _line_up_from(self, turns: list[Turn], at: int) -> None:
-        """All lines of a shape from this one on, by an entry that comes before that of each of them."""
+        """The shape's next line from this one on, by an entry that comes before that of each that waits as long."""
+        while at < len(turns) and not self._comes(turns[at]):
+            at += 1
         if at < len(turns):
             heappush(self._heap, (turns[at][0], (), len(self._heap), (turns, at)))
 
@@ -109,10 +133,20 @@ class OneByOne:
         """Line up those that have waited equally long, and after them the others."""
         queued_ms = turns[at][0]
         while at < len(turns) and turns[at][0] == queued_ms:
-            if not turns[at][2].moved:  # one that lost gangs stands where its next gang does
-                self.line_up(turns[at][2])
+            if self._comes(turns[at]):
+                self._push(turns[at])
             at += 1
         self._line_up_from(turns, at)
+
+    def _comes(self, turn: Turn) -> bool:
+        """Whether the line comes up in this turn; one that lost gangs stands where its next gang does."""
+        line = turn[2]
+        if line.moved:
+            return False
+        comes = self._may_come(line)
+        if not comes:
+            self._left_out.setdefault(line.account, []).append(turn)
+        return comes
 
 
 class InRuns:
@@ -183,6 +217,9 @@ class InRuns:
     def refuse(self, shape: Shape) -> None:
         """See `Turns`."""
         self._listed.shape_rows[self._listed.at_shape[shape], IS_OUT] = 1
+
+    def wake(self, account: str) -> None:
+        """See `Turns`: nobody was left out."""
 
     def _ties(self) -> IntArray:
         """(n_gangs): what its account borrowed more than it lent."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.devices import Rider
+from scheduler.core.placement.floor import NOBODY
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.workloads import Gang, GangStatus, ends_by_ms
 
@@ -44,16 +45,19 @@ class RowEnds:
         """The row's gang is another."""
         self._forgotten.add(row)
 
-    def of(self, books: Rows) -> IntArray:
-        """(n_rows + 1): when each row's GPUs are free of it, later than now; the last entry is now. A copy."""
+    def declared(self, books: Rows) -> IntArray:
+        """(n_rows + 1): when each row's GPUs are free of it, as it declares: an instant that has passed says that it is
+        late. Of those that stop, of what this round decided and of shared devices, later than now. The last entry is
+        NOBODY. A copy.
+        """
         known, first, total = len(self._ends_ms), books.first_of_round, len(books.rows)
         more = [_standing_ends_ms(gang) for gang in books.rows[known:first]]
         self._ends_ms = np.append(self._ends_ms, np.array(more, dtype=np.int64))
         for row in self._forgotten:
             self._ends_ms[row] = _standing_ends_ms(books.rows[row])
         self._forgotten.clear()
-        ends_ms = np.full(total + 1, books.now_ms, dtype=np.int64)
-        np.maximum(self._ends_ms, books.now_ms + 1, out=ends_ms[:first])
+        ends_ms = np.full(total + 1, NOBODY, dtype=np.int64)
+        ends_ms[:first] = self._ends_ms
         ends_ms[first:total] = [_ends_ms(gang, books.now_ms, stopped=False) for gang in books.rows[first:]]
         for row in {*books.stopped, *books.riders}:
             ends_ms[row] = _row_ends_ms(books, row)

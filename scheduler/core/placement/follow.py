@@ -6,11 +6,13 @@ import numpy as np
 
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.snapshot import Snapshot, Touched
+from scheduler.core.placement.trades import Parts, trade
 from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
-def follow(books: Books, snapshot: Snapshot, touched: Touched) -> set[str]:
-    """Make the books those of the snapshot. The accounts to which something happened.
+def follow(books: Books, snapshot: Snapshot, touched: Touched, parts: Parts) -> set[str]:
+    """Make the books those of the snapshot; `parts`: what the owners of traded nodes own (`trades`). The accounts to
+    which something happened.
 
     The last round's own decisions are read anew like everything touched: they may have been carried out or not.
     """
@@ -18,6 +20,8 @@ def follow(books: Books, snapshot: Snapshot, touched: Touched) -> set[str]:
     changed = [*touched.gpus]
     accounts: set[str] = set()
     books.begin_round(snapshot)
+    if touched.traded:
+        accounts |= {books.names[account] for account in trade(books, snapshot, touched.traded, parts)}
     for number in sorted(numbers):
         row, gang = books.row_of_number.get(number), snapshot.placed.get(number)
         if row is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from scheduler.core.cluster import Fleet, IntArray
 from scheduler.core.kernels import kernel
 from scheduler.core.placement.fits import cells_of_nodes, has_slots
-from scheduler.core.placement.floor import FIRST_GPU, HOLDER, LEAVER, POOL, USABLE, Floor
+from scheduler.core.placement.floor import FIRST_GPU, HOLDER, LEAVER, USABLE, Floor
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import INT64_MAX
 
@@ -33,30 +33,33 @@ class Profile:
     table: IntArray
     """(n, 3) int64: instant, node and GPUs of what becomes free, ascending."""
 
-    @classmethod
-    def of(cls, floor: Floor, pool: int, ends_ms: IntArray, now_ms: int, *, compiled: bool = False) -> Profile:
-        """The pool's profile; `ends_ms` (n_rows + 1): when each row's GPUs are free of it, INT64_MAX: never; the last
-        entry, not later than `now_ms`, is nobody's.
-        """
-        now = np.zeros(len(floor.nodes) - 1, dtype=np.int64)
-        table = np.zeros((len(floor.gpus), 3), dtype=np.int64)
-        found = (freed_by_node.compiled if compiled else freed_by_node)(floor, pool, ends_ms, now_ms, now, table)
-        return cls(now, table[table[:found, AT_MS].argsort(kind="stable")])
-
     @property
     def freed(self) -> tuple[Freed, ...]:
         """What becomes free, ascending."""
         return tuple((at_ms, node, number) for at_ms, node, number in self.table.tolist())
 
 
+def released(
+    floor: Floor, nodes: IntArray, ends_ms: IntArray, now_ms: int, now: IntArray, *, compiled: bool
+) -> IntArray:
+    """(n, 3) What becomes free on these nodes, ascending, whose free GPUs are counted in `now` (n_nodes); `ends_ms`
+    (n_rows + 1): when each row's GPUs are free of it, by `now_ms`: they are, INT64_MAX: never; the last entry is
+    nobody's, and free.
+    """
+    table = np.zeros((int((floor.first_gpu[nodes + 1] - floor.first_gpu[nodes]).sum()), 3), dtype=np.int64)
+    found = (freed_by_node.compiled if compiled else freed_by_node)(floor, nodes, ends_ms, now_ms, now, table)
+    return table[table[:found, AT_MS].argsort(kind="stable")]
+
+
 @kernel
-def freed_by_node(floor: Floor, pool: int, ends_ms: IntArray, now_ms: int, now: IntArray, table: IntArray) -> int:
-    """Count free GPUs by node, and list node by node what becomes free; how many entries."""
+def freed_by_node(floor: Floor, nodes: IntArray, ends_ms: IntArray, now_ms: int, now: IntArray, table: IntArray) -> int:
+    """Count free GPUs of these nodes, and list node by node what becomes free; how many entries. What `ends_ms` frees
+    by `now_ms` is free.
+    """
     found = 0
-    for node in range(len(now)):
-        if floor.nodes[node, POOL] != pool:
-            continue
+    for node in nodes:
         first = found
+        now[node] = 0
         for gpu in range(floor.nodes[node, FIRST_GPU], floor.nodes[node + 1, FIRST_GPU]):
             if not floor.gpus[gpu, USABLE]:
                 continue

@@ -74,7 +74,7 @@ def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) ->
     if want is None:
         return None
     if pool not in profiles:
-        profiles[pool] = _profile(books, pool)
+        profiles[pool] = books.releases.profile(books, pool)
     start = expected_start(books.fleet, profiles[pool], want, compiled=books.compiled)
     if start is None or start[0] == 0:
         return None
@@ -82,7 +82,3 @@ def _offer(books: Books, gang: Gang, pool: int, profiles: dict[int, Profile]) ->
     for node, parts in spread_over(books.fleet, want, start[1], start[1]) or ():
         spare[node] -= parts * want.size
     return start[0], pool, spare
-
-
-def _profile(books: Books, pool: int) -> Profile:
-    return Profile.of(books.floor, pool, books.row_ends.of(books), books.now_ms, compiled=books.compiled)

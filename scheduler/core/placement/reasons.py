@@ -62,7 +62,8 @@ class Reasons(Mapping[Key, Waiting]):
         self._waiting = lines.waiting(books.gangs_taken())
         self._held, self._start_ms = backfill.held, backfill.starts_ms
         # What the books go on with into the next round, as it is now.
-        self._fleet, self._policy, self._now_ms, self._floor = books.fleet, books.policy, books.now_ms, books.floor
+        self._fleet, self._policy, self._now_ms = books.fleet, books.policy, books.now_ms
+        self._owner, self._until_ms = books.ownership
         self._nodes, self._holder, self._free = books.floor.nodes.copy(), books.floor.holder.copy(), books.floor.free
         self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
         self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
@@ -155,7 +156,7 @@ class Reasons(Mapping[Key, Waiting]):
     def _lent_by(self, account: int) -> int:
         if self._lent is None:
             holders = np.array([*self._account_of_row, -1], dtype=np.int64)[self._holder]
-            owner = self._floor.owner  # the floor is another where ownership is
+            owner = self._owner
             lent = (owner >= 0) & (holders >= 0) & (holders != owner)
             self._lent = np.bincount(owner[lent], minlength=len(self._owned)).tolist()
         return self._lent[account]
@@ -196,11 +197,10 @@ class Reasons(Mapping[Key, Waiting]):
         ]
         if not open_pools:
             return None
-        floor = self._floor
-        may = self._free & ((floor.owner < 0) | (floor.owner == account))
-        lasting = may & (floor.until_ms >= self._now_ms + shape.runtime_ms)
+        may = self._free & ((self._owner < 0) | (self._owner == account))
+        lasting = may & (self._until_ms >= self._now_ms + shape.runtime_ms)
         n_nodes = len(self._fleet.nodes)
-        now, then = (np.bincount(floor.node_of_gpu[gpus], minlength=n_nodes) for gpus in (may, lasting))
+        now, then = (np.bincount(self._fleet.node_of_gpu[gpus], minlength=n_nodes) for gpus in (may, lasting))
         free = [self._in_pool(pool, now) for pool in open_pools]
         fits = any(has_slots(self._fleet, each, want) for each in free)
         stays = any(has_slots(self._fleet, self._in_pool(pool, then), want) for pool in open_pools)

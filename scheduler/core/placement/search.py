@@ -116,6 +116,10 @@ class Search:
             self._changes_ms = np.unique(until_ms[np.flatnonzero(np.diff(until_ms, prepend=-1))]).tolist()
         return self._changes_ms
 
+    def forget_changes(self) -> None:
+        """Ownership changes at other instants than before."""
+        self._changes_ms = None
+
     # ---- inside ----
 
     def _asked(self, want: Want, where: Tiers, *, only_whether: bool) -> int:

@@ -73,7 +73,9 @@ class Touched:
     gpus: set[int] = field(default_factory=set)
     """GPUs that may have become usable or not."""
     ownership: bool = False
-    """Whether owners, windows or the fleet itself changed."""
+    """Whether owners, windows or the fleet itself changed, beyond nodes that were traded."""
+    traded: set[int] = field(default_factory=set)
+    """Nodes that got other owners because cells traded places."""
 
 
 @dataclass(frozen=True, slots=True)

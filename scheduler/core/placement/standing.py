@@ -3,7 +3,7 @@
 Law: the plan is that of `plan(snapshot, policy)`, byte for byte, whatever happened in between; only the work differs.
 What was touched is read anew from the snapshot, so that it does not matter whether the last plan was carried out, in
 part or not at all, as long as everything that changed is named. Where ownership, windows or the fleet itself changed,
-the books are opened anew.
+but for whole nodes that traded owners, the books are opened anew.
 
 Whoever was refused in the last round is refused again unless something happened to its account (its use, its lines,
 its own GPUs), so only the accounts touched are asked whether a gang came inside. Gangs that cannot be preempted depend
@@ -18,6 +18,7 @@ from scheduler.core.placement.lines import Lines
 from scheduler.core.placement.owned import Due
 from scheduler.core.placement.plan import decided
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot, Touched
+from scheduler.core.placement.trades import Parts, traded_parts
 from scheduler.core.workloads import asked_shape
 
 MOST_DEAD_ROWS = 3
@@ -37,12 +38,13 @@ class Standing:
     def plan(self, snapshot: Snapshot, touched: Touched | None = None) -> Plan:
         """The next plan. `touched`: everything that changed since the last call's snapshot, None: who knows what."""
         books = self._books
-        if books is None or touched is None or not _can_follow(books, snapshot, touched):
+        parts = None if books is None or touched is None else _what_follows(books, snapshot, touched)
+        if books is None or touched is None or parts is None:
             self._books = Books(snapshot, self._policy)
             self._lines = Lines(snapshot.queue)
             return decided(self._books, self._lines)
         keys = touched.lines | {(gang.spec.account, asked_shape(gang)) for gang in books.gangs_of_round()}
-        accounts = follow(books, snapshot, touched) | {account for account, _ in keys}
+        accounts = follow(books, snapshot, touched, parts) | {account for account, _ in keys}
         self._lines.follow(snapshot.queue, keys)
         for account in accounts:
             self._lines.reconsider(account)
@@ -61,6 +63,13 @@ class Standing:
             if line.gpus <= at_most
         ]
         return Due(accounts, firm)
+
+
+def _what_follows(books: Books, snapshot: Snapshot, touched: Touched) -> Parts | None:
+    """What the owners of traded nodes own now; None where books must be opened anew."""
+    if not _can_follow(books, snapshot, touched):
+        return None
+    return traded_parts(books, snapshot, touched.traded) if touched.traded else {}
 
 
 def _can_follow(books: Books, snapshot: Snapshot, touched: Touched) -> bool:

@@ -41,7 +41,9 @@ def due_intervals(state: State, now_ms: int, lag_ms: int) -> Iterator[DueInterva
                 break
             interval = Interval(start_ms, start_ms + interval_ms)
             contracts = tuple(
-                _contract(state, position) for position in positions if state.contracted[position].maximum(interval) > 0
+                _contract(state, position, interval)
+                for position in positions
+                if state.contracted[position].maximum(interval) > 0
             )
             yield DueInterval(interval_ms, interval, contracts)
             start_ms = interval.end_ms
@@ -59,7 +61,7 @@ def next_close_ms(state: State) -> int | None:
 
 def close(state: State, due: DueInterval) -> Closing:
     """The records of a due interval, and one for each pool."""
-    return state.meter.close(due.interval, due.contracts, state.fleet)
+    return state.meter.close(due.interval, due.contracts, state.fleet, declarations=state.outages.declarations)
 
 
 def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
@@ -73,8 +75,9 @@ def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[t
             start_ms += interval_ms
         while theirs and start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
             interval = Interval(start_ms, start_ms + interval_ms)
-            contracts = [_contract(state, name) for name in theirs]
-            yield interval_ms, state.meter.close(interval, contracts, state.fleet)
+            contracts = [_contract(state, name, interval) for name in theirs]
+            told = state.outages.declarations
+            yield interval_ms, state.meter.close(interval, contracts, state.fleet, declarations=told)
             start_ms = interval.end_ms
 
 
@@ -93,6 +96,16 @@ def corrections(closing: Closing, issued: Mapping[str, MeterRecord]) -> list[Met
     return found
 
 
+def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str, int], ...]:
+    """What the records have of planned outages, by position; of those without, where an earlier version had some."""
+    found: list[tuple[str, int]] = []
+    for record in records:
+        planned_gpu_ms = dict(record.losses).get(Cause.PLANNED_MAINTENANCE, 0)
+        if planned_gpu_ms or state.outages.planned.get(record.position, {}).get(record.end_ms):
+            found.append((record.position, planned_gpu_ms))
+    return tuple(found)
+
+
 def _by_length(state: State) -> dict[int, list[str]]:
     """Positions by the length of their metering interval, both ascending."""
     by_length: dict[int, list[str]] = {}
@@ -109,14 +122,18 @@ def _next_start_ms(state: State, positions: Iterable[str], interval_ms: int, fro
     return None if start_ms is None else floor_div(start_ms, interval_ms) * interval_ms
 
 
-def _contract(state: State, name: str) -> Contract:
-    position = state.book.positions[name]
+def _contract(state: State, name: str, interval: Interval) -> Contract:
+    position, contracted = state.book.positions[name], state.contracted[name]
+    terms, left_gpu_ms = state.instruments[position.instrument], 0
+    if terms.maintenance.budget_ms and state.outages.declarations:
+        left_gpu_ms = state.outages.planned_left_gpu_ms(name, terms, contracted, interval)
     return Contract(
         index=state.position_index[name],
         position=name,
         instrument=position.instrument,
         account=state.accounts[position.account],
-        terms=MeteringTerms.of(state.instruments[position.instrument]),
-        contracted_gpus=state.contracted[name],
+        terms=MeteringTerms.of(terms),
+        contracted_gpus=contracted,
         uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
+        planned_left_gpu_ms=left_gpu_ms,
     )

@@ -7,7 +7,7 @@ or closed, work that cannot be preempted ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -21,6 +21,7 @@ from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
 from scheduler.core.coverage.shortage import changes_nothing
 from scheduler.core.coverage.topology import topology_of
+from scheduler.core.errors import UnknownName
 from scheduler.core.events import (
     CellsSwapped,
     CoverageAssigned,
@@ -48,6 +49,7 @@ from scheduler.core.rounds.claims import (
     short_now,
 )
 from scheduler.core.rounds.making_room import wanted
+from scheduler.core.rounds.observing import well_again
 from scheduler.core.state.calendar import UNSOLD
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.health import HEALTHY
@@ -93,6 +95,8 @@ def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str])
     match event:
         case HealthChanged() if event.cause is not None:
             yield from replaced(state, now_ms, spares)
+        case DrainOrdered() if event.by_ms is not None:
+            yield from replaced(state, now_ms, spares)
         case HealthChanged() | NodeJoined():
             yield from retry(state, now_ms, spares)
         case GangEnded() if state.refused and not state.gangs.get(event.gang).spec.preemptible:
@@ -101,14 +105,24 @@ def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str])
             pass
 
 
+def drained(state: State, node: str, by_ms: int | None, now_ms: int, spares: Sequence[str]) -> Iterable[Event]:
+    """A drain as it is ordered, with what follows; None calls it off, and announced maintenance with it. The same again
+    changes nothing. Raises UnknownName.
+    """
+    if node not in state.fleet.index_of_node:
+        raise UnknownName("node", node, tuple(state.fleet.index_of_node))
+    if state.health.draining.get(node) == by_ms and (by_ms is not None or node not in state.outages.coming):
+        return ()
+    return after_drain(state, DrainOrdered(at_ms=now_ms, node=node, by_ms=by_ms), spares)
+
+
 def after_drain(state: State, order: DrainOrdered, spares: Sequence[str]) -> Iterator[Event]:
     """A drain: the node takes no new work; its lots move to other cells where there are any, at once."""
     yield order
     if order.by_ms is None:
         span = state.fleet.gpus_of_node(state.fleet.index_of_node[order.node])
         drained = tuple(gpu - span.start for gpu in span if state.health.cause[gpu] == Cause.DRAIN)
-        if drained:
-            yield HealthChanged(at_ms=order.at_ms, node=order.node, gpus=drained)
+        yield from well_again(state, order.node, drained, order.at_ms)
         yield from retry(state, order.at_ms, spares)
     else:
         yield from replaced(state, order.at_ms, spares)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scheduler.core.causes import Cause
-from scheduler.core.events import BindOverdue, Event, GangStopAsked, HealthChanged
+from scheduler.core.events import BindOverdue, DrainOrdered, Event, GangStopAsked, HealthChanged
 from scheduler.core.state.health import HEALTHY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus, StopCause
@@ -21,7 +21,7 @@ DEFAULT_BIND_LIMIT_MS = 30_000
 
 
 def due(state: State, now_ms: int) -> Iterator[Event]:
-    """Events that are due, by instant, then gangs by number, then nodes by name.
+    """Events that are due: maintenance that begins, by node; then by instant, gangs by number, nodes by name.
 
     Each is told as it is asked for: what the ones before made moot is left out.
     """
@@ -30,6 +30,9 @@ def due(state: State, now_ms: int) -> Iterator[Event]:
         + [(at_ms, (1, 0, node)) for node, at_ms in _drains(state) if at_ms <= now_ms]
     )
     moments = [(at_ms, node or state.gangs.by_number(number)) for at_ms, (_, number, node) in found]
+    for node, at_ms in _maintenance(state):
+        if at_ms <= now_ms:
+            yield DrainOrdered(at_ms=at_ms, node=node, by_ms=at_ms)
     for at_ms, subject in moments:
         if _is_open(state, subject):
             yield _event(state, at_ms, now_ms, subject)
@@ -37,7 +40,8 @@ def due(state: State, now_ms: int) -> Iterator[Event]:
 
 def next_due_ms(state: State) -> int | None:
     """The earliest instant at which something falls due."""
-    return min((*state.gangs.due_ms.values(), *(at_ms for _, at_ms in _drains(state))), default=None)
+    nodes = (at_ms for _, at_ms in (*_drains(state), *_maintenance(state)))
+    return min((*state.gangs.due_ms.values(), *nodes), default=None)
 
 
 def bind_limits_ms(state: State) -> dict[str, int]:
@@ -59,6 +63,11 @@ def grace_given_ms(victim: Gang, limit_ms: int) -> int:
 def _drains(state: State) -> list[tuple[str, int]]:
     """(node, deadline) of every drain that has something left to do."""
     return [(node, by_ms) for node, by_ms in state.health.draining.items() if _healthy_gpus(state, node)]
+
+
+def _maintenance(state: State) -> list[tuple[str, int]]:
+    """(node, beginning) of the next announced maintenance of every node that has any to come."""
+    return sorted((node, begins[0]) for node, begins in state.outages.coming.items())
 
 
 def _healthy_gpus(state: State, node: str) -> tuple[int, ...]:

@@ -4,12 +4,13 @@ that give them idle cells of their own (`scheduler.core.coverage.exchange`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.core.cluster import IntArray
 from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
 from scheduler.core.events import CellsSwapped
 from scheduler.core.placement.wants import demand
@@ -46,56 +47,55 @@ def asked(state: State, now_ms: int) -> list[Asked]:
     """What the first of each line of such gangs asks, in the order of borrowing, where its account owns enough of
     the pool to its declared end for all its gangs of that kind. Left out: elastic gangs, shares, wishes for a cell.
     """
-    heads = [state.gangs.queue[account][shape][0] for account, shape in state.gangs.firm_lines]
-    if not heads or not _free(state).any():
+    heads = [state.gangs.by_number(number) for _, (_, _, number) in state.gangs.firm_heads[:MOST_TRIED]]
+    if not heads or not len(_free(state)):
         return []
-    used, found = _used(state), list[Asked]()
-    heads.sort(key=lambda gang: (gang.queued_ms - gang.head_start_ms, gang.order))
-    for gang in heads[:MOST_TRIED]:
-        found += _asked(state, gang, used, now_ms)
+    found: list[Asked] = []
+    for gang in heads:
+        found += _asked(state, gang, now_ms)
         if len(found) >= MOST_FOUND:
             break
     return found
 
 
-def _asked(state: State, gang: Gang, used: Counter[tuple[int, int]], now_ms: int) -> Iterator[Asked]:
+def _asked(state: State, gang: Gang, now_ms: int) -> Iterator[Asked]:
     shape, want = gang.shape, demand(gang.shape)
     if want is None or shape.is_elastic or shape.is_share or want.level is not None or want.apart is not None:
         return
     account, end_ms = state.accounts[gang.account], now_ms + shape.runtime_ms
-    owned = np.flatnonzero(state.calendar.owner_account == account)
+    owned = state.calendar.gpus_of(account)
     lasting = owned[state.health.usable[owned] & (state.calendar.until_ms[owned] >= end_ms)]
     pools = state.fleet.pool_of_node[state.fleet.node_of_gpu[lasting]]
     for pool, (grade, _) in enumerate(state.fleet.pools):
-        enough = used[account, pool] + shape.gpus <= int((pools == pool).sum())
-        if enough and shape.grade in (None, grade):
+        if shape.grade in (None, grade) and _used(state, gang.account, pool) + shape.gpus <= int((pools == pool).sum()):
             yield Asked(account, pool, want.parts, want.size, end_ms)
 
 
-def _used(state: State) -> Counter[tuple[int, int]]:
-    """By account and pool: GPUs of its placed gangs that cannot be preempted."""
-    used: Counter[tuple[int, int]] = Counter()
-    for number in state.gangs.firm:
-        gang = state.gangs.placed[number]
-        if gang.status is not GangStatus.STOPPING:
-            pool = int(state.fleet.pool_of_node[state.fleet.node_of_gpu[gang.gpu_numbers[0]]])
-            used[state.accounts[gang.account], pool] += gang.shape.gpus
-    return used
+def _used(state: State, account: str, pool: int) -> int:
+    """GPUs of the account's placed gangs in the pool that cannot be preempted, and stay."""
+    gangs = [state.gangs.placed[number] for number in state.gangs.firm_of.get(account, ())]
+    pool_of_node, node_of_gpu = state.fleet.pool_of_node, state.fleet.node_of_gpu
+    return sum(
+        gang.shape.gpus
+        for gang in gangs
+        if gang.status is not GangStatus.STOPPING and pool_of_node[node_of_gpu[gang.gpu_numbers[0]]] == pool
+    )
 
 
-def _free(state: State) -> npt.NDArray[np.bool_]:
+def _free(state: State) -> IntArray:
+    """Numbers of the GPUs that are free."""
     nobody = (state.gangs.occupant == NOBODY) & (state.gangs.claimant == NOBODY)
-    free: npt.NDArray[np.bool_] = state.health.usable & nobody
-    return free
+    return np.flatnonzero(state.health.usable & nobody)
 
 
 def _ground(state: State) -> Ground:
     fixed = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
-    for number in state.gangs.firm:
-        fixed[list(state.gangs.placed[number].gpu_numbers)] = True
+    placed = state.gangs.placed
+    fixed[list(chain.from_iterable([placed[number].gpu_numbers for number in state.gangs.firm]))] = True
     return Ground(
         owner=state.calendar.owner_account,
         until_ms=state.calendar.until_ms,
+        whole=state.calendar.whole(state.fleet),
         fixed=fixed,
         free=_free(state),
         usable=state.health.usable,

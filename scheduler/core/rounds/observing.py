@@ -7,6 +7,8 @@ correct it).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.events import (
@@ -40,7 +42,19 @@ def node_seen(state: State, node: NodeSpec, at_ms: int) -> list[Event]:
     if node.name not in state.fleet.index_of_node:
         return [NodeJoined(at_ms=at_ms, node=node)]
     lost = tuple(gpu for gpu, cause in _causes(state, node.name, at_ms) if cause == Cause.NODE_LOST)
-    return [HealthChanged(at_ms=at_ms, node=node.name, gpus=lost)] if lost else []
+    return well_again(state, node.name, lost, at_ms)
+
+
+def well_again(state: State, node: str, gpus: tuple[int, ...], at_ms: int) -> list[Event]:
+    """Nothing is wrong with these GPUs any more, but for what operators say of them."""
+    by_mark: dict[int, list[int]] = {}
+    first = state.fleet.gpus_of_node(state.fleet.index_of_node[node]).start
+    for gpu in gpus:
+        by_mark.setdefault(int(state.health.marked[first + gpu]), []).append(gpu)
+    return [
+        HealthChanged(at_ms=at_ms, node=node, gpus=tuple(same), cause=Cause(mark) if mark else None)
+        for mark, same in sorted(by_mark.items())
+    ]
 
 
 def node_missing(state: State, node: str, cause: Cause, at_ms: int) -> list[Event]:
@@ -56,6 +70,9 @@ def gpus_ill(state: State, node: str, gpus: tuple[int, ...], cause: Cause | None
     told = HEALTHY if cause is None else int(cause)
     stay = {told, int(Cause.NODE_LOST), *([int(Cause.DRAIN)] if cause is None else [])}
     changed = tuple(gpu for gpu, known in _causes(state, node, at_ms) if gpu in gpus and known not in stay)
+    if cause is None:
+        marked = set(_marked(state, node))
+        return well_again(state, node, tuple(gpu for gpu in changed if gpu not in marked), at_ms)
     return [HealthChanged(at_ms=at_ms, node=node, gpus=changed, cause=cause)] if changed else []
 
 
@@ -123,6 +140,14 @@ def outlived_rights(state: State) -> list[Gang]:
             if ((owners != UNSOLD) & (owners != state.accounts[gang.account])).any():
                 found.append(gang)
     return found
+
+
+def _marked(state: State, node: str) -> Iterator[int]:
+    """GPUs of a node that are ill by what an operator says and nothing else."""
+    if node in state.fleet.index_of_node:
+        for gpu, number in enumerate(state.gpus_of(node)):
+            if state.health.marked[number] and state.health.marked[number] == state.health.cause[number]:
+                yield gpu
 
 
 def _causes(state: State, node: str, at_ms: int) -> list[tuple[int, int]]:

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from scheduler.core.cluster import Fleet, Level
+from scheduler.core.cluster import Fleet, IntArray, Level
 from scheduler.core.coverage.columns import clipped
+from scheduler.core.coverage.exchange import Whole, whole_of
 from scheduler.core.coverage.open_calendar import OpenCalendar
 from scheduler.core.coverage.ownership import owner_at, swap_cells
 from scheduler.core.events import CoverageAssigned
@@ -36,6 +37,8 @@ class Calendar:
         self.turns: tuple[int, ...] = ()
         """Instants, ascending, at which some holding starts or ends."""
         self._open: OpenCalendar | None = None
+        self._gpus_of: dict[int, IntArray] = {}
+        self._whole: Whole | None = None
 
     def grow(self, fleet: Fleet) -> None:
         """New GPUs are unsold for ever."""
@@ -46,12 +49,29 @@ class Calendar:
         self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
         self.swappable = _swappable(fleet, self.holdings)
         self._open = None
+        self._own_anew()
 
     def opened(self, fleet: Fleet) -> OpenCalendar:
         """The same holdings, past ones too, as trades look at them; kept from one trade to the next."""
         if self._open is None:
             self._open = OpenCalendar(fleet, (*self.past, *self.holdings))
         return self._open
+
+    def gpus_of(self, account: int) -> IntArray:
+        """Numbers of the GPUs that an account (its index) owns now, ascending; kept until owners change."""
+        gpus = self._gpus_of.get(account)
+        if gpus is None:
+            gpus = self._gpus_of[account] = np.flatnonzero(self.owner_account == account)
+        return gpus
+
+    def whole(self, fleet: Fleet) -> Whole:
+        """Nodes as they are owned now; kept until owners change."""
+        if self._whole is None:
+            self._whole = whole_of(fleet, self.owner_account, self.until_ms)
+        return self._whole
+
+    def _own_anew(self) -> None:
+        self._gpus_of, self._whole = {}, None
 
     def of(self, position: str) -> tuple[Holding, ...]:
         """The holdings of one position."""
@@ -100,6 +120,7 @@ class Calendar:
         a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
         for array in (self.owner_position, self.owner_account, self.until_ms):
             array[a], array[b] = array[b].copy(), array[a].copy()
+        self._own_anew()
         if level > Level.NODE:  # what of a higher level is held inside has moved with its cell
             self.swappable = _swappable(fleet, self.holdings)
 
@@ -119,6 +140,7 @@ class Calendar:
         self.swappable = _swappable(fleet, self.holdings)
         instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
         self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
+        self._own_anew()
         return np.flatnonzero(before != self.owner_position)
 
 

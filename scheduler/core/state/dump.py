@@ -23,11 +23,12 @@ from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
 from scheduler.core.state.gangs import Gangs
+from scheduler.core.state.outages import Outages
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.state import ClosedInterval, State
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 4
+LAYOUT = 5
 _PIECES = TypeAdapter(tuple[Piece, ...])
 
 
@@ -39,8 +40,10 @@ def dump(state: State) -> bytes:
         "nodes": [node.model_dump(mode="json") for node in state.fleet.nodes],
         "cause": state.health.cause.tolist(),
         "ppm": state.health.ppm.tolist(),
+        "marked": state.health.marked.tolist(),
         "since_ms": state.health.since_ms.tolist(),
         "draining": state.health.draining,
+        "outages": state.outages.dump(),
         "gangs": [_gang(state.gangs.by_id[gang_id]) for gang_id in state.gangs.ids],
         "requests": state.gangs.requests,
         "occupant": state.gangs.occupant.tolist(),
@@ -106,9 +109,11 @@ def _load_fleet(state: State, plain: dict[str, Any]) -> None:
     state.health.grow(state.fleet.n_gpus)
     state.health.cause[:] = plain["cause"]
     state.health.ppm[:] = plain["ppm"]
+    state.health.marked[:] = plain["marked"]
     state.health.since_ms[:] = plain["since_ms"]
     state.health.draining = plain["draining"]
     state.health.refresh(state.fleet)
+    state.outages = Outages.load(plain["outages"])
     state.calendar.holdings = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["holdings"])
     state.calendar.past = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["past"])
     state.calendar.grow(state.fleet)

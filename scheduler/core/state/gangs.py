@@ -48,8 +48,12 @@ class Gangs:
         """Numbers of the gangs that are BINDING or STOPPING: those of which execution may have to be told."""
         self.firm: set[int] = set()
         """Numbers of the placed gangs that cannot be preempted."""
-        self.firm_lines: set[tuple[str, Shape]] = set()
-        """Account and shape of the waiting gangs that cannot be preempted."""
+        self.firm_of: dict[str, set[int]] = {}
+        """The same by account, of accounts that have any."""
+        self.firm_heads: list[tuple[int, tuple[int, int, int]]] = []
+        """Of the first gang of each line of those that cannot be preempted, ascending: since when it waits among
+        borrowers (a near deadline adds to it), and its order.
+        """
         self.growing: set[int] = set()
         """Numbers of the placed elastic gangs that have fewer workers than they ask for."""
 
@@ -246,6 +250,7 @@ class Gangs:
             self.due_ms[gang.number] = due_ms
         if not gang.spec.preemptible:
             self.firm.add(gang.number)
+            self.firm_of.setdefault(gang.account, set()).add(gang.number)
         if len(gang.pieces) < gang.spec.workers:
             self.growing.add(gang.number)
         (self.in_motion.discard if gang.status is GangStatus.RUNNING else self.in_motion.add)(gang.number)
@@ -255,7 +260,11 @@ class Gangs:
         self.touched.gangs.add(gang.number)
         self.due_ms.pop(gang.number, None)
         self.in_motion.discard(gang.number)
-        self.firm.discard(gang.number)
+        if gang.number in self.firm:
+            self.firm.remove(gang.number)
+            self.firm_of[gang.account].remove(gang.number)
+            if not self.firm_of[gang.account]:
+                del self.firm_of[gang.account]
         self.growing.discard(gang.number)
 
     def _leaving(self, gpus: Iterable[int]) -> bool:
@@ -301,22 +310,35 @@ class Gangs:
         insort(gangs, gang, key=lambda waiting: waiting.order)
         self.touched.lines.add((gang.account, gang.shape))
         self.waiting_count += 1
-        if not gang.shape.preemptible:
-            self.firm_lines.add((gang.account, gang.shape))
+        if not gang.shape.preemptible and gangs[0] is gang:
+            self._change_head(gangs[1:2], (gang,))
 
     def _dequeue(self, gang: Gang) -> None:
         account = gang.account
         shapes = self.queue[account]
         gangs = shapes[gang.shape]
         # A line is served from its head.
-        gangs.pop(0 if gangs[0] is gang else bisect_left(gangs, gang.order, key=lambda waiting: waiting.order))
+        at = 0 if gangs[0] is gang else bisect_left(gangs, gang.order, key=lambda waiting: waiting.order)
+        gangs.pop(at)
+        if at == 0 and not gang.shape.preemptible:
+            self._change_head((gang,), gangs[:1])
         self.touched.lines.add((account, gang.shape))
         self.waiting_count -= 1
         if not gangs:
             del shapes[gang.shape]
-            self.firm_lines.discard((account, gang.shape))
             if not shapes:
                 del self.queue[account]
+
+    def _change_head(self, out: Iterable[Gang], come: Iterable[Gang]) -> None:
+        """Another gang is the first of a line of those that cannot be preempted."""
+        for gang in out:
+            del self.firm_heads[bisect_left(self.firm_heads, _among_borrowers(gang))]
+        for gang in come:
+            insort(self.firm_heads, _among_borrowers(gang))
+
+
+def _among_borrowers(gang: Gang) -> tuple[int, tuple[int, int, int]]:
+    return gang.queued_ms - gang.head_start_ms, gang.order
 
 
 def _asked(gang: Gang, event: GangPlaced, fleet: Fleet) -> list[int]:

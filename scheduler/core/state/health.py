@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import UnknownName
-from scheduler.core.events import DrainOrdered, HealthChanged, PerformanceMeasured
+from scheduler.core.events import DrainOrdered, GpusMarked, HealthChanged, PerformanceMeasured
 from scheduler.core.quantities import ONE_PPM
 
 HEALTHY = 0
@@ -29,6 +29,8 @@ class FleetHealth:
         self.usable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.draining: dict[str, int] = {}
         """Deadline by node."""
+        self.marked: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        """(n_gpus): what operators say is wrong, else 0: what a GPU is ill by once it would be well."""
         self.since_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         """(n_gpus): the instant at which each GPU's health was last told: what is older is an echo."""
 
@@ -36,6 +38,7 @@ class FleetHealth:
         """New GPUs are healthy and at the reference."""
         more = n_gpus - len(self.cause)
         self.cause = np.concatenate([self.cause, np.zeros(more, dtype=np.int32)])
+        self.marked = np.concatenate([self.marked, np.zeros(more, dtype=np.int32)])
         self.since_ms = np.concatenate([self.since_ms, np.zeros(more, dtype=np.int64)])
         self.ppm = np.concatenate([self.ppm, np.full(more, ONE_PPM, dtype=np.int64)])
         self.usable = np.concatenate([self.usable, np.ones(more, dtype=np.bool_)])
@@ -47,6 +50,10 @@ class FleetHealth:
         self.since_ms[gpus] = event.at_ms
         self.refresh(fleet)
         return gpus
+
+    def on_marked(self, event: GpusMarked, fleet: Fleet) -> None:
+        """What operators say; what it makes of the GPUs' health is told by itself."""
+        self.marked[gpus_named(fleet, event.node, event.gpus)] = HEALTHY if event.cause is None else int(event.cause)
 
     def on_performance(self, event: PerformanceMeasured, fleet: Fleet) -> npt.NDArray[np.int64]:
         """The GPUs that were measured."""

@@ -25,15 +25,18 @@ from scheduler.core.events import (
     CoverageRefused,
     DrainOrdered,
     Event,
+    ForceMajeureDeclared,
     GangEnded,
     GangPlaced,
     GangStarted,
     GangStopAsked,
     GangSubmitted,
+    GpusMarked,
     HealthChanged,
     InstrumentListed,
     IntervalClosed,
     IntervalCorrected,
+    MaintenanceAnnounced,
     NodeJoined,
     ObservationGap,
     PerformanceMeasured,
@@ -55,6 +58,7 @@ from scheduler.core.state.calendar import UNSOLD, Calendar
 from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
+from scheduler.core.state.outages import Outages
 from scheduler.core.state.reciprocity import Balances
 from scheduler.core.state.shortages import Shortage, Waits
 from scheduler.core.state.shortages import after as after_shortage
@@ -79,6 +83,7 @@ class State:
     def __init__(self) -> None:
         self.fleet = Fleet()
         self.health = FleetHealth()
+        self.outages = Outages()
         self.gangs = Gangs()
         self.calendar = Calendar()
         self.book = PositionBook()
@@ -186,12 +191,19 @@ class State:
                 gpus = self.health.on_health(event, self.fleet)
                 self.gangs.touched.gpus.update(gpus.tolist())
                 self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
+            case GpusMarked():
+                self.health.on_marked(event, self.fleet)
             case PerformanceMeasured():
                 gpus = self.health.on_performance(event, self.fleet)
                 self.meter.set_ppm(event.at_ms, gpus, event.ppm, event.suite)
             case DrainOrdered():
                 self.health.on_drain(event, self.fleet)
+                self.outages.on_drain(event)
                 self.gangs.touched.gpus.update(self.gpus_of(event.node))
+            case MaintenanceAnnounced():
+                self.outages.on_announced(event)
+            case ForceMajeureDeclared():
+                self.outages.on_force_majeure(event)
             case NodeJoined():
                 self._on_joined(event)
             case PositionChanged():
@@ -208,6 +220,7 @@ class State:
                 self._on_closed(event)
             case IntervalCorrected():
                 self.closings = (*self.closings, _closed(event))
+                self.outages.on_metered(event)
             case ShortageDecided() | ShortageOver():
                 self.shortages = after_shortage(self.shortages, event)
             case ScoreChosen():
@@ -307,10 +320,10 @@ class State:
 
     def _on_swapped(self, event: CellsSwapped) -> None:
         self.calendar.swap(self.fleet, event.level, event.left, event.right, event.at_ms)
-        self.gangs.touched.ownership = True
         gpus = np.concatenate(
             [self.fleet.gpus_of_cell(event.level, event.left), self.fleet.gpus_of_cell(event.level, event.right)]
         )
+        self.gangs.touched.traded.update(self.fleet.node_of_gpu[gpus].tolist())
         self.meter.set_owner(event.at_ms, gpus, self.calendar.owner_position[gpus])
 
     def _on_assigned(self, event: CoverageAssigned) -> None:
@@ -411,6 +424,8 @@ class State:
         self._settle_balances(max(self.now_ms, event.at_ms))  # while the meter still knows what is to be forgotten
         kept = (closed for closed in self.closings if closed.end_ms > before_ms)
         self.closings = (*kept, _closed(event))
+        self.outages.on_metered(event)
+        self.outages.forget(before_ms)
         self.meter.forget(before_ms)
         self.calendar.forget(before_ms)
         since = {name: causes.since(before_ms) for name, causes in self.refusals.items()}

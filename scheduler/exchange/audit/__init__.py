@@ -5,7 +5,8 @@ signed; witnesses cosigned this history; terms are canonical; every leaf and til
 something, and none before it can be known; records add up, are of their instrument and its intervals, contract whole
 lots inside the profile, derate what was measured as slow, and come in versions without gaps; pools deliver no more than
 stood behind them; no device is pledged twice, and no pool has more GPUs than are pledged; shortages follow the rule and
-say of positions what their terms say; records tile their delivery; statements are those that the records give, byte for
+say of positions what their terms say; what is planned was announced in time and is within its budget, what is excused
+was declared with evidence; records tile their delivery; statements are those that the records give, byte for
 byte, and leave nothing out before they begin.
 
 Of several: bundles of one log are one history, and no device is pledged in two logs.
@@ -14,6 +15,7 @@ Of several: bundles of one log are one history, and no device is pledged in two 
     report       verdicts, and the first thing wrong in each check
     signatures   the log's own and its witnesses'
     log records  the leaves, one by one and together
+    outages      causes that somebody had to declare
     settled      the statements
     several      what no log shows alone
 

@@ -12,6 +12,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.settlement import expected_intervals
+from scheduler.exchange.audit.outages import Outages
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput, wrong_version
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
@@ -24,6 +25,7 @@ from scheduler.exchange.leaves import (
     WithdrawalLeaf,
     decode,
 )
+from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf
 from scheduler.exchange.statements import RecordedLeaf
 from scheduler.ledger.keyring import KeyChange
 
@@ -49,6 +51,7 @@ class Log:
         self._covered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
+        self._outages = Outages(terms, findings)
 
     def _add_key_change(self, where: str, change: KeyChange) -> None:
         try:
@@ -77,6 +80,8 @@ class Log:
                 self._add_pool(where, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
+            case MaintenanceLeaf() | ForceMajeureLeaf():
+                self._outages.declare(where, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
             case PledgeLeaf():
@@ -89,6 +94,7 @@ class Log:
         self._check_delivered()
         self._check_backed()
         self._check_shortages()
+        self._outages.close({name: self.latest(name) for name in sorted(self.by_position)})
         self._check_tiling()
 
     @property
@@ -138,6 +144,7 @@ class Log:
         if wrong:
             self._findings.fail("intervals", f"{which}: {wrong}")
         self._note("contracted", which, wrong_contracted(record, terms))
+        self._outages.hold_against(which, record, terms)
         self._note("throughput", which, wrong_throughput(record, terms))
         if record.version == 1:
             edges = (record.start_ms, record.end_ms)
@@ -147,6 +154,7 @@ class Log:
     def _add_pool(self, where: str, pool: PoolRecord) -> None:
         """The certificates of an interval follow its records: what came before them is what they speak of."""
         which = f"{where}, pool {pool.pool} [{pool.start_ms}, {pool.end_ms})"
+        self._outages.closed(pool.end_ms)
         self._note("pools", which, broken_pool(pool))
         key = (pool.pool, pool.start_ms, pool.end_ms)
         if key in self.pools:

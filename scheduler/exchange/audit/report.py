@@ -35,6 +35,8 @@ CHECKS = (
     "pools",
     "devices",
     "shortages",
+    "maintenance",
+    "excused",
     "tiling",
     "statements",
 )

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$scheduler/exchange/v1/delivery.proto\x12\x11tenor.exchange.v1\"%\n\x04Loss\x12\r\n\x05\x63\x61use\x18\x01 \x01(\r\x12\x0e\n\x06gpu_ms\x18\x02 \x01(\x03\"\xcb\x05\n\x0bMeterRecord\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\x10\n\x08start_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\r\x12/\n\x06status\x18\x06 \x01(\x0e\x32\x1f.tenor.exchange.v1.RecordStatus\x12\x12\n\nsupersedes\x18\x07 \x01(\r\x12\x19\n\x11\x63ontracted_gpu_ms\x18\x08 \x01(\x03\x12\x13\n\x0bused_gpu_ms\x18\t \x01(\x03\x12\x1f\n\x17\x61vailable_unused_gpu_ms\x18\n \x01(\x03\x12\x17\n\x0freleased_gpu_ms\x18\x0b \x01(\x03\x12\x16\n\x0e\x64\x65rated_gpu_ms\x18\x0c \x01(\x03\x12\x19\n\x11out_forced_gpu_ms\x18\r \x01(\x03\x12\x1a\n\x12out_planned_gpu_ms\x18\x0e \x01(\x03\x12\x18\n\x10out_buyer_gpu_ms\x18\x0f \x01(\x03\x12\x1a\n\x12out_excused_gpu_ms\x18\x10 \x01(\x03\x12\x17\n\x0frecalled_gpu_ms\x18\x11 \x01(\x03\x12\x16\n\x0eunknown_gpu_ms\x18\x12 \x01(\x03\x12\'\n\x06losses\x18\x13 \x03(\x0b\x32\x17.tenor.exchange.v1.Loss\x12\x12\n\npar_gpu_ms\x18\x14 \x01(\x03\x12\x19\n\x11par_unused_gpu_ms\x18\x15 \x01(\x03\x12\x19\n\x0cmeasured_ppm\x18\x16 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tleast_ppm\x18\x17 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05suite\x18\x18 \x01(\t\x12+\n\x07quality\x18\x19 \x01(\x0e\x32\x1a.tenor.exchange.v1.Quality\x12\x18\n\x10\x65stimated_gpu_ms\x18\x1a \x01(\x03\x42\x0f\n\r_measured_ppmB\x0c\n\n_least_ppm\"\x88\x02\n\x13\x43overageCertificate\x12\r\n\x05grade\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x10\n\x08start_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x04 \x01(\x03\x12\x14\n\x0ctotal_gpu_ms\x18\x05 \x01(\x03\x12\x13\n\x0bsold_gpu_ms\x18\x06 \x01(\x03\x12\x16\n\x0e\x63overed_gpu_ms\x18\x07 \x01(\x03\x12\x1a\n\x12unsold_used_gpu_ms\x18\x08 \x01(\x03\x12\x1a\n\x12unsold_idle_gpu_ms\x18\t \x01(\x03\x12\x1f\n\x17unsold_unhealthy_gpu_ms\x18\n \x01(\x03\x12\x16\n\x0eunknown_gpu_ms\x18\x0b \x01(\x03\"#\n\x13ShortageCertificate\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"Z\n\x0c\x44\x65vicePledge\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x0c\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x05 \x01(\x03\"3\n\x10\x44\x65viceWithdrawal\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x0c\x12\x0f\n\x07\x66rom_ms\x18\x02 \x01(\x03\"e\n\tKeyChange\x12\x0b\n\x03old\x18\x01 \x01(\t\x12\x0b\n\x03new\x18\x02 \x01(\t\x12\x10\n\x08until_ms\x18\x03 \x01(\x03\x12\x15\n\rold_signature\x18\x04 \x01(\x0c\x12\x15\n\rnew_signature\x18\x05 \x01(\x0c\"\xf2\x02\n\x08LogEntry\x12\x12\n\nwritten_ms\x18\x01 \x01(\x03\x12\x30\n\x06record\x18\x02 \x01(\x0b\x32\x1e.tenor.exchange.v1.MeterRecordH\x00\x12:\n\x08\x63overage\x18\x03 \x01(\x0b\x32&.tenor.exchange.v1.CoverageCertificateH\x00\x12:\n\x08shortage\x18\x04 \x01(\x0b\x32&.tenor.exchange.v1.ShortageCertificateH\x00\x12\x31\n\x06pledge\x18\x05 \x01(\x0b\x32\x1f.tenor.exchange.v1.DevicePledgeH\x00\x12\x39\n\nwithdrawal\x18\x06 \x01(\x0b\x32#.tenor.exchange.v1.DeviceWithdrawalH\x00\x12\x32\n\nkey_change\x18\x07 \x01(\x0b\x32\x1c.tenor.exchange.v1.KeyChangeH\x00\x42\x06\n\x04kind\"U\n\x05\x42\x61tch\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x04 \x03(\x0c\"s\n\x0ePublishRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.tenor.exchange.v1.PublishOpenH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.tenor.exchange.v1.BatchH\x00\x42\x06\n\x04kind\":\n\x0bPublishOpen\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04vkey\x18\x03 \x01(\t\":\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8d\x01\n\x0fPublishResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x0f\n\x07\x63redits\x18\x02 \x01(\r\x12\x30\n\nrejections\x18\x03 \x03(\x0b\x32\x1c.tenor.exchange.v1.Rejection\x12\x10\n\x08\x63osigned\x18\x04 \x01(\x0c\x12\x0f\n\x07witness\x18\x05 \x01(\t\"9\n\x13GetStatementRequest\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08until_ms\x18\x02 \x01(\x03\"=\n\x14GetStatementResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\">\n\x0fGetProofRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\"\n\x10GetProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\"L\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\twitnesses\x18\x03 \x03(\t\"I\n\x15\x41\x64\x64\x43osignatureRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0c\n\x04vkey\x18\x03 \x01(\t\",\n\x16\x41\x64\x64\x43osignatureResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c*\x9d\x01\n\x0cRecordStatus\x12\x1d\n\x19RECORD_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19RECORD_STATUS_PROVISIONAL\x10\x01\x12\x19\n\x15RECORD_STATUS_INITIAL\x10\x02\x12\x17\n\x13RECORD_STATUS_FINAL\x10\x03\x12\x1b\n\x17RECORD_STATUS_CORRECTED\x10\x04*}\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10QUALITY_MEASURED\x10\x01\x12\x15\n\x11QUALITY_ESTIMATED\x10\x02\x12\x17\n\x13QUALITY_SUBSTITUTED\x10\x03\x12\x13\n\x0fQUALITY_SUSPECT\x10\x04\x32\xc8\x01\n\x0f\x44\x65liveryService\x12T\n\x07Publish\x12!.tenor.exchange.v1.PublishRequest\x1a\".tenor.exchange.v1.PublishResponse(\x01\x30\x01\x12_\n\x0cGetStatement\x12&.tenor.exchange.v1.GetStatementRequest\x1a\'.tenor.exchange.v1.GetStatementResponse2\x9a\x03\n\x0f\x45videnceService\x12\x62\n\rGetCheckpoint\x12\'.tenor.exchange.v1.GetCheckpointRequest\x1a(.tenor.exchange.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".tenor.exchange.v1.GetProofRequest\x1a#.tenor.exchange.v1.GetProofResponse\x12^\n\x13GetConsistencyProof\x12\".tenor.exchange.v1.GetProofRequest\x1a#.tenor.exchange.v1.GetProofResponse\x12\x65\n\x0e\x41\x64\x64\x43osignature\x12(.tenor.exchange.v1.AddCosignatureRequest\x1a).tenor.exchange.v1.AddCosignatureResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$scheduler/exchange/v1/delivery.proto\x12\x11tenor.exchange.v1\"%\n\x04Loss\x12\r\n\x05\x63\x61use\x18\x01 \x01(\r\x12\x0e\n\x06gpu_ms\x18\x02 \x01(\x03\"\xcb\x05\n\x0bMeterRecord\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x12\n\ninstrument\x18\x02 \x01(\t\x12\x10\n\x08start_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x04 \x01(\x03\x12\x0f\n\x07version\x18\x05 \x01(\r\x12/\n\x06status\x18\x06 \x01(\x0e\x32\x1f.tenor.exchange.v1.RecordStatus\x12\x12\n\nsupersedes\x18\x07 \x01(\r\x12\x19\n\x11\x63ontracted_gpu_ms\x18\x08 \x01(\x03\x12\x13\n\x0bused_gpu_ms\x18\t \x01(\x03\x12\x1f\n\x17\x61vailable_unused_gpu_ms\x18\n \x01(\x03\x12\x17\n\x0freleased_gpu_ms\x18\x0b \x01(\x03\x12\x16\n\x0e\x64\x65rated_gpu_ms\x18\x0c \x01(\x03\x12\x19\n\x11out_forced_gpu_ms\x18\r \x01(\x03\x12\x1a\n\x12out_planned_gpu_ms\x18\x0e \x01(\x03\x12\x18\n\x10out_buyer_gpu_ms\x18\x0f \x01(\x03\x12\x1a\n\x12out_excused_gpu_ms\x18\x10 \x01(\x03\x12\x17\n\x0frecalled_gpu_ms\x18\x11 \x01(\x03\x12\x16\n\x0eunknown_gpu_ms\x18\x12 \x01(\x03\x12\'\n\x06losses\x18\x13 \x03(\x0b\x32\x17.tenor.exchange.v1.Loss\x12\x12\n\npar_gpu_ms\x18\x14 \x01(\x03\x12\x19\n\x11par_unused_gpu_ms\x18\x15 \x01(\x03\x12\x19\n\x0cmeasured_ppm\x18\x16 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tleast_ppm\x18\x17 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05suite\x18\x18 \x01(\t\x12+\n\x07quality\x18\x19 \x01(\x0e\x32\x1a.tenor.exchange.v1.Quality\x12\x18\n\x10\x65stimated_gpu_ms\x18\x1a \x01(\x03\x42\x0f\n\r_measured_ppmB\x0c\n\n_least_ppm\"\x88\x02\n\x13\x43overageCertificate\x12\r\n\x05grade\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x10\n\x08start_ms\x18\x03 \x01(\x03\x12\x0e\n\x06\x65nd_ms\x18\x04 \x01(\x03\x12\x14\n\x0ctotal_gpu_ms\x18\x05 \x01(\x03\x12\x13\n\x0bsold_gpu_ms\x18\x06 \x01(\x03\x12\x16\n\x0e\x63overed_gpu_ms\x18\x07 \x01(\x03\x12\x1a\n\x12unsold_used_gpu_ms\x18\x08 \x01(\x03\x12\x1a\n\x12unsold_idle_gpu_ms\x18\t \x01(\x03\x12\x1f\n\x17unsold_unhealthy_gpu_ms\x18\n \x01(\x03\x12\x16\n\x0eunknown_gpu_ms\x18\x0b \x01(\x03\"#\n\x13ShortageCertificate\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\"Z\n\x0c\x44\x65vicePledge\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x0c\x12\r\n\x05grade\x18\x02 \x01(\t\x12\x0c\n\x04site\x18\x03 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x04 \x01(\t\x12\x0f\n\x07\x66rom_ms\x18\x05 \x01(\x03\"3\n\x10\x44\x65viceWithdrawal\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\x0c\x12\x0f\n\x07\x66rom_ms\x18\x02 \x01(\x03\"e\n\tKeyChange\x12\x0b\n\x03old\x18\x01 \x01(\t\x12\x0b\n\x03new\x18\x02 \x01(\t\x12\x10\n\x08until_ms\x18\x03 \x01(\x03\x12\x15\n\rold_signature\x18\x04 \x01(\x0c\x12\x15\n\rnew_signature\x18\x05 \x01(\x0c\"G\n\x0c\x44\x65\x63laredNode\x12\r\n\x05grade\x18\x01 \x01(\t\x12\x0c\n\x04site\x18\x02 \x01(\t\x12\x0c\n\x04\x63\x65ll\x18\x03 \x01(\t\x12\x0c\n\x04gpus\x18\x04 \x01(\r\"f\n\x11MaintenanceNotice\x12.\n\x05nodes\x18\x01 \x03(\x0b\x32\x1f.tenor.exchange.v1.DeclaredNode\x12\x0f\n\x07\x66rom_ms\x18\x02 \x01(\x03\x12\x10\n\x08until_ms\x18\x03 \x01(\x03\"s\n\x0c\x46orceMajeure\x12.\n\x05nodes\x18\x01 \x03(\x0b\x32\x1f.tenor.exchange.v1.DeclaredNode\x12\x0f\n\x07\x66rom_ms\x18\x02 \x01(\x03\x12\x10\n\x08until_ms\x18\x03 \x01(\x03\x12\x10\n\x08\x65vidence\x18\x04 \x01(\x0c\"\xe9\x03\n\x08LogEntry\x12\x12\n\nwritten_ms\x18\x01 \x01(\x03\x12\x30\n\x06record\x18\x02 \x01(\x0b\x32\x1e.tenor.exchange.v1.MeterRecordH\x00\x12:\n\x08\x63overage\x18\x03 \x01(\x0b\x32&.tenor.exchange.v1.CoverageCertificateH\x00\x12:\n\x08shortage\x18\x04 \x01(\x0b\x32&.tenor.exchange.v1.ShortageCertificateH\x00\x12\x31\n\x06pledge\x18\x05 \x01(\x0b\x32\x1f.tenor.exchange.v1.DevicePledgeH\x00\x12\x39\n\nwithdrawal\x18\x06 \x01(\x0b\x32#.tenor.exchange.v1.DeviceWithdrawalH\x00\x12\x32\n\nkey_change\x18\x07 \x01(\x0b\x32\x1c.tenor.exchange.v1.KeyChangeH\x00\x12;\n\x0bmaintenance\x18\x14 \x01(\x0b\x32$.tenor.exchange.v1.MaintenanceNoticeH\x00\x12\x38\n\rforce_majeure\x18\x15 \x01(\x0b\x32\x1f.tenor.exchange.v1.ForceMajeureH\x00\x42\x06\n\x04kind\"U\n\x05\x42\x61tch\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\x12\x0e\n\x06leaves\x18\x02 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63onsistency\x18\x04 \x03(\x0c\"s\n\x0ePublishRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.tenor.exchange.v1.PublishOpenH\x00\x12)\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x18.tenor.exchange.v1.BatchH\x00\x42\x06\n\x04kind\":\n\x0bPublishOpen\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0c\n\x04vkey\x18\x03 \x01(\t\":\n\tRejection\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x8d\x01\n\x0fPublishResponse\x12\x14\n\x0c\x61\x63knowledged\x18\x01 \x01(\x04\x12\x0f\n\x07\x63redits\x18\x02 \x01(\r\x12\x30\n\nrejections\x18\x03 \x03(\x0b\x32\x1c.tenor.exchange.v1.Rejection\x12\x10\n\x08\x63osigned\x18\x04 \x01(\x0c\x12\x0f\n\x07witness\x18\x05 \x01(\t\"9\n\x13GetStatementRequest\x12\x10\n\x08position\x18\x01 \x01(\t\x12\x10\n\x08until_ms\x18\x02 \x01(\x03\"=\n\x14GetStatementResponse\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\">\n\x0fGetProofRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\"\n\x10GetProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\"L\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x11\n\twitnesses\x18\x03 \x03(\t\"I\n\x15\x41\x64\x64\x43osignatureRequest\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x0c\n\x04vkey\x18\x03 \x01(\t\",\n\x16\x41\x64\x64\x43osignatureResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c*\x9d\x01\n\x0cRecordStatus\x12\x1d\n\x19RECORD_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19RECORD_STATUS_PROVISIONAL\x10\x01\x12\x19\n\x15RECORD_STATUS_INITIAL\x10\x02\x12\x17\n\x13RECORD_STATUS_FINAL\x10\x03\x12\x1b\n\x17RECORD_STATUS_CORRECTED\x10\x04*}\n\x07Quality\x12\x17\n\x13QUALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10QUALITY_MEASURED\x10\x01\x12\x15\n\x11QUALITY_ESTIMATED\x10\x02\x12\x17\n\x13QUALITY_SUBSTITUTED\x10\x03\x12\x13\n\x0fQUALITY_SUSPECT\x10\x04\x32\xc8\x01\n\x0f\x44\x65liveryService\x12T\n\x07Publish\x12!.tenor.exchange.v1.PublishRequest\x1a\".tenor.exchange.v1.PublishResponse(\x01\x30\x01\x12_\n\x0cGetStatement\x12&.tenor.exchange.v1.GetStatementRequest\x1a\'.tenor.exchange.v1.GetStatementResponse2\x9a\x03\n\x0f\x45videnceService\x12\x62\n\rGetCheckpoint\x12\'.tenor.exchange.v1.GetCheckpointRequest\x1a(.tenor.exchange.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".tenor.exchange.v1.GetProofRequest\x1a#.tenor.exchange.v1.GetProofResponse\x12^\n\x13GetConsistencyProof\x12\".tenor.exchange.v1.GetProofRequest\x1a#.tenor.exchange.v1.GetProofResponse\x12\x65\n\x0e\x41\x64\x64\x43osignature\x12(.tenor.exchange.v1.AddCosignatureRequest\x1a).tenor.exchange.v1.AddCosignatureResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'scheduler.exchange.v1.delivery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDSTATUS']._serialized_start=2671
-  _globals['_RECORDSTATUS']._serialized_end=2828
-  _globals['_QUALITY']._serialized_start=2830
-  _globals['_QUALITY']._serialized_end=2955
+  _globals['_RECORDSTATUS']._serialized_start=3084
+  _globals['_RECORDSTATUS']._serialized_end=3241
+  _globals['_QUALITY']._serialized_start=3243
+  _globals['_QUALITY']._serialized_end=3368
   _globals['_LOSS']._serialized_start=59
   _globals['_LOSS']._serialized_end=96
   _globals['_METERRECORD']._serialized_start=99
@@ -49,36 +49,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEWITHDRAWAL']._serialized_end=1263
   _globals['_KEYCHANGE']._serialized_start=1265
   _globals['_KEYCHANGE']._serialized_end=1366
-  _globals['_LOGENTRY']._serialized_start=1369
-  _globals['_LOGENTRY']._serialized_end=1739
-  _globals['_BATCH']._serialized_start=1741
-  _globals['_BATCH']._serialized_end=1826
-  _globals['_PUBLISHREQUEST']._serialized_start=1828
-  _globals['_PUBLISHREQUEST']._serialized_end=1943
-  _globals['_PUBLISHOPEN']._serialized_start=1945
-  _globals['_PUBLISHOPEN']._serialized_end=2003
-  _globals['_REJECTION']._serialized_start=2005
-  _globals['_REJECTION']._serialized_end=2063
-  _globals['_PUBLISHRESPONSE']._serialized_start=2066
-  _globals['_PUBLISHRESPONSE']._serialized_end=2207
-  _globals['_GETSTATEMENTREQUEST']._serialized_start=2209
-  _globals['_GETSTATEMENTREQUEST']._serialized_end=2266
-  _globals['_GETSTATEMENTRESPONSE']._serialized_start=2268
-  _globals['_GETSTATEMENTRESPONSE']._serialized_end=2329
-  _globals['_GETPROOFREQUEST']._serialized_start=2331
-  _globals['_GETPROOFREQUEST']._serialized_end=2393
-  _globals['_GETPROOFRESPONSE']._serialized_start=2395
-  _globals['_GETPROOFRESPONSE']._serialized_end=2429
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2431
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2469
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2471
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2547
-  _globals['_ADDCOSIGNATUREREQUEST']._serialized_start=2549
-  _globals['_ADDCOSIGNATUREREQUEST']._serialized_end=2622
-  _globals['_ADDCOSIGNATURERESPONSE']._serialized_start=2624
-  _globals['_ADDCOSIGNATURERESPONSE']._serialized_end=2668
-  _globals['_DELIVERYSERVICE']._serialized_start=2958
-  _globals['_DELIVERYSERVICE']._serialized_end=3158
-  _globals['_EVIDENCESERVICE']._serialized_start=3161
-  _globals['_EVIDENCESERVICE']._serialized_end=3571
+  _globals['_DECLAREDNODE']._serialized_start=1368
+  _globals['_DECLAREDNODE']._serialized_end=1439
+  _globals['_MAINTENANCENOTICE']._serialized_start=1441
+  _globals['_MAINTENANCENOTICE']._serialized_end=1543
+  _globals['_FORCEMAJEURE']._serialized_start=1545
+  _globals['_FORCEMAJEURE']._serialized_end=1660
+  _globals['_LOGENTRY']._serialized_start=1663
+  _globals['_LOGENTRY']._serialized_end=2152
+  _globals['_BATCH']._serialized_start=2154
+  _globals['_BATCH']._serialized_end=2239
+  _globals['_PUBLISHREQUEST']._serialized_start=2241
+  _globals['_PUBLISHREQUEST']._serialized_end=2356
+  _globals['_PUBLISHOPEN']._serialized_start=2358
+  _globals['_PUBLISHOPEN']._serialized_end=2416
+  _globals['_REJECTION']._serialized_start=2418
+  _globals['_REJECTION']._serialized_end=2476
+  _globals['_PUBLISHRESPONSE']._serialized_start=2479
+  _globals['_PUBLISHRESPONSE']._serialized_end=2620
+  _globals['_GETSTATEMENTREQUEST']._serialized_start=2622
+  _globals['_GETSTATEMENTREQUEST']._serialized_end=2679
+  _globals['_GETSTATEMENTRESPONSE']._serialized_start=2681
+  _globals['_GETSTATEMENTRESPONSE']._serialized_end=2742
+  _globals['_GETPROOFREQUEST']._serialized_start=2744
+  _globals['_GETPROOFREQUEST']._serialized_end=2806
+  _globals['_GETPROOFRESPONSE']._serialized_start=2808
+  _globals['_GETPROOFRESPONSE']._serialized_end=2842
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=2844
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=2882
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=2884
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=2960
+  _globals['_ADDCOSIGNATUREREQUEST']._serialized_start=2962
+  _globals['_ADDCOSIGNATUREREQUEST']._serialized_end=3035
+  _globals['_ADDCOSIGNATURERESPONSE']._serialized_start=3037
+  _globals['_ADDCOSIGNATURERESPONSE']._serialized_end=3081
+  _globals['_DELIVERYSERVICE']._serialized_start=3371
+  _globals['_DELIVERYSERVICE']._serialized_end=3571
+  _globals['_EVIDENCESERVICE']._serialized_start=3574
+  _globals['_EVIDENCESERVICE']._serialized_end=3984
 # @@protoc_insertion_point(module_scope)

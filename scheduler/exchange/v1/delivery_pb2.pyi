@@ -365,6 +365,96 @@ class KeyChange(_message.Message):
 Global___KeyChange: _TypeAlias = KeyChange  # noqa: Y015
 
 @_typing.final
+class DeclaredNode(_message.Message):
+    """A node that something is declared of: `cell` is its path, `site/block/domain/node`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRADE_FIELD_NUMBER: _builtins.int
+    SITE_FIELD_NUMBER: _builtins.int
+    CELL_FIELD_NUMBER: _builtins.int
+    GPUS_FIELD_NUMBER: _builtins.int
+    grade: _builtins.str
+    site: _builtins.str
+    cell: _builtins.str
+    gpus: _builtins.int
+    def __init__(
+        self,
+        *,
+        grade: _builtins.str = ...,
+        site: _builtins.str = ...,
+        cell: _builtins.str = ...,
+        gpus: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cell", b"cell", "gpus", b"gpus", "grade", b"grade", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeclaredNode: _TypeAlias = DeclaredNode  # noqa: Y015
+
+@_typing.final
+class MaintenanceNotice(_message.Message):
+    """Maintenance of these nodes in `[from_ms, until_ms)`, announced when the leaf was written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeclaredNode]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___DeclaredNode] | None = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "nodes", b"nodes", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaintenanceNotice: _TypeAlias = MaintenanceNotice  # noqa: Y015
+
+@_typing.final
+class ForceMajeure(_message.Message):
+    """Faults of these nodes in `[from_ms, until_ms)` were beyond control."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    from_ms: _builtins.int
+    until_ms: _builtins.int
+    evidence: _builtins.bytes
+    """SHA-256 of what shows it, which whoever declares it keeps."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeclaredNode]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___DeclaredNode] | None = ...,
+        from_ms: _builtins.int = ...,
+        until_ms: _builtins.int = ...,
+        evidence: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "from_ms", b"from_ms", "nodes", b"nodes", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForceMajeure: _TypeAlias = ForceMajeure  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -377,6 +467,8 @@ class LogEntry(_message.Message):
     PLEDGE_FIELD_NUMBER: _builtins.int
     WITHDRAWAL_FIELD_NUMBER: _builtins.int
     KEY_CHANGE_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_FIELD_NUMBER: _builtins.int
+    FORCE_MAJEURE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -391,6 +483,10 @@ class LogEntry(_message.Message):
     def withdrawal(self) -> Global___DeviceWithdrawal: ...
     @_builtins.property
     def key_change(self) -> Global___KeyChange: ...
+    @_builtins.property
+    def maintenance(self) -> Global___MaintenanceNotice: ...
+    @_builtins.property
+    def force_majeure(self) -> Global___ForceMajeure: ...
     def __init__(
         self,
         *,
@@ -401,12 +497,14 @@ class LogEntry(_message.Message):
         pledge: Global___DevicePledge | None = ...,
         withdrawal: Global___DeviceWithdrawal | None = ...,
         key_change: Global___KeyChange | None = ...,
+        maintenance: Global___MaintenanceNotice | None = ...,
+        force_majeure: Global___ForceMajeure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "key_change", b"key_change", "kind", b"kind", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "maintenance", b"maintenance", "pledge", b"pledge", "record", b"record", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "maintenance", "force_majeure"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
-from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room, whole_of
 from tests.core.coverage.drawn import fleet_of
 
 GPUS = 4
@@ -32,11 +33,14 @@ def ground_of(nodes: list[Node]) -> Ground:
     held = np.concatenate([np.arange(GPUS) < node.held for node in nodes])
     each = [node for node in nodes for _ in range(GPUS)]
     well = np.array([node.well for node in each])
+    owner = np.array([node.owner for node in each], dtype=np.int32)
+    until_ms = np.array([node.until_ms for node in each], dtype=np.int64)
     return Ground(
-        owner=np.array([node.owner for node in each], dtype=np.int32),
-        until_ms=np.array([node.until_ms for node in each], dtype=np.int64),
+        owner=owner,
+        until_ms=until_ms,
+        whole=whole_of(fleet_of(nodes=len(nodes), gpus=GPUS), owner, until_ms),
         fixed=held & np.array([node.fixed for node in each]),
-        free=~held & well,
+        free=np.flatnonzero(~held & well),
         usable=well,
         untied=np.array([node.untied for node in nodes]),
     )
@@ -91,6 +95,41 @@ def test_nobody_gives_away_what_its_own_wait_for() -> None:
     assert traded([FULL, other, Node(2), Node(2)], WHOLE, WHOLE._replace(account=1)) == ((2, 0), (3, 1))
 
 
+def by_looking_at_every_node(fleet: Fleet, ground: Ground, waiting: list[Asked]) -> list[tuple[Level, int, int]]:
+    """The same swaps, slowly."""
+    spans = [range(low, high) for low, high in pairwise(fleet.first_gpu.tolist())]
+    free = [len(set(span) & set(ground.free.tolist())) for span in spans]
+    spent, swaps = {asked.account: False for asked in waiting}, list[tuple[Level, int, int]]()
+
+    def owned_by(node: int, account: int) -> bool:
+        return all(ground.owner[gpu] == account for gpu in spans[node])
+
+    def may_trade(node: int) -> bool:
+        well = all(ground.usable[gpu] and not ground.fixed[gpu] for gpu in spans[node])
+        return well and bool(ground.untied[node]) and node not in {each for swap in swaps for each in swap[1:]}
+
+    for asked in waiting:
+        nodes = [node for node in range(len(spans)) if fleet.pool_of_node[node] == asked.pool]
+        missing = asked.parts - int(room(fleet, ground, asked).sum())
+        mine = [node for node in nodes if owned_by(node, asked.account) and may_trade(node)]
+        mine = [node for node in mine if all(ground.until_ms[gpu] >= asked.end_ms for gpu in spans[node])]
+        mine.sort(key=lambda node: (free[node], node))
+        others = set(ground.owner.tolist()) - {-1} - {each.account for each in waiting}
+        theirs = [node for node in nodes if may_trade(node) and any(owned_by(node, other) for other in others)]
+        found: list[tuple[Level, int, int]] = []
+        for left in sorted(theirs, key=lambda node: (free[node], node)):
+            right = next((right for right in mine if len(spans[right]) == len(spans[left])), None)
+            gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
+            if missing > 0 and right is not None and gain > 0:
+                found.append((Level.NODE, left, right))
+                mine.remove(right)
+                missing -= gain
+        if found and missing <= 0 and not spent[asked.account]:
+            spent[asked.account] = True
+            swaps += found
+    return swaps
+
+
 NODES = st.builds(
     Node,
     owner=st.integers(-1, 2),
@@ -118,6 +157,7 @@ def test_every_swap_is_lawful_and_it_comes_to_rest(nodes: list[Node], asked: lis
     fleet: Fleet = fleet_of(nodes=len(nodes), gpus=GPUS)
     waiting = {each.account for each in asked}
     swaps = idle_for_busy(fleet, ground_of(nodes), asked)
+    assert list(swaps) == by_looking_at_every_node(fleet, ground_of(nodes), asked)
     traded_nodes = [node for _, left, right in swaps for node in (left, right)]
     assert len(traded_nodes) == len(set(traded_nodes))
     after = nodes

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.core.causes import Cause
+from scheduler.core.causes import Bearer, Cause
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.intervals import Interval, StepFunction
+from scheduler.core.metering.declared import Declaration, DeclaredKind
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.records import MeterRecord, PoolRecord, Quality, RecordStatus
 from scheduler.core.metering.states import STATE_OF_CAUSE, State
@@ -27,6 +28,7 @@ class Told:
     joined_ms: Sequence[int]
     facts: list[tuple[str, int, tuple[int, ...], Any]] = field(default_factory=list)
     sights: list[tuple[int, Sight]] = field(default_factory=list)
+    declarations: tuple[Declaration, ...] = ()
 
     def value(self, name: str, gpu: int, at_ms: int) -> Any:
         """The latest fact at or before an instant; of two at one instant the later told."""
@@ -54,23 +56,46 @@ class Told:
         }[level]
         return [int(mate) for mate in self.fleet.gpus_of_cell(level, number)]
 
-    def sickness(self, gpu: int, level: Level, at_ms: int) -> int:
-        """Its own cause, else the lowest in its cell."""
-        own = self.value("cause", gpu, at_ms)
-        causes = [self.value("cause", mate, at_ms) for mate in self.cell_mates(gpu, level)]
-        return int(own or min((cause for cause in causes if cause), default=0))
+    def sickness(self, gpu: int, level: Level, at_ms: int) -> tuple[int, Declaration | None]:
+        """Its own cause with what was declared of it, else the lowest in its cell, undeclared first."""
+        for gpus in ([gpu], self.cell_mates(gpu, level)):
+            sick = [
+                (int(cause), self.declared(mate, at_ms)) for mate in gpus if (cause := self.value("cause", mate, at_ms))
+            ]
+            if sick:
+                cause, number = min(sick)
+                return cause, self.declarations[number] if number >= 0 else None
+        return 0, None
+
+    def declared(self, gpu: int, at_ms: int) -> int:
+        """The number of the first declaration that a sick GPU falls under; -1: none."""
+        node = self.fleet.nodes[int(self.fleet.node_of_gpu[gpu])].name
+        cause = Cause(self.value("cause", gpu, at_ms))
+        for number, each in enumerate(self.declarations):
+            drained = each.kind is DeclaredKind.MAINTENANCE and cause is Cause.DRAIN
+            applies = drained or cause.bearer is Bearer.SELLER
+            if node in each.nodes and each.from_ms <= at_ms < each.until_ms and applies:
+                return number
+        return -1
 
 
 def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | State:
     """What one covered GPU-ms counts as, before any derate."""
     terms = contract.terms
-    sick = told.sickness(gpu, terms.cell, at_ms)
+    sick, declared = told.sickness(gpu, terms.cell, at_ms)
     grade = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])].grade
     ppm, _ = told.value("performance", gpu, at_ms)
     if told.sight(at_ms) is Sight.NOT_OBSERVED:
         return Cause.NOT_OBSERVED
+    if sick == Cause.DRAIN and terms.drain_from_ms is not None and at_ms >= terms.drain_from_ms:
+        return Cause.DRAIN
+    if sick and declared is not None and declared.kind is DeclaredKind.MAINTENANCE:
+        if declared.from_ms - declared.told_ms >= terms.notice_ms:
+            return Cause.PLANNED_MAINTENANCE
+    elif sick and declared is not None and terms.excused:
+        return Cause.FORCE_MAJEURE
     if sick:
-        return Cause(sick)
+        return Cause.MAINTENANCE_OVER_BUDGET if sick == Cause.DRAIN else Cause(sick)
     if terms.deliverables and grade not in dict(terms.deliverables):
         return Cause.WRONG_GRADE
     if told.value("late", gpu, at_ms):
@@ -119,9 +144,19 @@ def count(told: Told, contract: Contract, interval: Interval) -> Counted:
     return counted
 
 
+def hold_to_budget(counted: Counted, left_gpu_ms: int) -> None:
+    """What is planned beyond the budget is the seller's."""
+    for key in [key for key in counted.outcomes if key[0] is Cause.PLANNED_MAINTENANCE]:
+        within = min(left_gpu_ms, counted.outcomes[key])
+        left_gpu_ms -= within
+        counted.outcomes[Cause.MAINTENANCE_OVER_BUDGET, *key[1:]] += counted.outcomes[key] - within
+        counted.outcomes[key] = within
+
+
 def record_of(told: Told, contract: Contract, interval: Interval) -> MeterRecord:
     """The record that the definition gives."""
     terms, counted = contract.terms, count(told, contract, interval)
+    hold_to_budget(counted, contract.planned_left_gpu_ms)
     judged = [
         (gpu_ms, ppm)
         for (outcome, grade, ppm), gpu_ms in counted.outcomes.items()

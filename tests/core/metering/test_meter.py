@@ -15,6 +15,7 @@ from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.errors import Conflict, Damaged, InvalidValue
 from scheduler.core.intervals import Interval, StepFunction
+from scheduler.core.metering.declared import Declaration, DeclaredKind
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.meter import Meter
 from scheduler.core.metering.records import broken_identities
@@ -34,7 +35,7 @@ EVERY_GPU = FLEET.n_gpus
 
 instants = st.integers(0, SPAN_MS + 3)
 some_gpus = st.sets(st.integers(0, EVERY_GPU - 1), min_size=1, max_size=4).map(lambda gpus: tuple(sorted(gpus)))
-causes = st.just(0) | st.sampled_from([Cause.ECC, Cause.NODE_LOST, Cause.FORCE_MAJEURE]) | st.sampled_from(list(Cause))
+causes = st.just(0) | st.sampled_from([Cause.ECC, Cause.NODE_LOST, Cause.DRAIN]) | st.sampled_from(list(Cause))
 performances = st.tuples(
     st.sampled_from([0, 499_999, 500_000, 700_001, 899_999, 900_000, 1_000_000, 1_234_567]),
     st.sampled_from(["s1", "s2"]),
@@ -46,6 +47,16 @@ facts = st.one_of(
     st.tuples(st.just("performance"), instants, some_gpus, performances),
     st.tuples(st.just("late"), instants, some_gpus, st.booleans()),
 )
+declarations = st.builds(
+    lambda kind, nodes, from_ms, length_ms, notice_ms: Declaration(
+        kind, tuple(sorted(nodes)), from_ms, from_ms + length_ms, from_ms - notice_ms
+    ),
+    st.sampled_from(list(DeclaredKind)),
+    st.sets(st.sampled_from(["a", "b", "c", "not joined yet"]), min_size=1),
+    instants,
+    st.integers(1, SPAN_MS),
+    st.sampled_from([-5, 0, 10]),
+)
 tellings = st.builds(
     Told,
     fleet=st.just(FLEET),
@@ -56,6 +67,7 @@ tellings = st.builds(
         st.lists(st.integers(-1, 3), min_size=EVERY_GPU, max_size=EVERY_GPU), st.lists(facts, max_size=24)
     ).map(lambda drawn: [*(("owner", 0, (gpu,), owner) for gpu, owner in enumerate(drawn[0])), *drawn[1]]),
     sights=st.lists(st.tuples(instants, st.sampled_from(list(Sight))), max_size=3),
+    declarations=st.lists(declarations, max_size=3).map(tuple),
 )
 terms = st.builds(
     MeteringTerms,
@@ -68,6 +80,9 @@ terms = st.builds(
     reject_below_ppm=st.sampled_from([0, 500_000]),
     discount_slope_ppm=st.sampled_from([1_000_000, 1_500_001, 9_000_000]),
     total=st.booleans(),
+    notice_ms=st.sampled_from([0, 10]),
+    excused=st.booleans(),
+    drain_from_ms=st.sampled_from([None, 9, 30]),
 )
 reasons = st.sampled_from(list(Cause)) | st.lists(st.tuples(instants, st.sampled_from([0, *Cause])), max_size=3).map(
     lambda steps: StepFunction.of((at_ms, int(code)) for at_ms, code in steps)
@@ -75,8 +90,11 @@ reasons = st.sampled_from(list(Cause)) | st.lists(st.tuples(instants, st.sampled
 contracted = st.lists(st.tuples(instants, st.integers(EVERY_GPU, EVERY_GPU + 2)), max_size=2).map(
     lambda steps: StepFunction.of([(0, EVERY_GPU), *steps])
 )
+budgets = st.sampled_from([0, 7, 10_000])
 # Positions 0 to 2 have contracts; 3 owns GPUs too, but is not closed here.
-contract_sets = st.tuples(terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted).map(
+contract_sets = st.tuples(
+    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets
+).map(
     lambda drawn: tuple(
         Contract(
             index=i,
@@ -86,6 +104,7 @@ contract_sets = st.tuples(terms, terms, terms, reasons, reasons, reasons, contra
             contracted_gpus=drawn[6 + i],
             account=i // 2,
             uncovered_cause=drawn[3 + i],
+            planned_left_gpu_ms=drawn[9],
         )
         for i in range(3)
     )
@@ -121,7 +140,7 @@ def test_records_are_what_their_definition_counts_by_the_millisecond(
     told: Told, contracts: tuple[Contract, ...], ends: tuple[int, int]
 ) -> None:
     interval = Interval(*ends)
-    closing = metered(told).close(interval, contracts, FLEET)
+    closing = metered(told).close(interval, contracts, FLEET, declarations=told.declarations)
     expected = sorted(
         (record_of(told, contract, interval) for contract in contracts), key=lambda record: record.position
     )
@@ -131,7 +150,7 @@ def test_records_are_what_their_definition_counts_by_the_millisecond(
 
 @given(tellings, contract_sets)
 def test_every_record_and_pool_adds_up(told: Told, contracts: tuple[Contract, ...]) -> None:
-    closing = metered(told).close(Interval(0, SPAN_MS), contracts, FLEET)
+    closing = metered(told).close(Interval(0, SPAN_MS), contracts, FLEET, declarations=told.declarations)
     for record in closing.records:
         assert broken_identities(record) == ()
     for pool in closing.pools:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scheduler.core.cluster import Fleet, Level
 from scheduler.core.placement.fits import has_slots
 from scheduler.core.placement.floor import AT_NODE, FIRST_GPU, HOLDER, LEAVER, NOBODY, USABLE, Floor
-from scheduler.core.placement.profile import Profile, expected_start
+from scheduler.core.placement.profile import Profile, expected_start, released
 from scheduler.core.placement.wants import Want
 from scheduler.core.quantities import INT64_MAX
 from tests.core.placement.world import fleet_of
@@ -29,7 +29,9 @@ def profile_of(fleet: Fleet, free_ms: list[int], *, compiled: bool = False) -> P
     nodes = np.zeros((len(fleet.nodes) + 1, 7), dtype=np.int64)
     nodes[:, FIRST_GPU] = fleet.first_gpu
     floor = Floor(gpus, nodes, np.zeros((0, 4), dtype=np.int64), np.zeros(0, dtype=np.int64))
-    return Profile.of(floor, 0, np.array([*free_ms, NOW_MS]), NOW_MS, compiled=compiled)
+    now, ends_ms = np.zeros(len(fleet.nodes), dtype=np.int64), np.array([*free_ms, NOW_MS])
+    table = released(floor, np.arange(len(fleet.nodes)), ends_ms, NOW_MS, now, compiled=compiled)
+    return Profile(now, table)
 
 
 @given(st.lists(instants, min_size=32, max_size=32), st.integers(1, 6), st.integers(1, 4), levels)

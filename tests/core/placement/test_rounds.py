@@ -118,6 +118,7 @@ HAPPENINGS = (
     "lose",
     "repair",
     "handover",
+    "trade",
 )
 
 
@@ -138,7 +139,8 @@ def happen(world: World, happening: str, data: st.DataObject) -> None:
         world.in_status(GangStatus.STOPPING),
         world.in_status(GangStatus.BINDING, GangStatus.RUNNING),
     )
-    node = data.draw(st.integers(0, len(world.fleet.nodes) - 1)) if happening in ("lose", "repair", "handover") else 0
+    nodes = st.integers(0, len(world.fleet.nodes) - 1)
+    node = data.draw(nodes) if happening in ("lose", "repair", "handover", "trade") else 0
     match happening:
         case "submit":
             world.submit(data.draw(specs()))
@@ -156,6 +158,8 @@ def happen(world: World, happening: str, data: st.DataObject) -> None:
             world.usable[list(world.fleet.gpus_of_node(node))] = True
         case "handover":
             world.hand_over(node, data.draw(st.integers(-1, len(ACCOUNTS) - 1)))
+        case "trade":
+            world.trade(node, data.draw(nodes))
         case _:  # nobody there to end or to go
             pass
 

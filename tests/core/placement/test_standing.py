@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +74,25 @@ def test_long_runs_are_followed(seed: int) -> None:
     for step in range(120):
         pair.round(carried_out=step % 10 != 9)
         run.happen()
+
+
+@pytest.mark.parametrize("seed", [200, 202, 203, 205, 206, 207])
+def test_nodes_that_trade_owners_are_followed(seed: int) -> None:
+    """By books that stand, wherever whole nodes are owned; reasons that were given before tell of their own round."""
+    run = Run(seed, shares=False)
+    for _ in range(12):
+        run.world.submit(run.spec())
+    pair = Pair(run.world, run.policy)
+    followed, nodes = 0, range(len(run.world.fleet.nodes))
+    for step in range(60):
+        made = pair.round(carried_out=step % 10 != 9)
+        expected = dict(plan(run.world.snapshot(), run.policy).waiting) if step % 10 == 9 else {}
+        books, owner = pair.standing._books, run.world.owner.copy()
+        run.happen()
+        run.world.now_ms += 1
+        run.world.trade(run.dice.choice(nodes), run.dice.choice(nodes))
+        same_counts = np.array_equal(np.sort(owner), np.sort(run.world.owner))
+        pair.round()
+        followed += same_counts and not np.array_equal(owner, run.world.owner) and pair.standing._books is books
+        assert not expected or dict(made.waiting) == expected
+    assert followed > 10

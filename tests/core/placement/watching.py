@@ -1,4 +1,6 @@
-"""What changed between two snapshots of a world, found by comparing them whole."""
+"""What changed between two snapshots of a world, found by comparing them whole; every change of ownership is told as a
+trade, also where it is none.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,14 @@ class Watcher:
         """What changed since the last one."""
         before, now = self._seen, _Seen(snapshot)
         self._seen = now
+        other = (before.owner != now.owner) | (before.until_ms != now.until_ms)
         numbers = before.placed.keys() | now.placed.keys()
         keys = before.queue.keys() | now.queue.keys()
         return Touched(
             gangs={number for number in numbers if before.placed.get(number) != now.placed.get(number)},
             lines={key for key in keys if before.queue.get(key) != now.queue.get(key)},
             gpus=set(np.flatnonzero(before.usable != now.usable).tolist()),
-            ownership=not (np.array_equal(before.owner, now.owner) and np.array_equal(before.until_ms, now.until_ms)),
+            traded=set(snapshot.fleet.node_of_gpu[other].tolist()),
         )
 
 

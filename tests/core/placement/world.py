@@ -243,11 +243,21 @@ class World:
 
     def hand_over(self, node: int, account: int) -> None:
         """A window's edge: the node gets another owner, but never under a gang that cannot be preempted."""
+        if self._may_change_hands(node):
+            self.owner[list(self.fleet.gpus_of_node(node))] = account
+
+    def trade(self, left: int, right: int) -> None:
+        """Two nodes of one size trade owners and windows, but never under a gang that cannot be preempted."""
+        here, there = list(self.fleet.gpus_of_node(left)), list(self.fleet.gpus_of_node(right))
+        if len(here) == len(there) and self._may_change_hands(left) and self._may_change_hands(right):
+            for array in (self.owner, self.until_ms):
+                array[here], array[there] = array[there].copy(), array[here].copy()
+
+    def _may_change_hands(self, node: int) -> bool:
         gpus = list(self.fleet.gpus_of_node(node))
         there = {int(number) for array in (self.occupant, self.claimant) for number in array[gpus] if number >= 0}
         there |= {number for gpu in gpus for number in self.shares.get(gpu, ())}
-        if all(self.gangs[number].shape.preemptible for number in there):
-            self.owner[gpus] = account
+        return all(self.gangs[number].shape.preemptible for number in there)
 
     def in_status(self, *statuses: GangStatus) -> list[int]:
         """Numbers of the gangs in these statuses, ascending."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scheduler.core.cluster import Level
+from scheduler.core.coverage.exchange import whole_of
 from scheduler.core.events import CancelAsked, CellsSwapped, Event
 from scheduler.core.rounds import covering
 from scheduler.core.rounds.making_room import make_room
 from scheduler.core.state.dump import dump, load
 from scheduler.core.state.state import State
+from tests.benchmarks.crowd import crowd_of
+from tests.benchmarks.live import Live
 from tests.core.state.folding import T, assigned, folded, held, placed, submitted, traded
 
 NOW = T + 20_000
@@ -71,3 +76,24 @@ def test_what_an_account_owns_holds_so_many_of_its_kind() -> None:
         submitted("serve", gpus=1, **FIRM),
     )
     assert make_room(beside, NOW) == []
+
+
+def test_what_is_kept_for_it_is_what_the_state_says() -> None:
+    live = Live(crowd_of(1_000, seed=3).snapshot, 3)
+    for _ in range(60):
+        live.round()
+        state = live.state
+        gangs = state.gangs
+        heads = [line[0] for lines in gangs.queue.values() for shape, line in lines.items() if not shape.preemptible]
+        assert gangs.firm_heads == sorted((gang.queued_ms - gang.head_start_ms, gang.order) for gang in heads)
+        assert gangs.firm == {number for number, gang in gangs.placed.items() if not gang.shape.preemptible}
+        assert sorted(chain(*gangs.firm_of.values())) == sorted(gangs.firm)
+        assert all(gangs.by_number(number).account == name for name, own in gangs.firm_of.items() for number in own)
+        owner = state.calendar.owner_account
+        for account in (-1, *state.accounts.values()):
+            assert state.calendar.gpus_of(account).tolist() == np.flatnonzero(owner == account).tolist()
+        anew = whole_of(state.fleet, owner, state.calendar.until_ms)
+        assert [column.tolist() for column in state.calendar.whole(state.fleet)] == [each.tolist() for each in anew]
+        live.settle()
+        live.happen()
+    assert live.swaps

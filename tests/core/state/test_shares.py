@@ -229,5 +229,5 @@ def test_no_gang_gets_fewer_or_more_workers_than_it_asked_for() -> None:
 def test_a_snapshot_in_another_layout_is_told_apart() -> None:
     body = dump(folded(*TWO))
     assert is_readable(body)
-    assert not is_readable(body.replace(b'"layout":4', b'"layout":3'))
+    assert not is_readable(body.replace(b'"layout":5', b'"layout":4'))
     assert is_readable(b"no snapshot")  # for `load` to refuse

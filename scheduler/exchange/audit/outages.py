@@ -1,0 +1,161 @@
+"""Causes that somebody had to declare: each is in the log before it counts, within what the terms allow.
+
+What is planned was announced as long before as the instrument says, for nodes that could be meant, and stays within
+the maintenance budget, which is found again from the records. What is excused was declared with the hash of its
+evidence. Where lots are single GPUs or nodes, no more is planned or excused than the nodes declared have; a larger cell
+may be out by one node of it. A notice says when it was written; one that says an instant before an interval that the
+log had closed by then was dated back.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from scheduler.core.causes import Cause
+from scheduler.core.cluster import Level
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.intervals import Interval, intersect, normalise, total_ms
+from scheduler.core.metering.maintenance import allowance_gpu_ms
+from scheduler.core.metering.records import MeterRecord
+from scheduler.exchange.audit.report import Findings
+from scheduler.exchange.outages import DeclaredNode, ForceMajeureLeaf, MaintenanceLeaf
+
+_Pool = tuple[Cause, str, int, int]
+"""Cause, site, start_ms, end_ms."""
+
+
+class Outages:
+    """See the module. `terms`: of every instrument in the bundle, by id."""
+
+    def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
+        self._terms = terms
+        self._findings = findings
+        self._closed_ms = 0
+        self._notices: list[MaintenanceLeaf] = []
+        self._declared: list[ForceMajeureLeaf] = []
+
+    def closed(self, end_ms: int) -> None:
+        """The log has closed an interval: what comes after it was written after its end."""
+        self._closed_ms = max(self._closed_ms, end_ms)
+
+    def declare(self, where: str, leaf: MaintenanceLeaf | ForceMajeureLeaf) -> None:
+        """Takes in what is declared."""
+        self._check_written(where, leaf.written_ms)
+        if isinstance(leaf, MaintenanceLeaf):
+            self._notices.append(leaf)
+        else:
+            self._declared.append(leaf)
+
+    def hold_against(self, which: str, record: MeterRecord, terms: InstrumentTerms) -> None:
+        """One record, against what was declared before it."""
+        losses = dict(record.losses)
+        if Cause.PLANNED_MAINTENANCE in losses:
+            self._note("maintenance", which, self._wrong_planned(record, terms))
+        if Cause.DRAIN in losses:
+            self._note("maintenance", which, _wrong_drain(record, terms))
+        if Cause.FORCE_MAJEURE in losses:
+            self._note("excused", which, self._wrong_excused(record, terms))
+
+    def close(self, latest: Mapping[str, Sequence[MeterRecord]]) -> None:
+        """What only all records together tell. `latest`: the last versions of each position's, in order of time."""
+        lost: dict[_Pool, int] = defaultdict(int)
+        for position, records in latest.items():
+            terms = self._terms.get(records[0].instrument) if records else None
+            if terms is None:
+                continue
+            self._check_budget(position, records, terms)
+            if terms.lot.cell > Level.NODE:
+                continue
+            for record in records:
+                for cause, gpu_ms in record.losses:
+                    if cause in (Cause.PLANNED_MAINTENANCE, Cause.FORCE_MAJEURE):
+                        lost[cause, terms.site, record.start_ms, record.end_ms] += gpu_ms
+        for (cause, site, start_ms, end_ms), gpu_ms in sorted(lost.items()):
+            planned = cause is Cause.PLANNED_MAINTENANCE
+            most = _most_gpu_ms(self._notices if planned else self._declared, site, Interval(start_ms, end_ms))
+            if gpu_ms > most:
+                self._findings.fail(
+                    "maintenance" if planned else "excused",
+                    f"site {site} [{start_ms}, {end_ms}): {gpu_ms} GPU-ms are lost to {cause.name}, expected at most "
+                    f"{most}, what the nodes have that it was declared of",
+                )
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _note(self, check: str, which: str, wrong: str) -> None:
+        self._findings.examined[check] += 1
+        if wrong:
+            self._findings.fail(check, f"{which}: {wrong}")
+
+    def _check_written(self, where: str, written_ms: int) -> None:
+        self._findings.examined["written"] += 1
+        if written_ms < self._closed_ms:
+            self._findings.fail(
+                "written",
+                f"{where}: written_ms was {written_ms}, expected {self._closed_ms} or later, the end of an interval "
+                f"that the log had closed",
+            )
+
+    def _wrong_planned(self, record: MeterRecord, terms: InstrumentTerms) -> str:
+        notice_ms = terms.maintenance.notice_s * 1_000
+        in_time = [
+            leaf
+            for leaf in self._notices
+            if leaf.notice.from_ms - leaf.written_ms >= notice_ms and _may_mean(leaf.notice.nodes, terms)
+        ]
+        if total_ms(intersect((record.interval,), normalise(leaf.notice.interval for leaf in in_time))):
+            return ""
+        lost = dict(record.losses)[Cause.PLANNED_MAINTENANCE]
+        return (
+            f"{lost} GPU-ms are lost to {Cause.PLANNED_MAINTENANCE.name}, expected a notice of it in the log "
+            f"{notice_ms} ms before it begins"
+        )
+
+    def _wrong_excused(self, record: MeterRecord, terms: InstrumentTerms) -> str:
+        lost = dict(record.losses)[Cause.FORCE_MAJEURE]
+        if not terms.force_majeure_excuses:
+            return f"{lost} GPU-ms are lost to {Cause.FORCE_MAJEURE.name}, which does not excuse in {terms.id}"
+        meant = [leaf.declared.interval for leaf in self._declared if _may_mean(leaf.declared.nodes, terms)]
+        if total_ms(intersect((record.interval,), normalise(meant))):
+            return ""
+        return f"{lost} GPU-ms are lost to {Cause.FORCE_MAJEURE.name}, expected one declared in the log before"
+
+    def _check_budget(self, position: str, records: Sequence[MeterRecord], terms: InstrumentTerms) -> None:
+        used = contracted = 0
+        for record in records:
+            planned = dict(record.losses).get(Cause.PLANNED_MAINTENANCE, 0)
+            if planned:
+                allowed = allowance_gpu_ms(terms, record.interval, contracted, record.contracted_gpu_ms)
+                wrong = ""
+                if used + planned > allowed:
+                    wrong = f"{used + planned} GPU-ms were planned by then, expected at most {allowed}, the budget"
+                self._note("maintenance", f"{position} [{record.start_ms}, {record.end_ms})", wrong)
+            used += planned
+            contracted += record.contracted_gpu_ms
+
+
+def _wrong_drain(record: MeterRecord, terms: InstrumentTerms) -> str:
+    from_ms = terms.window.end_ms - terms.drain_s * 1_000
+    if terms.drain_s and record.end_ms > from_ms:
+        return ""
+    lost = dict(record.losses)[Cause.DRAIN]
+    expected = f"none before {from_ms}" if terms.drain_s else "none: the terms have no drain"
+    return f"{lost} GPU-ms are lost to {Cause.DRAIN.name}, expected {expected}"
+
+
+def _may_mean(nodes: Iterable[DeclaredNode], terms: InstrumentTerms) -> bool:
+    """Whether any of the nodes could stand behind the instrument."""
+    grades = {each.grade for each in terms.deliverables}
+    return any(node.site == terms.site and node.grade in grades for node in nodes)
+
+
+def _most_gpu_ms(leaves: Iterable[MaintenanceLeaf | ForceMajeureLeaf], site: str, interval: Interval) -> int:
+    """What the nodes that were declared at a site have in an interval, each moment of each once."""
+    by_node: dict[DeclaredNode, list[Interval]] = defaultdict(list)
+    for leaf in leaves:
+        said = leaf.notice if isinstance(leaf, MaintenanceLeaf) else leaf.declared
+        for node in said.nodes:
+            if node.site == site:
+                by_node[node].append(said.interval)
+    return sum(node.gpus * total_ms(intersect((interval,), normalise(spans))) for node, spans in by_node.items())
