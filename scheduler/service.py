@@ -128,9 +128,10 @@ class Scheduler:
             self._save_or_raise()
 
     def learn_positions(self, cursor: Cursor, positions: Sequence[Position]) -> None:
-        """All positions as of a cursor, from the exchange's snapshot."""
+        """All positions as of a cursor, from the exchange's snapshot. Raises as `PositionBook.check_snapshot`."""
         with self.guard:
             self._save_or_raise()
+            self.state.book.check_snapshot(cursor, positions)
             now_ms = self._clock_ms()
             self._turn_calendar(now_ms)
             before = dict(self.state.contracted)

@@ -180,7 +180,8 @@ def test_a_snapshot_of_positions_is_fitted_and_corrects_what_was_closed() -> Non
     site.doing(lambda scheduler: scheduler.learn_positions(cursor, (smaller, other)))
     assert [v[:4] for v in versions(site, "source") if v[1] == 2] == [(30, 2, "corrected", 80)]
     assert sorted(held.position for held in site.scheduler.state.calendar.holdings) == ["other", "other", "source"]
-    site.doing(lambda scheduler: scheduler.learn_positions(cursor, (other,)))
+    later = Cursor(stream="exchange", epoch=1, seq=10)
+    site.doing(lambda scheduler: scheduler.learn_positions(later, (other,)))
     assert {held.position for held in site.scheduler.state.calendar.holdings} == {"other"}
     site.until(61_000)
     assert site.refolded() == dump(site.scheduler.state)

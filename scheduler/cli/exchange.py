@@ -1,4 +1,4 @@
-"""`tenor exchange serve` and `tenor exchange trade`: the reference exchange, and what its members do there."""
+"""`tenor exchange serve`, `trade`, `fault` and `conformance`: the reference exchange, and what its members do there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli import parsing
+from scheduler.cli import conformance, faults, parsing
+from scheduler.cli.exchange_address import ExchangeOption, exchange_called
+from scheduler.cli.faults import FaultFileOption, FaultOption, FaultSeedOption
 from scheduler.cli.screen import (
     AuthorityOption,
     IdentityOption,
@@ -27,10 +29,9 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The reference exchange, and trading on it.", rich_markup_mode=None, add_completion=False)
 trade = typer.Typer(help="List, buy, sell, split, correct.", rich_markup_mode=None, add_completion=False)
 app.add_typer(trade, name="trade")
+app.add_typer(faults.app, name="fault")
+app.command()(conformance.conformance)
 
-ExchangeOption = Annotated[
-    str | None, typer.Option("--exchange", metavar="HOST:PORT", envvar="TENOR_EXCHANGE", help="The exchange.")
-]
 LotsOption = Annotated[int, typer.Option("--lots", min=1)]
 EffectiveOption = Annotated[
     int | None,
@@ -50,14 +51,32 @@ def serve(
     calls_per_s: Annotated[int, typer.Option("--calls-per-s", min=1, help="Of each peer with a certificate.")] = 100,
     streams: Annotated[int, typer.Option("--streams-per-peer", min=1, help="Open at once, of each such peer.")] = 8,
     address_file: Annotated[Path | None, typer.Option("--address-file", help="Where its address is left.")] = None,
+    denied: Annotated[
+        Path | None,
+        typer.Option("--denied", metavar="FILE", help="Peers that are refused, ROLE/NAME a line; read again."),
+    ] = None,
+    fault: FaultOption = None,
+    fault_file: FaultFileOption = None,
+    fault_seed: FaultSeedOption = None,
+    faults: Annotated[bool, typer.Option("--faults", help="Let `tenor exchange fault` set faults as it runs.")] = False,
 ) -> None:
-    """Run a reference exchange until Ctrl-C. Its address is the one line on stdout."""
+    """Run a reference exchange until Ctrl-C. Its address is the one line on stdout.
+
+    With --fault it misbehaves on purpose, the same way for the same seed: `tenor exchange fault kinds` lists how.
+    """
     from scheduler.exchange.admission import Limits
+    from scheduler.exchange.reference.faults.faults import faults_of
     from scheduler.exchange.reference.server import ServerSettings, run
     from scheduler.exchange.tls import tls_of
 
     limits, tls = Limits(calls_per_s, 4 * calls_per_s, streams), tls_of(identity, authority)
-    raise typer.Exit(run(ServerSettings(db, listen, address_file, tls=tls, limits=limits)))
+    wrong = faults_of(fault or (), fault_file, fault_seed, controlled=faults)
+    if wrong is not None:
+        say("this exchange misbehaves on purpose: nothing that it says is worth anything")
+    settings = ServerSettings(
+        db, listen, address_file, tls=tls, limits=limits, denied=denied, faults=wrong, fault_control=faults
+    )
+    raise typer.Exit(run(settings))
 
 
 @trade.command("list")
@@ -183,23 +202,10 @@ def book(exchange: ExchangeOption = None, output: OutputOption = Output.TABLE) -
 
 def venue_at(address: str | None) -> ExchangeClient:
     """The exchange that was named, else the one that `tenor up` started here. Raises Unavailable."""
-    from scheduler.api.address import checked_address, state_dir
-    from scheduler.core.errors import Unavailable
     from scheduler.exchange.client import ExchangeClient
-    from scheduler.exchange.tls import EXCHANGE_AUTHORITY_VARIABLE, tls_from_environment
 
-    tls = tls_from_environment(EXCHANGE_AUTHORITY_VARIABLE)
-    if address is None:
-        tls = None  # the one that `tenor up` started here speaks plaintext, on loopback
-        path = state_dir() / "exchange.address"
-        try:
-            address = path.read_text(encoding="utf-8").strip()
-        except OSError:
-            raise Unavailable(
-                f"no exchange is running here: {path} is missing. Say where it is with --exchange or TENOR_EXCHANGE"
-            ) from None
-    checked_address(address, "the exchange")
-    return ExchangeClient(address, tls=tls)
+    found, tls = exchange_called(address)
+    return ExchangeClient(found, tls=tls)
 
 
 def _account_of(venue: ExchangeClient, position: str) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.exchange import ExchangeOption, read_terms, venue_at
+from scheduler.cli.exchange import read_terms, venue_at
+from scheduler.cli.exchange_address import ExchangeOption
 from scheduler.cli.screen import Output, OutputOption, say, some, write_fields, write_json, write_lines
 
 if TYPE_CHECKING:

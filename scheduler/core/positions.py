@@ -144,6 +144,28 @@ class PositionBook:
         other._digests = dict(self._digests)
         return other
 
+    def check_snapshot(self, cursor: Cursor, positions: Iterable[Position]) -> None:
+        """Looks whether a snapshot may take this book's place.
+
+        Raises Conflict where it would take events back that are known, Equivocation where it is at this book's cursor
+        and has other positions.
+        """
+        last = self._cursor
+        if last is None:
+            return
+        if cursor.stream != last.stream or (cursor.epoch, cursor.seq) < (last.epoch, last.seq):
+            raise Conflict(f"the snapshot is at {_shown(cursor)}, expected {_shown(last)} or later")
+        told = {each.id: each for each in positions}
+        for name in sorted(told.keys() | self._positions.keys()) if cursor == last else ():
+            ours, theirs = self._positions.get(name), told.get(name)
+            if ours is None or theirs is None:
+                either = ours or theirs
+                agree = either is not None and _end_ms(either) is not None  # who is over may be left out
+            else:
+                agree = _content(ours) == _content(theirs)
+            if not agree:
+                raise Equivocation(f"the snapshot at {_shown(cursor)} says something else of {name} than the events do")
+
     def apply(self, event: PositionEvent, instruments: Container[str] | None = None) -> bool:
         """Fold one event in; False where it was in the book already. `instruments`: those there are; None: not checked.
 
@@ -254,6 +276,10 @@ def fold(
     for event in events:
         book.apply(event, instruments)
     return book
+
+
+def _content(position: Position) -> tuple[object, ...]:
+    return position.account, position.instrument, position.lots_over_time
 
 
 def _end_ms(position: Position) -> int | None:

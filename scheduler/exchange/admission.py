@@ -21,6 +21,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from scheduler.core.errors import InvalidValue, TenorError, Unauthorised
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, refuse
 from scheduler.exchange.peers import Peer, Role, peer_of
 
@@ -61,9 +62,14 @@ class Admission(grpc.ServerInterceptor):
     """See the module. `rules`: by the method's full name, `/package.Service/Method`."""
 
     def __init__(
-        self, rules: Mapping[str, Rule], limits: Limits | None = None, clock_s: Callable[[], float] = time.monotonic
+        self,
+        rules: Mapping[str, Rule],
+        limits: Limits | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+        denied: Denied | None = None,
     ) -> None:
         self._rules = rules
+        self._denied = denied
         self._limits = limits or Limits()
         self._clock_s = clock_s
         self._guard = threading.Lock()
@@ -79,7 +85,7 @@ class Admission(grpc.ServerInterceptor):
         if found is None:
             return None
         rule = anybody if method.startswith(HEALTH) else self._rules.get(method)
-        return _replaced(found, self._guarded(found, rule, method))
+        return replaced(found, self._guarded(found, rule, method))
 
     def admit(self, peer: Peer) -> None:
         """Counts one call. Raises Exhausted where the peer has made too many."""
@@ -100,6 +106,18 @@ class Admission(grpc.ServerInterceptor):
             if len(self._paces) > _KEPT_PACES:
                 self._forget(now_s)
 
+    def _refuse_denied(self, peer: Peer) -> None:
+        if self._denied is not None:
+            self._denied.check(peer)
+
+    def _end_denied(self, context: grpc.ServicerContext) -> None:
+        """Ends the stream of a peer that came onto the list since it opened it."""
+        if self._denied is not None:
+            try:
+                self._denied.check(peer_of(context))
+            except TenorError as error:
+                refuse(context, error)
+
     def _forget(self, now_s: float) -> None:
         """Those that have all their calls again are as if they had never called."""
         refilled_s = self._limits.burst / self._limits.calls_per_s
@@ -111,6 +129,7 @@ class Admission(grpc.ServerInterceptor):
         def let_in(request: Any, context: grpc.ServicerContext, leave: ExitStack) -> Any:
             """The request as it may be asked. Raises TenorError."""
             peer = peer_of(context)
+            self._refuse_denied(peer)
             self.admit(peer)
             if rule is None:
                 raise Unauthorised(f"{method} is open to nobody")
@@ -132,7 +151,9 @@ class Admission(grpc.ServerInterceptor):
                     asked = let_in(request, context, leave)
                 except TenorError as error:
                     refuse(context, error)
-                yield from inner(asked, context)
+                for answer in inner(asked, context):
+                    self._end_denied(context)
+                    yield answer
 
         return streamed if found.response_streaming else called
 
@@ -184,7 +205,7 @@ def _readable(request: Any) -> Any:
     return request
 
 
-def _replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
     """The same kind of method with another inside."""
     kinds = {
         (False, False): grpc.unary_unary_rpc_method_handler,

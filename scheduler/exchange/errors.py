@@ -125,7 +125,7 @@ def status_of(error: TenorError) -> status_pb2.Status:
 
 def error_of(failed: grpc.RpcError) -> TenorError:
     """The error that the server raised, of the same class; where it said none, as the code says."""
-    call = _call(failed)
+    call = call_of(failed)
     if call is None:
         return TenorError(f"the exchange failed: {failed!r}")
     status = _status(call)
@@ -154,13 +154,13 @@ def retry_pause_s(error: TenorError, pause_s: float) -> float:
 
 def never_arrived(failed: grpc.RpcError) -> bool:
     """Whether a call failed without any server having said so itself."""
-    call = _call(failed)
+    call = call_of(failed)
     return call is not None and call.code() is grpc.StatusCode.UNAVAILABLE and not told_itself(failed)
 
 
 def told_itself(failed: grpc.RpcError) -> bool:
     """Whether the server said more of a failure than its code."""
-    call = _call(failed)
+    call = call_of(failed)
     return call is not None and any(key == _DETAILS for key, _ in call.trailing_metadata() or ())
 
 
@@ -243,7 +243,7 @@ def _violations(error: TenorError, room: int) -> list[error_details_pb2.BadReque
     return found
 
 
-def _call(failed: object) -> grpc.Call | None:
+def call_of(failed: object) -> grpc.Call | None:
     """What every error of a call is too, though the types do not say so; asyncio's has the same methods."""
     if isinstance(failed, grpc.aio.AioRpcError):
         return cast("grpc.Call", failed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from typing import Any, Self
 
 import grpc
 
-from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError
+from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError, Unavailable
 from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
 from scheduler.exchange.handshakes import failure
+from scheduler.exchange.silence import QUIET_S
 from scheduler.exchange.tls import Tls, opened
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc
 from scheduler.exchange.witnessing import keep_cosigned
@@ -83,8 +85,11 @@ class Publisher:
         chance: random.Random | None = None,
         batch_leaves: int = BATCH_LEAVES,
         tls: Tls | None = None,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._address = address
+        self._quiet_s = quiet_s
+        self._heard_s = 0.0
         self._tls = tls
         self._journal = journal
         self._stream = stream
@@ -195,6 +200,7 @@ class Publisher:
         with self._guard:
             self._turn += 1
             self._credits, self._failure = 0, None
+            self._heard_s = time.monotonic()
             turn = self._turn
         if self._tls is not None:
             self._tls.check()
@@ -208,7 +214,8 @@ class Publisher:
                 for response in call:
                     self._receive(response)
             except grpc.RpcError as failed:
-                raise failure(failed, self._address, self._tls) from failed
+                mine: TenorError | None = self._failure  # set meanwhile, where it was we who ended it
+                raise mine or failure(failed, self._address, self._tls) from failed
             finally:
                 with self._guard:
                     self._call = None
@@ -220,6 +227,12 @@ class Publisher:
     def _receive(self, response: delivery_pb2.PublishResponse) -> None:
         """Notes what the exchange has, durably, and lets more be sent."""
         held = response.acknowledged
+        with self._guard:
+            self._heard_s = time.monotonic()
+            if self._credits:  # of this connection not the first: they add up, whatever order they come in
+                if held > self._sent:
+                    raise Conflict(f"{held} leaves of stream {self._stream} were acknowledged, {self._sent} were sent")
+                held = max(held, self._acknowledged)
         self._journal.acknowledge(self._stream, held)
         if response.cosigned:
             keep_cosigned(self._journal, self._stream, self._signer.verifiers, response.cosigned, response.witness)
@@ -238,20 +251,43 @@ class Publisher:
         key = self._signer.opening(self._journal.acknowledged(self._stream))
         opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=key.encode())
         yield delivery_pb2.PublishRequest(open=opening)
-        while self._may_send(turn):
+        while not self._over(turn):
             try:
-                batch = self._next_batch(turn)
+                self._check_answered()
+                may_send = self._may_send(turn)
+                batch = self._next_batch(turn) if may_send else None
             except TenorError as error:
-                self._failure = error
+                self._fail(turn, error)
                 return
+            if not may_send:
+                continue
             if batch is None:
                 with self._guard:
                     self._guard.wait(_IDLE_S)
                 continue
             yield delivery_pb2.PublishRequest(batch=batch)
 
+    def _fail(self, turn: int, error: TenorError) -> None:
+        """Ends the connection, also one at whose other end nobody listens."""
+        with self._guard:
+            call = self._call if self._turn == turn else None
+            self._failure = error
+        if call is not None:
+            call.cancel()
+
+    def _check_answered(self) -> None:
+        """Raises Unavailable where an answer is owed, and none came for long."""
+        with self._guard:
+            on_the_way = self._sent - self._acknowledged if self._credits else 0
+            quiet_s = time.monotonic() - self._heard_s
+            owed = on_the_way > 0 or not self._credits
+            if owed and quiet_s > self._quiet_s:
+                raise Unavailable(
+                    f"the exchange said nothing for {self._quiet_s:g} s: {on_the_way} leaves are on the way"
+                )
+
     def _may_send(self, turn: int) -> bool:
-        """Waits until the exchange grants a batch; False where the connection is over."""
+        """Waits a little for the exchange to grant a batch; False where it did not, or the connection is over."""
 
         def granted() -> bool:
             on_the_way = self._sent - self._acknowledged
@@ -259,8 +295,7 @@ class Publisher:
             return self._over(turn) or (self._credits > 0 and (room >= self._batch_leaves or on_the_way <= 0))
 
         with self._guard:
-            self._guard.wait_for(granted)
-            return not self._over(turn)
+            return self._guard.wait_for(granted, _IDLE_S) and not self._over(turn)
 
     def _over(self, turn: int) -> bool:
         return self._stopping or self._turn != turn
@@ -284,6 +319,8 @@ class Publisher:
         with self._guard:
             if self._over(turn):
                 return None
+            if self._sent <= self._acknowledged:  # nothing was owed until now
+                self._heard_s = time.monotonic()
             self._sent = end
         return delivery_pb2.Batch(first_index=first, leaves=leaves, checkpoint=note, consistency=proof)
 

@@ -16,15 +16,19 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
-from scheduler.core.errors import Refused, SequenceGap, TenorError
+from scheduler.core.errors import Refused, SequenceGap, TenorError, Unavailable
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.exchange.client import Alive, ExchangeClient, Told, Watch
 from scheduler.exchange.errors import CursorCompacted
+from scheduler.exchange.silence import QUIET_S, Silence
 from scheduler.exchange.tls import Tls
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+GAP_TRIES = 5
+"""So often in a row the same events may be missing: what a connection lost comes when it is asked for again, and an
+exchange that lacks them leaves them out each time."""
 
 
 class Learner(Protocol):
@@ -72,9 +76,11 @@ class Watcher:
         cursor: Cursor | None = None,
         chance: random.Random | None = None,
         tls: Tls | None = None,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._address = address
         self._tls = tls
+        self._quiet_s = quiet_s
         self._learner = learner
         self._stream = stream
         self._chance = chance or random.Random()
@@ -82,7 +88,8 @@ class Watcher:
         self._guard = threading.Lock()
         self._status = WatchStatus(WatchState.CONNECTING, cursor)
         self._open: Watch | None = None
-        self._gap_after: Cursor | None = None
+        self._heard = 0  # how many messages
+        self._gap: tuple[Cursor | None, int] = (None, 0)  # after which cursor, and how often in a row
         self._thread = threading.Thread(target=self._run, name="exchange-watcher", daemon=True)
 
     def start(self) -> Self:
@@ -116,10 +123,10 @@ class Watcher:
     def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._stop.is_set():
-            heard_ms = self.status().heard_ms
+            heard = self._heard
             if not self._followed():
                 return
-            if self.status().heard_ms != heard_ms:
+            if self._heard != heard:
                 pause_s = FIRST_PAUSE_S
             self._stop.wait(pause_s * self._chance.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -135,10 +142,10 @@ class Watcher:
             self._note(state=WatchState.CONNECTING, cursor=None, detail=str(error))
         except SequenceGap as error:
             cursor = self.status().cursor
-            if self._gap_after == cursor:  # asked again from there, the exchange left out the same
+            self._gap = (cursor, self._gap[1] + 1 if self._gap[0] == cursor else 1)
+            if self._gap[1] >= GAP_TRIES:
                 self._note(state=WatchState.FROZEN, detail=f"{error.code}: {error}")
                 return False
-            self._gap_after = cursor
             self._note(state=WatchState.CONNECTING, detail=f"{error.code}: {error}")
         except Refused as error:
             self._note(state=WatchState.FROZEN, detail=f"{error.code}: {error}")
@@ -160,9 +167,17 @@ class Watcher:
             self._open = watch
         if self._stop.is_set():
             watch.cancel()
+        silence = Silence(watch.cancel, self._quiet_s)
         try:
-            for told in watch:
-                self._learn(told)
+            with silence:
+                for told in watch:
+                    self._heard += 1
+                    silence.heard()
+                    self._learn(told)
+        except Unavailable as error:
+            if silence.broken:
+                raise Unavailable(f"the exchange said nothing for {self._quiet_s:g} s") from error
+            raise
         finally:
             with self._guard:
                 self._open = None

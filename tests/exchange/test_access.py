@@ -14,16 +14,18 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from scheduler.core.errors import Refused, TenorError, Unauthorised
+from scheduler.core.errors import InvalidValue, Refused, TenorError, Unauthorised
 from scheduler.core.positions import Cursor
 from scheduler.exchange.admission import HEALTH, Admission, Limits, anybody, only
 from scheduler.exchange.channels import CHANNEL_OPTIONS
 from scheduler.exchange.client import ExchangeClient
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, error_of
 from scheduler.exchange.peers import LOCAL, Peer, Role
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.reference.access import rules
-from scheduler.exchange.reference.server import Server
+from scheduler.exchange.reference.server import Server, ServerSettings, serve
+from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.tls import bind, opened
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2, positions_pb2_grpc
 from scheduler.ledger.journal import Journal
@@ -261,3 +263,46 @@ def test_rules_say_for_whom_they_are() -> None:
         rule(Peer(Role.ACCOUNT, "acme"), 7)
     assert HEALTH.startswith("/")
     assert issubclass(Exhausted, TenorError)
+
+
+def test_a_name_on_the_list_is_refused_at_once_also_on_an_open_stream(tmp_path: Path) -> None:
+    trust, listed = Trust(tmp_path / "certs"), tmp_path / "denied"
+    listed.write_text("# nobody\n\n")
+    settings = ServerSettings(
+        tmp_path / "exchange.db",
+        pace=Pace(heartbeat_ms=50),
+        durable=False,
+        tls=trust.of("exchange/venue"),
+        denied=listed,
+    )
+    with (
+        serve(settings) as server,
+        ExchangeClient(server.address, tls=trust.of("cluster/east")) as east,
+        ExchangeClient(server.address, tls=trust.of("cluster/west")) as west,
+    ):
+        watch = iter(east.watch(east.snapshot().cursor))
+        next(watch)
+        listed.write_text("cluster/east\n")
+        with pytest.raises(Unauthorised, match="cluster/east is denied here"):
+            for _ in watch:
+                pass
+        with pytest.raises(Unauthorised):
+            east.snapshot()
+        west.snapshot()
+
+
+def test_a_list_that_cannot_be_read_takes_nobody_off(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "denied", [0.0]
+    with pytest.raises(InvalidValue, match="unreadable"):
+        Denied(path)
+    path.write_text("cluster/east\n")
+    denied = Denied(path, lambda: now_s[0])
+    east = Peer.parse("cluster/east")
+    path.write_text("who\n")
+    now_s[0] += 2
+    with pytest.raises(Unauthorised):
+        denied.check(east)
+    path.write_text("")
+    denied.check(Peer.parse("cluster/west"))
+    now_s[0] += 2
+    denied.check(east)

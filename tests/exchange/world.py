@@ -14,6 +14,7 @@ from scheduler.core.instruments import InstrumentTerms, standard_terms
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.leaves import encode_pool, encode_record, encode_shortage
+from scheduler.exchange.reference.faults.faults import Faults
 from scheduler.exchange.reference.server import Server, ServerSettings, serve
 from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.reference.venue import VenueRules
@@ -64,7 +65,12 @@ class Embedded:
 
 @contextmanager
 def embedded(
-    db: Path, rules: VenueRules | None = None, *, most_on_the_way: int = 20_000, listen: str = "127.0.0.1:0"
+    db: Path,
+    rules: VenueRules | None = None,
+    *,
+    most_on_the_way: int = 20_000,
+    listen: str = "127.0.0.1:0",
+    faults: Faults | None = None,
 ) -> Iterator[Embedded]:
     """A running exchange over a file, stopped at the end."""
     clock = ManualClock()
@@ -75,6 +81,8 @@ def embedded(
         pace=Pace(heartbeat_ms=50, credits=most_on_the_way),
         clock_ms=clock,
         durable=False,
+        faults=faults,
+        fault_control=faults is not None,
     )
     with serve(settings) as server, ExchangeClient(server.address, timeout_s=5) as client:
         yield Embedded(server, client, clock)

@@ -81,10 +81,12 @@ def trade(books: Rows, snapshot: Snapshot, nodes: Collection[int], parts: Parts)
     until_ms = floor.until_ms[gpus]
     floor.gpus[gpus, OWNER], floor.gpus[gpus, UNTIL_MS] = snapshot.owner[gpus], snapshot.until_ms[gpus]
     floor.gpus[gpus, UNIT] = NOBODY
-    books.ownership = floor.owner.copy(), floor.until_ms.copy()
+    # Reasons of earlier rounds keep what they were given.
+    owners, untils_ms = (known.copy() for known in books.ownership)
+    owners[gpus], untils_ms[gpus] = snapshot.owner[gpus], snapshot.until_ms[gpus]
+    books.ownership = owners, untils_ms
     if not np.array_equal(np.sort(until_ms), np.sort(floor.until_ms[gpus])):
         books.search.forget_changes()
-    firm = np.array([*books.firm_of_row, False], dtype=np.bool_)
     for part, owns in parts.items():
         units.gpus[units.first_gpu[part] : units.first_gpu[part + 1]] = owns
         low, high = units.first_unit[part], units.first_unit[part + 1]
@@ -94,7 +96,8 @@ def trade(books: Rows, snapshot: Snapshot, nodes: Collection[int], parts: Parts)
         floor.gpus[owns, UNIT] = low + np.diff(on_node, prepend=NOBODY).astype(np.bool_).cumsum() - 1
         floor.units[low:high, ON_NODE] = on_node[starts]
         floor.units[low:high, FREE_HERE] = np.add.reduceat(there[:, IS_FREE], starts)
-        room = (there[:, USABLE] != 0) & ~firm[there[:, HOLDER]]
+        firm = [row >= 0 and books.firm_of_row[row] for row in there[:, HOLDER].tolist()]
+        room = (there[:, USABLE] != 0) & ~np.array(firm, dtype=np.bool_)
         floor.units[low:high, ROOM_HERE] = np.add.reduceat(room.astype(np.int64), starts)
         books.entitle(part // books.n_pools, part % books.n_pools, int(there[:, USABLE].sum()))
     unsold = (floor.gpus[gpus, IS_FREE] != 0) & (floor.owner[gpus] < 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scheduler.core.errors import TenorError
 from scheduler.exchange.admission import Limits
+from scheduler.exchange.reference.faults.faults import faults_of
 from scheduler.exchange.reference.server import ServerSettings, run
 from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.reference.venue import VenueRules
@@ -26,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rules=VenueRules(stream=asked.stream, keep_events=asked.keep_events),
         pace=Pace(heartbeat_ms=asked.heartbeat_ms),
         limits=Limits(asked.calls_per_s, 4 * asked.calls_per_s, asked.streams_per_peer),
+        denied=asked.denied,
     )
     try:
+        faults = faults_of(asked.fault, asked.fault_file, asked.fault_seed, controlled=asked.faults)
+        settings = replace(settings, faults=faults, fault_control=asked.faults)
         return run(replace(settings, tls=tls_of(asked.identity, asked.authority)))
     except TenorError as error:
         sys.stderr.write(f"exchange: {error}\n")
@@ -51,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--streams-per-peer", type=int, default=8, metavar="N", help="open at once; default: %(default)s"
     )
+    parser.add_argument("--denied", type=Path, metavar="FILE", help="peers that are refused, ROLE/NAME a line")
+    parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help="KIND:PLACE[:HOW OFTEN]")
+    parser.add_argument("--fault-file", type=Path, metavar="FILE", help="a TOML file: faults = [...], seed = N")
+    parser.add_argument("--fault-seed", type=int, metavar="N", help="which messages a share of them strikes")
+    parser.add_argument("--faults", action="store_true", help="let faults be set while it runs")
     return parser
 
 

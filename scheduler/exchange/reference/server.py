@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +25,19 @@ from scheduler.clock import wall_clock_ms
 from scheduler.core.errors import InvalidValue, Unavailable
 from scheduler.exchange.admission import Admission, Limits
 from scheduler.exchange.channels import CONNECTION_AGE_MS, server_options
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.faults import control
+from scheduler.exchange.reference.faults.calls import FaultyCalls
+from scheduler.exchange.reference.faults.faults import Faults
+from scheduler.exchange.reference.faults.venue import OversellingVenue
 from scheduler.exchange.reference.intake import Intake
 from scheduler.exchange.reference.services import Delivery, Evidence, Pace, Positions, Trading
 from scheduler.exchange.reference.venue import Venue, VenueRules
 from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.tls import Tls, bind, refuse_plaintext
-from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, faults_pb2_grpc, positions_pb2, positions_pb2_grpc
 
 _WORKERS = 64
 """Each watcher and each publisher holds one for as long as it stays."""
@@ -48,8 +53,9 @@ _SERVICES = (
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     """How one exchange runs. `listen`: `HOST:PORT`, port 0 for any; `durable=False` only where nobody minds a loss.
-    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. A connection that
-    has its age is ended, so that who calls is asked again.
+    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names; `denied`: a file of
+    peers that are refused (`Denied`). A connection that has its age is ended, so that who calls is asked again.
+    `faults`: what goes wrong on purpose, None in an honest one; with `fault_control` they may be set while it runs.
     """
 
     db: Path
@@ -62,6 +68,9 @@ class ServerSettings:
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
     connection_age_ms: int = CONNECTION_AGE_MS
+    denied: Path | None = None
+    faults: Faults | None = None
+    fault_control: bool = False
 
 
 class Server:
@@ -74,13 +83,16 @@ class Server:
         self._stopping = threading.Event()
         self._database = Database(settings.db, durable=settings.durable)
         try:
-            self.venue = Venue(self._database, settings.clock_ms, settings.rules)
+            self._faults = settings.faults
+            self.venue = _venue(settings, self._database)
             witness = Witness.beside(settings.db, settings.rules.stream, settings.clock_ms)
             self.intake = Intake(self._database, self.venue, witness)
             self._health = health.HealthServicer()
-            self._server = _grpc_server(
-                Admission(rules(self.venue, self.intake), settings.limits), settings.connection_age_ms
-            )
+            allowed = rules(self.venue, self.intake) | (control.rules() if settings.fault_control else {})
+            between = [] if self._faults is None else [FaultyCalls(self._faults, self.venue)]
+            denied = None if settings.denied is None else Denied(settings.denied)
+            door = Admission(allowed, settings.limits, denied=denied)
+            self._server = _grpc_server([door, *between], settings.connection_age_ms)
             self._register(settings)
             bound = bind(self._server, f"{host}:{port}", settings.tls)
             self._server.start()
@@ -97,6 +109,8 @@ class Server:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if self._faults is not None:
+            self._faults.close()
         self._health.enter_graceful_shutdown()
         self.venue.wake()
         self._server.stop(grace_s).wait()
@@ -119,6 +133,8 @@ class Server:
         positions_pb2_grpc.add_TradingServiceServicer_to_server(Trading(self.venue), server)
         delivery_pb2_grpc.add_DeliveryServiceServicer_to_server(Delivery(self.intake, pace), server)
         delivery_pb2_grpc.add_EvidenceServiceServicer_to_server(Evidence(self.intake), server)
+        if self._faults is not None and settings.fault_control:
+            faults_pb2_grpc.add_FaultServiceServicer_to_server(control.FaultControl(self._faults), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         for name in ("", *(service.full_name for service in _SERVICES)):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -159,10 +175,16 @@ def checked_listen(listen: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _grpc_server(door: Admission, age_ms: int) -> grpc.Server:
+def _venue(settings: ServerSettings, database: Database) -> Venue:
+    if settings.faults is None:
+        return Venue(database, settings.clock_ms, settings.rules)
+    return OversellingVenue(database, settings.clock_ms, settings.rules, settings.faults)
+
+
+def _grpc_server(interceptors: Sequence[grpc.ServerInterceptor], age_ms: int) -> grpc.Server:
     return grpc.server(
         futures.ThreadPoolExecutor(_WORKERS, thread_name_prefix="exchange"),
-        interceptors=[door],
+        interceptors=list(interceptors),
         maximum_concurrent_rpcs=_WORKERS,  # beyond: RESOURCE_EXHAUSTED, which callers may try again
         options=server_options(age_ms=age_ms, grace_ms=min(age_ms, _OLD_CONNECTION_GRACE_MS)),
     )
