@@ -12,7 +12,7 @@ from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.exchange.leaves import encode_pool, encode_record
 from tests.exchange.world import metered
 
-POSITIONS = 200
+POSITIONS = 2_000
 
 
 def interval_leaves(positions: Sequence[str], terms: InstrumentTerms, index: int) -> list[bytes]:

@@ -78,12 +78,15 @@ class Cluster:
     terms: InstrumentTerms
     positions: Sequence[str]
 
-    def write(self, first: int, stop: int) -> None:
-        """The records `[first, stop)`, by whole intervals, each made into leaves and committed with its certificate."""
-        for index in range(first // len(self.positions), stop // len(self.positions)):
+    def write(self, records: int) -> int:
+        """So many records, or fewer, by whole intervals, each made into leaves and committed with its certificate; how
+        many.
+        """
+        for index in range(records // len(self.positions)):
             leaves = interval_leaves(self.positions, self.terms, index)
             self.log.commit(self.journal, (), leaves, {})
             self.publisher.wake()
+        return records // len(self.positions) * len(self.positions)
 
     def wait(self) -> None:
         """Returns once the exchange has everything."""
@@ -175,7 +178,7 @@ def _long(folder: Path, records: int) -> tuple[list[dict[str, Figure]], dict[str
     """One stream from the record on: the memory of both sides once each tenth was acknowledged, and the whole."""
     kept: list[dict[str, Figure]] = []
     with _market(folder) as market, market.cluster(folder / "journal.db") as cluster:
-        writer = threading.Thread(target=cluster.write, args=(0, records))
+        writer = threading.Thread(target=cluster.write, args=(records,))
         watch = _Watch(market.exchange)
         cluster.publisher.start()
         writer.start()
@@ -196,7 +199,7 @@ def _streams(folder: Path, records: int) -> dict[str, Figure]:
             for number in range(STREAMS)
         ]
         each = records // STREAMS
-        writers = [threading.Thread(target=cluster.write, args=(0, each)) for cluster in clusters]
+        writers = [threading.Thread(target=cluster.write, args=(each,)) for cluster in clusters]
         watch = _Watch(market.exchange)
         for cluster, writer in zip(clusters, writers, strict=True):
             cluster.publisher.start()
@@ -216,11 +219,11 @@ def _prefilled(
         _market(folder, secured=secured) as market,
         market.cluster(folder / "journal.db", batch=batch) as cluster,
     ):
-        cluster.write(0, max(records, POSITIONS))
+        written = cluster.write(max(records, POSITIONS))
         watch = _Watch(market.exchange)
         cluster.publisher.start()
         cluster.wait()
-        return watch.row(path, max(records, POSITIONS)) | {"leaves_a_batch": batch}
+        return watch.row(path, written) | {"leaves_a_batch": batch}
 
 
 # -- beside the paths --------------------------------------------------------------------------------------------------
