@@ -31,10 +31,10 @@ export TENOR_TRACES
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 PROTOS = $(wildcard protos/scheduler/*/v1/*.proto)
 
-.PHONY: help setup run test check format bench protos lock clean
+.PHONY: help setup run test check format bench protos protos-release lock clean
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 23
 
 # The stamp holds a checksum of what was installed, so that nothing is done where nothing changed.
 setup: ## make .venv from the hash-locked dependencies; quick when nothing changed
@@ -69,11 +69,13 @@ run: setup ## the demonstration, end to end; TRACES=folder then replays publishe
 test: check ## everything: `make check`, then all tests (JOBS=processes, PYTEST_ARGS=...)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
-check: setup ## style, types, the contracts between packages, current stubs, sizes
+check: setup ## style, types, contracts between packages, the wire, current stubs, sizes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/released.binpb
 	$(BIN)/python -m pytest -q -n 0 tests/test_stubs.py tests/test_tidy.py
 
 format: setup ## write files as `make check` wants them
@@ -86,6 +88,13 @@ bench: setup ## measure; ONLY=name for one, TRACES=folder for other inputs; resu
 protos: setup ## generate the stubs from protos/ into scheduler/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. \
 	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+# What is released is never taken back: `make check` refuses a change that would break who speaks it. Run it when peers
+# may rely on what was added since; the golden messages (tests/wire) get those that are new.
+protos-release: protos ## release the wire as it is: what may only be added to from here on
+	$(BIN)/buf breaking protos --against protos/released.binpb
+	$(BIN)/buf build protos --exclude-source-info -o protos/released.binpb
+	$(BIN)/python -m tests.wire.golden
 
 lock: setup ## compile both locks again from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
 	$(LOCK) $(LOCK_ARGS) pyproject.toml --output-file requirements.lock

@@ -40,8 +40,22 @@ class UpSettings(BaseSettings):
     identity: Path | None = Field(default=None, description="This cluster's certificate and key; with it, mutual TLS.")
     authority: Path | None = Field(default=None, description="Who signs the certificates of those that call the API.")
     exchange_authority: Path | None = Field(default=None, description="Who signs the exchange's; none: `authority`.")
-    calls_per_s: int = Field(default=100, ge=1, description="Calls of the API of each peer with a certificate.")
-    streams_per_peer: int = Field(default=8, ge=1, description="Streams of the API that each such peer may have open.")
+    calls_per_s: int = Field(
+        default=100, ge=1, description="Calls of the API, and of the feed, of each peer with a certificate."
+    )
+    streams_per_peer: int = Field(
+        default=8, ge=1, description="Streams of the API, and of the feed, that each such peer may have open."
+    )
+    feed: str = Field(
+        default="127.0.0.1:0",
+        description="Address of the delivery feed; without an identity loopback only. Empty: no feed.",
+    )
+    feed_authority: Path | None = Field(
+        default=None, description="Who signs the certificates of those that call the feed; none: `authority`."
+    )
+    feed_keep_leaves: int = Field(
+        default=0, ge=0, description="How many of the log's last leaves the feed sends again; 0: all."
+    )
     stream: str = Field(default="local", description="Name of this cluster's delivery stream.")
     key_overlap_ms: int = Field(
         default=604_800_000, ge=0, description="How long the log's old key signs beside the one that follows it."
@@ -90,6 +104,10 @@ class UpSettings(BaseSettings):
     def api_tls(self) -> Tls | None:
         """How the API is served. Raises InvalidValue where only one of `identity` and `authority` is given."""
         return tls_of(self.identity, self.authority)
+
+    def feed_tls(self) -> Tls | None:
+        """How the feed is served. Raises as `api_tls`."""
+        return tls_of(self.identity, self.feed_authority or self.authority)
 
     def exchange_tls(self) -> Tls | None:
         """How the exchange that was named is called; plaintext where it is the own one, on loopback."""

@@ -31,16 +31,19 @@ from scheduler.ledger.keyring import LogSigner
 from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 
 
-def statement(journal: Journal, stream: str, state: State, name: str) -> Statement:
-    """What is owed for a position so far, from the log's leaves. Raises UnknownName, or InvalidValue before any
-    record.
+def statement(
+    journal: Journal, stream: str, state: State, name: str, until_ms: int = 0, size: int | None = None
+) -> Statement:
+    """What is owed for a position until an instant (0: so far), from the log's first `size` leaves (None: all). Raises
+    UnknownName, or InvalidValue before any record.
     """
     position = state.book.positions.get(name)
     if position is None:
         raise UnknownName("position", name, state.book.positions)
-    recorded = (RecordedLeaf.of(leaf) for _, leaf in journal.leaves(stream))
+    named = name.encode()  # a record holds its position's name as it is: most leaves need not be decoded
+    recorded = (RecordedLeaf.of(leaf) for _, leaf in journal.leaves(stream, 0, size) if named in leaf)
     mine = [leaf for leaf in recorded if leaf is not None and leaf.record.position == name]
-    return statement_of(state.instruments[position.instrument], position, mine)
+    return statement_of(state.instruments[position.instrument], position, mine, until_ms)
 
 
 def _declared(fleet: Fleet, nodes: Sequence[str]) -> tuple[DeclaredNode, ...]:

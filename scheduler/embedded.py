@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from scheduler.api.address import checked_address
+from scheduler.api.feed.server import FeedServer
 from scheduler.api.messages import ExchangeLink
 from scheduler.api.server import ApiServer
 from scheduler.api.servicer import ApiSources
@@ -27,10 +28,11 @@ from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.publisher import Publisher, PublishState
-from scheduler.exchange.tls import refuse_plaintext, stale
+from scheduler.exchange.tls import Tls, refuse_plaintext, stale
 from scheduler.exchange.watcher import Watcher, WatchState
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.ray_gangs import RayExecutor
+from scheduler.feeding import feed_of
 from scheduler.key_changes import KeyChanges
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keyring import Keyring
@@ -67,6 +69,7 @@ class Embedded:
     watcher: Watcher
     publisher: Publisher
     api: ApiServer
+    feed: FeedServer | None
     exchange_address: str
     own_exchange: OwnExchange | None
     probe: IdleProbe
@@ -117,6 +120,10 @@ class Embedded:
             api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
             undo.callback(api.stop)
+            feed = feed_of(settings, journal, scheduler, signer)
+            if feed is not None:
+                undo.callback(feed.stop)
+                feed.start()
             embedded = cls(
                 settings=settings,
                 say=say,
@@ -128,6 +135,7 @@ class Embedded:
                 watcher=watcher,
                 publisher=publisher,
                 api=api,
+                feed=feed,
                 exchange_address=address,
                 own_exchange=own,
                 probe=IdleProbe(executor, settings.probe_every_ms),
@@ -137,7 +145,8 @@ class Embedded:
                 stopping=stop.asked,
             )
             undo.pop_all()
-        say(f"ready: API on {embedded.api.address}, exchange on {address}")
+        fed = f", feed on {feed.address}" if feed is not None else ""
+        say(f"ready: API on {embedded.api.address}, exchange on {address}{fed}")
         return embedded
 
     def run(self) -> None:
@@ -145,6 +154,8 @@ class Embedded:
         while not self.stopping.is_set():
             due_ms = self.scheduler.round()
             self.publisher.wake()
+            if self.feed is not None:
+                self.feed.wake()
             self.probe.maybe(self.scheduler, wall_clock_ms())
             self.rehearsing.maybe(self.scheduler, wall_clock_ms())
             self.warming.maybe()
@@ -173,6 +184,8 @@ class Embedded:
             last_first.callback(self._send_the_rest)
             last_first.callback(self.watcher.stop)
             last_first.callback(self._stop_gangs)
+            if self.feed is not None:
+                last_first.callback(self.feed.stop)
             self.say("stopping: gangs get their grace")
             self.api.stop()
         self.say("stopped")
@@ -278,22 +291,28 @@ def _check_addresses(settings: UpSettings) -> None:
     """What cannot be listened on or called is refused before anything is started, and so are certificates that are of
     no use; what takes the port later is still told.
     """
-    for tls in (settings.api_tls(), settings.exchange_tls()):
+    for tls in (settings.api_tls(), settings.exchange_tls(), settings.feed_tls()):
         if tls is not None:
             tls.valid()
     if settings.exchange is not None:
         checked_address(settings.exchange, "the exchange")
         if settings.exchange_tls() is None:
             refuse_plaintext(settings.exchange, "the exchange would be called at")
-    host, port = checked_address(settings.listen)
-    if settings.api_tls() is None:
-        refuse_plaintext(settings.listen, "the API was to listen on")
+    _check_listen(settings.listen, settings.api_tls(), "the API")
+    if settings.feed:
+        _check_listen(settings.feed, settings.feed_tls(), "the feed")
+
+
+def _check_listen(listen: str, tls: Tls | None, of: str) -> None:
+    host, port = checked_address(listen, of)
+    if tls is None:
+        refuse_plaintext(listen, f"{of} was to listen on")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         said = os.strerror(error.errno or 0)  # its own text names the address again
-        raise Unavailable(f"the API cannot listen on {settings.listen}: {said}") from error
+        raise Unavailable(f"{of} cannot listen on {listen}: {said}") from error
 
 
 def _folded(journal: Journal, say: Say) -> Folded:

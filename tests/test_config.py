@@ -65,7 +65,9 @@ def test_every_option_says_what_it_is_and_can_be_set_in_every_way(
         return
     default = field.get_default()
     few: dict[str, Any] = {"nodes": 5, "gpus_per_node": 5, "spares": 2, "planners": "ray"}
-    few |= dict.fromkeys(("identity", "authority", "exchange_authority", "devices"), Path("certs/one.pem"))
+    few |= dict.fromkeys(
+        ("identity", "authority", "exchange_authority", "feed_authority", "devices"), Path("certs/one.pem")
+    )
     value = few.get(option, default + 200 if isinstance(default, int) else "127.0.0.1:7")
     assert getattr(load_settings(home=home, **{option: value}), option) == value
     monkeypatch.setenv(f"TENOR_{option.upper()}", str(value))

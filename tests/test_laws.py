@@ -51,3 +51,10 @@ def test_what_holds_a_rule_is_there() -> None:
 def test_every_row_of_the_page_is_read() -> None:
     lines = (ROOT / PAGE).read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith("| ") and line[2].isdigit() for line in lines) == len(rows())
+
+
+def test_every_story_is_told_of_and_is_there() -> None:
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    told = re.findall(r"`(\w+)`", page.partition("## The stories")[2].partition("\n## ")[0].partition("| of |")[2])
+    there = [path.stem for path in (ROOT / "tests/scenarios").glob("*/*.txt")]
+    assert sorted(told) == sorted(there)

@@ -82,7 +82,7 @@ def test_nothing_is_left_for_later_in_the_text(path: Path) -> None:
 
 def test_packages_mirror_their_tests() -> None:
     """A folder under tests/ that mirrors a package must name one that exists, or tests outlive what they test."""
-    free_standing = {"benchmarks", "chaos", "scenarios", "simulation", "cluster", "operators", "judges"}
+    free_standing = {"benchmarks", "chaos", "scenarios", "simulation", "cluster", "operators", "judges", "wire"}
     for folder in sorted(
         {path.parts[1] for path in python_sources() if path.parts[0] == "tests" and len(path.parts) > 2}
     ):

@@ -10,6 +10,8 @@ from scheduler.core.errors import InvalidValue, Unavailable
 ADDRESS_VARIABLE = "TENOR_ADDRESS"
 HOME_VARIABLE = "TENOR_HOME"
 ADDRESS_FILE = "api.address"
+FEED_VARIABLE = "TENOR_FEED_ADDRESS"
+FEED_FILE = "feed.address"
 MOST_PORTS = 65_535
 
 
@@ -23,21 +25,30 @@ def find_address(address: str | None = None) -> str:
     """`host:port` of the scheduler to talk to. Raises Unavailable where nothing says it, InvalidValue where it is
     none.
     """
-    named = address or os.environ.get(ADDRESS_VARIABLE, "")
+    return _found(address, ADDRESS_VARIABLE, ADDRESS_FILE, "--address", "the API")
+
+
+def find_feed(address: str | None = None) -> str:
+    """`host:port` of the feed to pull from. Raises as `find_address`."""
+    return _found(address, FEED_VARIABLE, FEED_FILE, "--feed", "the feed")
+
+
+def _found(address: str | None, variable: str, file: str, option: str, of: str) -> str:
+    named = address or os.environ.get(variable, "")
     if named:
-        checked_address(named)
+        checked_address(named, of)
         return named
-    path = state_dir() / ADDRESS_FILE
+    path = state_dir() / file
     try:
         left = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise Unavailable(
             f"no Tenor is running here: {path} is missing. Start one with `tenor up`, or say where it is "
-            f"with --address or {ADDRESS_VARIABLE}"
+            f"with {option} or {variable}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Unavailable(f"the address of the running Tenor cannot be read from {path}: {error}") from error
-    checked_address(left)
+    checked_address(left, of)
     return left
 
 

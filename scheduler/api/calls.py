@@ -15,7 +15,7 @@ from scheduler.api import codec, messages
 from scheduler.api.v1 import api_pb2 as wire
 from scheduler.core.errors import Refused, TenorError, Unavailable
 from scheduler.exchange.channels import CHANNEL_OPTIONS, Options
-from scheduler.exchange.errors import Exhausted, error_of, never_arrived, retry_pause_s, told_itself
+from scheduler.exchange.errors import Exhausted, Overdue, error_of, never_arrived, retry_pause_s, told_itself
 from scheduler.exchange.handshakes import explained
 from scheduler.exchange.tls import Tls
 
@@ -197,7 +197,7 @@ def raised_by(failed: grpc.RpcError, address: str, tls: Tls | None = None) -> Te
         nobody = Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
         return explained(nobody, address, tls, "the Tenor")
     error = error_of(failed)
-    if type(error) not in (TenorError, Unavailable) or told_itself(failed):
+    if type(error) not in (TenorError, Unavailable, Overdue) or told_itself(failed):
         return error
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -379,6 +379,11 @@ class Backing:
     handovers: tuple[Handover, ...]
     intervals: tuple[Accredited, ...]
 
+    @property
+    def spare_cells(self) -> int:
+        """How many spares would stand in."""
+        return len(self.spares)
+
 
 @dataclass(frozen=True, slots=True)
 class JournalEvent:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from scheduler.api import messages, views
+from scheduler.api import asked, codec, messages, views
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.coverage.accreditation import Accredited
@@ -69,6 +70,18 @@ def risk_of(losses: int | None, domain: Level | None) -> Risk:
     """The loss as asked, the defaults where nothing was."""
     default = Risk()
     return Risk(default.losses if losses is None else losses, default.domain if domain is None else domain)
+
+
+def question_of(request: Any, which: str) -> Question:
+    """What a request asks of a window and a loss (`from_ms`, `to_ms`, `losses`, `domain`). Raises InvalidValue naming
+    the field that is wrong.
+    """
+    from_ms = asked.instant("from_ms", which, request.from_ms) if request.HasField("from_ms") else None
+    to_ms = asked.instant("to_ms", which, request.to_ms) if request.HasField("to_ms") else None
+    losses = asked.losses(which, request.losses) if request.HasField("losses") else None
+    cells = request.DESCRIPTOR.fields_by_name["domain"].enum_type
+    domain = asked.failure_domain(which, codec.name_of(cells, request.domain))
+    return Question(from_ms, to_ms, risk_of(losses, domain))
 
 
 def offer_facts(state: State, now_ms: int, spares: Iterable[str], instrument: str) -> OfferFacts:

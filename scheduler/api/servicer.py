@@ -180,7 +180,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     @answers
     def GetDeliverable(self, request: wire.GetDeliverableRequest) -> wire.GetDeliverableResponse:  # noqa: N802
         """See the proto."""
-        question = self._question(request, request.instrument)
+        question = selling.question_of(request, request.instrument)
         with self._reading() as (state, now_ms):
             facts = selling.offer_facts(state, now_ms, self._scheduler.settings.spares, request.instrument)
         found = selling.deliverable(facts, question, plan=not request.bounds_only)
@@ -189,7 +189,7 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
     @answers
     def GetBacking(self, request: wire.GetBackingRequest) -> wire.GetBackingResponse:  # noqa: N802
         """See the proto."""
-        question = self._question(request, request.subject)
+        question = selling.question_of(request, request.subject)
         with self._reading() as (state, now_ms):
             facts = selling.backing_facts(state, now_ms, self._scheduler.settings.spares, request.subject, question)
         found = selling.backing(facts, question)
@@ -339,14 +339,6 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         finally:
             with self._streams:
                 self._open.discard(left)
-
-    def _question(self, request: wire.GetDeliverableRequest | wire.GetBackingRequest, which: str) -> selling.Question:
-        """What is asked of a window and a loss, checked."""
-        from_ms = asked.instant("from_ms", which, request.from_ms) if request.HasField("from_ms") else None
-        to_ms = asked.instant("to_ms", which, request.to_ms) if request.HasField("to_ms") else None
-        losses = asked.losses(which, request.losses) if request.HasField("losses") else None
-        domain = asked.failure_domain(which, codec.name_of(wire.Cell.DESCRIPTOR, request.domain))
-        return selling.Question(from_ms, to_ms, selling.risk_of(losses, domain))
 
     def _job(self, name: str) -> wire.Job:
         with self._reading() as (state, _):

@@ -22,6 +22,7 @@ from scheduler.cli import (
     disclosure,
     exchange,
     export,
+    feed,
     fleet,
     instrument,
     jobs,
@@ -78,6 +79,7 @@ def application() -> typer.Typer:
             app.command(rich_help_panel=panel)(verb)
     app.command()(version)
     app.add_typer(exchange.app, name="exchange")
+    app.add_typer(feed.app, name="feed")
     app.add_typer(instrument.app, name="instrument")
     app.add_typer(export.app, name="export")
     app.add_typer(certs.app, name="certs")

@@ -25,6 +25,13 @@ def up(
     exchange_authority: Annotated[
         Path | None, typer.Option("--exchange-authority", metavar="FILE", help="Who signs the exchange's.")
     ] = None,
+    feed: Annotated[
+        str | None,
+        typer.Option("--feed", metavar="HOST:PORT", help="Where exchanges and auditors pull; '': nowhere."),
+    ] = None,
+    feed_authority: Annotated[
+        Path | None, typer.Option("--feed-authority", metavar="FILE", help="Who signs those of the feed's callers.")
+    ] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="Name of the delivery log.")] = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Local nodes.")] = None,
     gpus_per_node: Annotated[int | None, typer.Option("--gpus-per-node", min=1, help="Logical GPUs of each.")] = None,
@@ -36,7 +43,8 @@ def up(
 ) -> None:
     """Run everything on this machine until Ctrl-C.
 
-    Ray, a reference exchange (unless another is named), the scheduler and its API. Ctrl-C stops all of it, with grace.
+    Ray, a reference exchange (unless another is named), the scheduler, its API and its feed. Ctrl-C stops all of it,
+    with grace.
     """
     from scheduler.config import load_settings
     from scheduler.embedded import up as run
@@ -48,6 +56,8 @@ def up(
         identity=identity,
         authority=authority,
         exchange_authority=exchange_authority,
+        feed=feed,
+        feed_authority=feed_authority,
         stream=stream,
         nodes=nodes,
         gpus_per_node=gpus_per_node,

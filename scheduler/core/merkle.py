@@ -16,7 +16,7 @@ alone does not fix the size: a checkpoint signs both.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.core.errors import InvalidValue
@@ -68,6 +68,11 @@ def consistency_proof(leaf_hashes: Sequence[bytes], first: int, second: int) -> 
 def root_from(subtrees: PerfectSubtrees, size: int) -> bytes:
     """The root of the first `size` leaves, from O(log size) stored subtrees."""
     return _range_hash(subtrees, 0, size) if size else EMPTY_ROOT
+
+
+def range_from(subtrees: PerfectSubtrees, size: int) -> CompactRange:
+    """The compact range of the first `size` leaves, from O(log size) stored subtrees."""
+    return CompactRange(size, tuple(_tiling(subtrees, 0, size)))
 
 
 def inclusion_proof_from(subtrees: PerfectSubtrees, index: int, size: int) -> tuple[bytes, ...]:
@@ -223,15 +228,19 @@ def _consistency_roots(first: int, second: int, path: Sequence[bytes]) -> tuple[
 
 def _range_hash(subtrees: PerfectSubtrees, start: int, end: int) -> bytes:
     """The hash of the leaves `[start, end)`, where `start` is a multiple of a power of two of at least their number."""
-    parts: list[bytes] = []
-    while start < end:
-        height = (end - start).bit_length() - 1
-        parts.append(subtrees(height, start >> height))
-        start += 1 << height
+    parts = list(_tiling(subtrees, start, end))
     merged = parts.pop()
     while parts:
         merged = node_hash(parts.pop(), merged)
     return merged
+
+
+def _tiling(subtrees: PerfectSubtrees, start: int, end: int) -> Iterator[bytes]:
+    """The perfect subtrees that tile those leaves, largest first."""
+    while start < end:
+        height = (end - start).bit_length() - 1
+        yield subtrees(height, start >> height)
+        start += 1 << height
 
 
 def _subtrees_of(leaf_hashes: Sequence[bytes]) -> PerfectSubtrees:

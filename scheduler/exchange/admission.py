@@ -24,6 +24,7 @@ from scheduler.core.errors import InvalidValue, TenorError, Unauthorised
 from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, refuse
 from scheduler.exchange.peers import Peer, Role, peer_of
+from scheduler.exchange.versions import check_version
 
 Rule = Callable[[Peer, Any], Any]
 _KEPT_PACES = 4_096
@@ -131,6 +132,7 @@ class Admission(grpc.ServerInterceptor):
             peer = peer_of(context)
             self._refuse_denied(peer)
             self.admit(peer)
+            check_version(context)
             if rule is None:
                 raise Unauthorised(f"{method} is open to nobody")
             if found.response_streaming or found.request_streaming:

@@ -13,6 +13,7 @@ from scheduler.core.errors import Conflict, Damaged, InvalidValue, Unavailable
 from scheduler.core.ids import checked_name
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.models import canonical_bytes
+from scheduler.exchange.witnessing import cosigners_of, witnesses
 from scheduler.ledger.bundle import Bundle, read_bundle, write_bundle
 from scheduler.ledger.journal import Journal
 
@@ -39,7 +40,8 @@ def write(
     InvalidValue where nothing was signed yet, and what `write_bundle` raises.
     """
     size, note = signed(journal, stream)
-    cosigned_size, cosigned, witness = journal.cosigned(stream) or (0, b"", "")
+    cosigned_size, cosigned, _ = journal.cosigned(stream) or (0, b"", "")
+    earlier = cosigned if cosigned_size < size else b""
     first = onto.whole if onto is not None else 0
     write_bundle(
         folder,
@@ -47,8 +49,8 @@ def write(
         note,
         vkeys,
         {each.id: canonical_bytes(each) for each in terms},
-        witnesses=(witness,) if witness else (),
-        cosigned_note=cosigned if cosigned_size < size else b"",
+        witnesses=cosigners_of(witnesses(journal, stream), note, earlier),
+        cosigned_note=earlier,
         more={
             f"{STATEMENTS}/{checked_name('position', position)}.json": content
             for position, content in statements.items()

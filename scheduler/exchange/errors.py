@@ -58,6 +58,21 @@ class CursorCompacted(SequenceGap):
     code = "CURSOR_COMPACTED"
 
 
+class VersionNotServed(Refused):
+    """The caller speaks no version of the wire that the server serves, `least` to `most`: the older end is to be
+    renewed.
+    """
+
+    code = "VERSION_NOT_SERVED"
+
+    def __init__(self, asked_least: int, asked_most: int, least: int, most: int) -> None:
+        super().__init__(
+            f"the caller speaks version {asked_least} to {asked_most} of the wire, expected one of {least} to {most}"
+        )
+        self.least = least
+        self.most = most
+
+
 class Exhausted(Unavailable):
     """The receiver takes no more for now. The same call may succeed after `retry_ms`, where the receiver knows it."""
 
@@ -67,6 +82,14 @@ class Exhausted(Unavailable):
         super().__init__(message)
         self.subject = subject
         self.retry_ms = retry_ms
+
+
+class Overdue(Unavailable):
+    """No answer came within the call's own deadline, or the call was cancelled. Whether it was done is not known: a
+    call that may be sent twice may be sent again, by who knows that it may.
+    """
+
+    code = "OVERDUE"
 
 
 class Untrusted(Unavailable):
@@ -83,6 +106,7 @@ _CODES: dict[type[TenorError], int] = {
     InvalidInstrument: code_pb2.INVALID_ARGUMENT,
     UnknownName: code_pb2.NOT_FOUND,
     CursorCompacted: code_pb2.OUT_OF_RANGE,
+    VersionNotServed: code_pb2.FAILED_PRECONDITION,
     SequenceGap: code_pb2.FAILED_PRECONDITION,
     Fenced: code_pb2.ABORTED,
     Equivocation: code_pb2.FAILED_PRECONDITION,
@@ -123,11 +147,13 @@ def status_of(error: TenorError) -> status_pb2.Status:
     return status
 
 
-def error_of(failed: grpc.RpcError) -> TenorError:
-    """The error that the server raised, of the same class; where it said none, as the code says."""
+def error_of(failed: grpc.RpcError, of: str = "the exchange") -> TenorError:
+    """The error that the server raised, of the same class; where it said none, as the code says. `of`: who was asked,
+    in messages.
+    """
     call = call_of(failed)
     if call is None:
-        return TenorError(f"the exchange failed: {failed!r}")
+        return TenorError(f"{of} failed: {failed!r}")
     status = _status(call)
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
@@ -136,14 +162,16 @@ def error_of(failed: grpc.RpcError) -> TenorError:
     code = call.code()
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (call.details() or ""):
         return Refused(f"the message is larger than one end takes: {call.details()}")
-    if code in _RETRIED or code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
-        return Unavailable(f"the exchange did not answer: {code.name}, {call.details()}")
-    return TenorError(f"the exchange failed: {code.name}, {call.details()}")
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return Overdue(f"{of} did not answer: {code.name}, {call.details()}")
+    if code in _RETRIED:
+        return Unavailable(f"{of} did not answer: {code.name}, {call.details()}")
+    return TenorError(f"{of} failed: {code.name}, {call.details()}")
 
 
 def is_retried(error: TenorError) -> bool:
     """Whether the same call may succeed a moment later, without anybody's doing."""
-    return isinstance(error, Unavailable) and not isinstance(error, Untrusted)
+    return isinstance(error, Unavailable) and not isinstance(error, Untrusted | Overdue)
 
 
 def retry_pause_s(error: TenorError, pause_s: float) -> float:

@@ -24,7 +24,7 @@ _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 
 def failure(failed: grpc.RpcError, address: str, tls: Tls | None, of: str = "the exchange") -> TenorError:
     """The error that a server raised (`errors.error_of`); where no server was reached, with the reason."""
-    error = error_of(failed)
+    error = error_of(failed, of)
     return explained(error, address, tls, of) if never_arrived(failed) else error
 
 

@@ -1,9 +1,10 @@
 """Delivery out: a thread that sends the log's leaves until the exchange has acknowledged every one of them.
 
 It sends what the journal holds durably and nothing else, in batches, each under a checkpoint that was signed and kept
-before it was sent; it has no more on the way than the exchange grants. What is acknowledged is noted in the journal,
-so that any crash of either side leads back to the same place. An exchange that says that this log contradicts itself,
-or that another publisher has taken over, ends the publisher, visibly: going on would only make it worse.
+before it was sent; it has no more on the way than the exchange grants. Where there is nothing to send it says so, as
+often as the exchange asks for. What is acknowledged is noted in the journal, so that any crash of either side leads
+back to the same place. An exchange that says that this log contradicts itself, or that another publisher has taken
+over, ends the publisher, visibly: going on would only make it worse.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class Publisher:
         self._acknowledged = journal.acknowledged(stream)
         self._sent = 0
         self._credits = 0  # 0: the exchange has not answered to the opening yet
+        self._heartbeat_s = 0.0  # 0: the exchange did not ask for heartbeats
         self._turn = 0
         self._failure: TenorError | None = None
         self._state = PublishState.CONNECTING
@@ -199,7 +201,7 @@ class Publisher:
         """Sends until the exchange is lost. Raises what the exchange or the journal raises."""
         with self._guard:
             self._turn += 1
-            self._credits, self._failure = 0, None
+            self._credits, self._failure, self._heartbeat_s = 0, None, 0.0
             self._heard_s = time.monotonic()
             turn = self._turn
         if self._tls is not None:
@@ -239,6 +241,7 @@ class Publisher:
         with self._guard:
             if not self._credits:
                 self._sent = held  # what is there already, from before, is not sent again
+                self._heartbeat_s = response.heartbeat_ms / 1_000
             self._credits = max(1, response.credits)
             self._acknowledged = held
             self._state, self._detail = PublishState.PUBLISHING, ""
@@ -251,6 +254,7 @@ class Publisher:
         key = self._signer.opening(self._journal.acknowledged(self._stream))
         opening = delivery_pb2.PublishOpen(stream=self._stream, epoch=self._epoch, vkey=key.encode())
         yield delivery_pb2.PublishRequest(open=opening)
+        spoke_s = time.monotonic()
         while not self._over(turn):
             try:
                 self._check_answered()
@@ -261,11 +265,20 @@ class Publisher:
                 return
             if not may_send:
                 continue
-            if batch is None:
+            if batch is not None:
+                yield delivery_pb2.PublishRequest(batch=batch)
+            elif self._heartbeat_s and time.monotonic() - spoke_s >= self._heartbeat_s:
+                yield delivery_pb2.PublishRequest(heartbeat=self._heartbeat())
+            else:
                 with self._guard:
                     self._guard.wait(_IDLE_S)
                 continue
-            yield delivery_pb2.PublishRequest(batch=batch)
+            spoke_s = time.monotonic()
+
+    def _heartbeat(self) -> delivery_pb2.PublishHeartbeat:
+        """Nothing new: what would come next, and the log as it was last signed."""
+        _, note = self._journal.checkpoint(self._stream) or (0, b"")
+        return delivery_pb2.PublishHeartbeat(next_index=self._sent, checkpoint=note)
 
     def _fail(self, turn: int, error: TenorError) -> None:
         """Ends the connection, also one at whose other end nobody listens."""

@@ -27,6 +27,7 @@ from scheduler.exchange.addresses import host_of, is_loopback
 from scheduler.exchange.channels import Options
 from scheduler.exchange.errors import Untrusted
 from scheduler.exchange.peers import Peer
+from scheduler.exchange.versions import AIO, saying
 
 CERTIFICATE_FILE, KEY_FILE = "tls.crt", "tls.key"
 IDENTITY_VARIABLE, AUTHORITY_VARIABLE = "TENOR_IDENTITY", "TENOR_AUTHORITY"
@@ -145,16 +146,16 @@ def opened(address: str, tls: Tls | None, options: Options, of: str = "the excha
     """A channel to `address`, with TLS where there is an identity. Raises Unauthorised, and what `Tls.valid` raises."""
     if tls is None:
         refuse_plaintext(address, f"{of} would be called at")
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, tls.channel_credentials(), options=options)
+        return saying(grpc.insecure_channel(address, options=options))
+    return saying(grpc.secure_channel(address, tls.channel_credentials(), options=options))
 
 
 def opened_aio(address: str, tls: Tls | None, options: Options, of: str = "the exchange") -> grpc.aio.Channel:
     """The same for asyncio."""
     if tls is None:
         refuse_plaintext(address, f"{of} would be called at")
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options)
+        return grpc.aio.insecure_channel(address, options=options, interceptors=AIO)
+    return grpc.aio.secure_channel(address, tls.channel_credentials(), options=options, interceptors=AIO)
 
 
 def bind(server: grpc.Server, address: str, tls: Tls | None, of: str = "the exchange") -> int:

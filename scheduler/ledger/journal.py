@@ -30,6 +30,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from scheduler.core.errors import Conflict, Damaged, InvalidValue
+from scheduler.core.merkle import CompactRange
 from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
 from scheduler.ledger.schema import connect, connect_to_read
@@ -207,6 +208,11 @@ class Journal:
         """The root of the first `size` leaves, or of all. Raises InvalidValue beyond the end."""
         with self._guard, reported(self._location):
             return self._trees.root(stream, size)
+
+    def edge(self, stream: str, size: int) -> CompactRange:
+        """The compact range of the first `size` leaves. Raises InvalidValue beyond the end."""
+        with self._guard, reported(self._location):
+            return self._trees.edge(stream, size)
 
     def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """The proof that leaf `index` is among the first `size` (RFC 9162). Raises InvalidValue outside the log."""

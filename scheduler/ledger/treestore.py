@@ -27,6 +27,7 @@ from scheduler.core.merkle import (
     consistency_proof_from,
     inclusion_proof_from,
     leaf_hash,
+    range_from,
     root_from,
     subtree_rows,
 )
@@ -138,6 +139,11 @@ class TreeStore:
         if size is None or size == log.size:
             return log.range().root()
         return root_from(lambda height, index: self._subtree(log, height, index), size)
+
+    def edge(self, stream: str, size: int) -> CompactRange:
+        """The compact range of the first `size` leaves. Raises InvalidValue beyond the end."""
+        log = self._log_of(stream, size)
+        return CompactRange() if log is None else range_from(lambda height, at: self._subtree(log, height, at), size)
 
     def inclusion_proof(self, stream: str, index: int, size: int) -> tuple[bytes, ...]:
         """The proof that leaf `index` is among the first `size`. Raises InvalidValue outside the stream."""

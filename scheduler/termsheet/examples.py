@@ -46,7 +46,8 @@ def examples(terms: InstrumentTerms) -> Iterator[Example]:
     yield _out(terms, "gpu_out", "is out for {} through a fault of the seller's", Cause.GPU_FAULT)
     yield from _slow(terms)
     yield from _recalled(terms)
-    yield _out(terms, "force_majeure", "is out for {} through force majeure, with evidence", Cause.FORCE_MAJEURE)
+    beyond_control = Cause.FORCE_MAJEURE if terms.force_majeure_excuses else Cause.NODE_LOST
+    yield _out(terms, "force_majeure", "is out for {} through force majeure, with evidence", beyond_control)
     yield _out(
         terms, "shortage", "gets nothing for {} because supply is short and others come first", Cause.SHORTAGE_RULE
     )
@@ -116,11 +117,14 @@ def _out(terms: InstrumentTerms, name: str, story: str, cause: Cause, out_ms: in
 
 
 def _maintained(terms: InstrumentTerms) -> Iterator[Example]:
-    """Maintenance within the budget, where there is one, and an hour beyond it."""
+    """Maintenance within the budget and the drain, where there are any, and an hour beyond them."""
     budget = min(terms.maintenance.budget_ms, _hour(terms))
     if budget:
         story = "is out for {} of announced maintenance within the budget"
         yield _out(terms, "maintenance", story, Cause.PLANNED_MAINTENANCE, budget)
+    drained_ms = min(terms.drain_s * 1_000, delivery_ms(terms))
+    if drained_ms:
+        yield _out(terms, "drain", "is drained for the last {} of the window", Cause.DRAIN, drained_ms)
     story = "is out for {} of maintenance beyond the budget"
     yield _out(terms, "maintenance_beyond", story, Cause.MAINTENANCE_OVER_BUDGET)
 

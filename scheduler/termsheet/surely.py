@@ -110,7 +110,9 @@ def served(terms: InstrumentTerms) -> Iterator[Sentence]:
         *("replace_within_s", "bind_limit_s"),
     )
     yield said(
-        f"The owner's last work leaves {length(terms.drain_s * 1_000)} before the end of the window."
+        f"In the last {length(terms.drain_s * 1_000)} of the window the seller may drain the lot: what that takes is "
+        "neither "
+        "paid nor owed."
         if terms.drain_s
         else "The owner's work may run to the very end of the window.",
         "drain_s",
@@ -122,7 +124,9 @@ def served(terms: InstrumentTerms) -> Iterator[Sentence]:
         "handovers",
     )
     budget = terms.maintenance.budget_ms
-    allowed = f"{length(budget)} of it in the window for each lot" if budget else "none of it is within the budget"
+    allowed = (
+        f"{length(budget)} of it in the window for each GPU of a lot" if budget else "none of it is within the budget"
+    )
     yield said(
         f"Maintenance is announced {length(terms.maintenance.notice_s * 1_000)} ahead; {allowed}. Beyond the budget "
         "it is "

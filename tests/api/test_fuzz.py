@@ -17,7 +17,7 @@ from tests.api.world import DAY_MS, START_MS, SYMBOL, World, market
 from tests.fuzzing import Words, anything, ask, chances, fuzz, methods_of
 
 METHODS = methods_of(*wire.DESCRIPTOR.services_by_name.values())
-CHANGING = ("Submit", "Cancel", "Drain")
+CHANGING = ("Submit", "Cancel", "Drain", "Mark", "DeclareForceMajeure")
 REAL: dict[str, list[Message]] = {
     "GetStatus": [wire.GetStatusRequest()],
     "ListPositions": [wire.ListPositionsRequest(account="acme", ended=True)],
@@ -37,6 +37,12 @@ REAL: dict[str, list[Message]] = {
     "GetDeliverable": [wire.GetDeliverableRequest(instrument=f"{SYMBOL}@1", bounds_only=True)],
     "GetBacking": [wire.GetBackingRequest(subject=f"{SYMBOL}@1")],
     "Drain": [wire.DrainRequest(node="node-3", by_ms=START_MS + DAY_MS)],
+    "Mark": [wire.MarkRequest(node="node-2", gpus=[0], cause="ecc")],
+    "DeclareForceMajeure": [
+        wire.DeclareForceMajeureRequest(
+            nodes=["node-2"], from_ms=START_MS, until_ms=START_MS + DAY_MS, evidence="ab" * 32
+        )
+    ],
     "GetStatement": [wire.GetStatementRequest(position="p-acme")],
     "WatchEvents": [wire.WatchEventsRequest(after_seq=0, stop_at_head=True, kinds=["gang_started"])],
 }

@@ -238,7 +238,7 @@ def test_a_server_without_a_limit_of_sizes_is_found() -> None:
 @pytest.mark.slow
 def test_a_server_that_takes_no_pings_is_found() -> None:
     with (
-        other_program(http2__min_ping_interval_without_data_ms=300_000) as address,
+        other_program(http2__min_ping_interval_without_data_ms=300_000, http2__max_ping_strikes=1) as address,
         Target(Options(address, quick=True)) as pinging,
         pytest.raises(Failed, match="Too many pings"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -29,7 +30,17 @@ from scheduler.core.errors import (
     Unavailable,
     UnknownName,
 )
-from scheduler.exchange.errors import CursorCompacted, Exhausted, error_of, is_retried, refuse, status_of
+from scheduler.exchange.client import ExchangeClient
+from scheduler.exchange.errors import (
+    CursorCompacted,
+    Exhausted,
+    Overdue,
+    VersionNotServed,
+    error_of,
+    is_retried,
+    refuse,
+    status_of,
+)
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
 from tests.exchange.world import END_MS, SIGNER, START_MS, Embedded, embedded, trade_all
 
@@ -38,6 +49,7 @@ ERRORS: list[tuple[TenorError, grpc.StatusCode]] = [
     (InvalidInstrument("H100.BASE", ["grade was X, expected Y", "floor was 2"]), grpc.StatusCode.INVALID_ARGUMENT),
     (UnknownName("account", "acmee", ["acme"]), grpc.StatusCode.NOT_FOUND),
     (CursorCompacted("exchange", 7, 3), grpc.StatusCode.OUT_OF_RANGE),
+    (VersionNotServed(2, 3, 1, 1), grpc.StatusCode.FAILED_PRECONDITION),
     (SequenceGap("exchange", 3, 7), grpc.StatusCode.FAILED_PRECONDITION),
     (Fenced("over"), grpc.StatusCode.ABORTED),
     (Equivocation("twice"), grpc.StatusCode.FAILED_PRECONDITION),
@@ -81,6 +93,31 @@ def test_an_error_comes_back_as_it_was(failing: grpc.Channel, number: int) -> No
     assert str(again) == str(error)
     assert vars(again) == vars(error)
     assert is_retried(again) == (code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+
+def test_what_came_too_late_is_not_tried_again_by_itself() -> None:
+    gate = threading.Event()
+    asked: list[int] = []
+
+    def wait(request: bytes, context: grpc.ServicerContext) -> bytes:
+        asked.append(1)
+        gate.wait(10)
+        return request
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    methods: dict[str, Any] = {"ListInstruments": grpc.unary_unary_rpc_method_handler(wait)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("tenor.exchange.v1.PositionService", methods),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with ExchangeClient(f"127.0.0.1:{port}", timeout_s=0.2) as client:
+        with pytest.raises(Overdue, match="the exchange did not answer: DEADLINE_EXCEEDED") as late:
+            client.instruments()
+        assert not is_retried(late.value)
+    gate.set()
+    server.stop(0).wait()
+    assert asked == [1]
 
 
 def test_a_refused_listing_names_each_fault_as_a_violation() -> None:

@@ -203,17 +203,17 @@ def publishing(folder: Path, *texts: str) -> Iterator[tuple[Embedded, Faults, Jo
 @pytest.mark.parametrize(
     "fault",
     [
-        "drop:batches:0.3",
-        "drop:acks:0.3",
+        "drop:batches:2x",
+        "drop:acks:2x",
         "repeat:batches:0.5",
         "repeat:acks:0.5",
-        "reorder:batches:0.3",
-        "reorder:acks:0.3",
+        "reorder:batches:2x",
+        "reorder:acks:2x",
         "delay:batches:0.5:5ms",
         "delay:acks:0.5:5ms",
-        "cut:batches:0.3",
-        "cut:acks:0.3",
-        "lie:batches:0.3",
+        "cut:batches:2x",
+        "cut:acks:2x",
+        "lie:batches:2x",
     ],
 )
 def test_leaves_that_are_lost_late_or_doubled_arrive_once(tmp_path: Path, fault: str) -> None:

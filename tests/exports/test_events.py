@@ -14,6 +14,13 @@ import pytest
 from scheduler.core.errors import Refused
 from scheduler.core.merkle import leaf_hash
 from scheduler.exchange.leaves import encode_key_change
+from scheduler.exchange.outages import (
+    DeclaredNode,
+    ForceMajeure,
+    MaintenanceNotice,
+    encode_force_majeure,
+    encode_maintenance,
+)
 from scheduler.exports.events import event, events, write_events
 from scheduler.exports.forms import EventForm
 from scheduler.exports.source import opened
@@ -86,6 +93,18 @@ def test_a_change_of_keys_is_an_event_too() -> None:
     assert told["data"]["old"] == old.verifier.encode()
     assert told["time"] == "1970-01-01T00:00:01.500Z"
     assert json.loads(json.dumps(told)) == told
+
+
+def test_outages_are_events_too() -> None:
+    nodes = (DeclaredNode("H100SXM", "local", "local/block/domain/node-1", 8),)
+    planned = event("log.example/x", 4, encode_maintenance(MaintenanceNotice(nodes, 5_000, 9_000), 1_000))
+    declared = event("log.example/x", 5, encode_force_majeure(ForceMajeure(nodes, 5_000, 9_000, bytes(32)), 2_000))
+    for told, kind in ((planned, "maintenance"), (declared, "force_majeure")):
+        conforms(dict(told))
+        assert told["type"] == f"dev.tenor.delivery.{kind}.v1"
+        assert (told["data"]["from_ms"], told["data"]["until_ms"]) == (5_000, 9_000)
+        assert "node-1" in json.dumps(told["data"]["nodes"])
+    assert declared["data"]["evidence"] == "00" * 32
 
 
 def test_what_is_no_leaf_is_refused() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from scheduler.api.trail import Trail
 from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
 from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
@@ -76,6 +77,12 @@ class Stage:
             self.rounds()
             self.heard.clear()
         return self._scheduler
+
+    @property
+    def trail(self) -> Trail:
+        """What happened to the attempts of gangs."""
+        assert self._journal is not None
+        return Trail(self._journal)
 
     def _work(self, launch: Launch) -> Work:
         return self.works[launch.name]

@@ -11,12 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 
+from scheduler.api.why import Facts, why
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.events import ScoreChosen, ScoredKind
 from scheduler.core.instruments import InstrumentTerms, Maintenance
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEventKind
 from scheduler.core.rounds import outages
+from scheduler.core.rounds.selling import Risk, may_be_sold, offer_of, sales_view
+from scheduler.core.state.observed import grades_of
 from scheduler.core.workloads import GangSpec
 from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
 from tests.scenarios.stage import Stage
@@ -108,6 +112,45 @@ def show_shortfalls(stage: Stage, words: list[str]) -> Iterator[str]:
             lost[record.position, Cause(cause).name] += gpu_ms
     for (position, name), gpu_ms in sorted(lost.items()):
         yield f"{position}: {gpu_ms // 1_000} GPU-seconds, {name}"
+
+
+def offer(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`acme-1 losses=2 domain=node`: how many more lots like those of a position may be sold from now on, with all that
+    is sold still honoured after the loss of any so many failure domains.
+    """
+    state, name = stage.scheduler.state, words[0]
+    wished = wishes(words[1:], ("losses", "domain"))
+    view = sales_view(state, stage.now_ms, stage.settings.spares)
+    terms = state.instruments[state.book.positions[name].instrument]
+    found = may_be_sold(view, terms, offer_of(view, terms, risk=Risk(**wished)), plan=True)
+    safe = "" if found.survives else "; what is sold would not survive"
+    yield f"more like {name}: {found.proven} proven, {found.planned} planned, at most {found.at_most}{safe}"
+
+
+def score(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`fgd`: from now on partly used nodes are filled by that score, as a rehearsal would have it."""
+    (name,) = words
+    stage.scheduler.choose_score(
+        ScoreChosen(
+            at_ms=stage.now_ms,
+            score=name,
+            seed=1,
+            offered_ppm=1_000_000,
+            mix="00" * 32,
+            kinds=(ScoredKind(devices=1, milli=1_000, count=1, stay_ms=60_000),),
+            grades=grades_of(stage.scheduler.state),
+        )
+    )
+    yield from ()
+
+
+def tell_why(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`train`: what its team is told when it asks why."""
+    (name,) = words
+    scheduler, gang = stage.scheduler, stage.gang_ids[name]
+    facts = Facts(scheduler.state, scheduler.last_plan, scheduler.paused, stage.now_ms, stage.trail.of(gang))
+    told = why(facts, gang)
+    yield from (told.headline, *told.sentences)
 
 
 def drain(stage: Stage, words: list[str]) -> Iterator[str]:
@@ -262,6 +305,9 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "map": show_map,
     "lots": show_lots,
     "shortfalls": show_shortfalls,
+    "offer": offer,
+    "score": score,
+    "why": tell_why,
     "drain": drain,
     "maintain": maintain,
     "excuse": excuse,

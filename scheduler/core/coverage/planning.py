@@ -34,7 +34,10 @@ class Try(NamedTuple):
 
 TRIES = (Try(1, (2, 3, 4, 2, 3, 4)), Try(0, (2, 3, 4, 2, 3, 4)), Try(1, (4, 3, 2)))
 GIVEN_UP_PPM = 10_000
-"""Fewer lots are left out by leaving out larger ones; they may add up to so much of the GPU-milliseconds asked for."""
+"""Fewer lots are left out by leaving out larger ones; they may add up to so much of the GPU-milliseconds asked for, or
+to GIVEN_UP_TIMES what must be left out at the least: else a calendar a little too full for the one would suddenly be
+planned by GPU-milliseconds alone, and give up thousands of small lots for them."""
+GIVEN_UP_TIMES = 2
 
 
 def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> tuple[Layout, ...]:
@@ -64,18 +67,24 @@ def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence
 
 
 def _worthiest(board: Board, groups: Groups, found: Sequence[Layout]) -> tuple[Layout, ...]:
-    """First the layout that leaves out the fewest lots, of those that give up little (GIVEN_UP_PPM), or where none does
-    that gives up the fewest GPU-milliseconds; then the least weight left out; then the fewest GPU-milliseconds; then
-    the first, unrepaired, which keeps equal cells alike: pieces grow together best on it.
+    """First the layout that leaves out the fewest lots, of those that give up little (GIVEN_UP_PPM, GIVEN_UP_TIMES);
+    then others on which handovers may be fewer: the least weight left out; the fewest GPU-milliseconds; the fewest lots
+    of those that give up the least or less than GIVEN_UP_PPM; and the first, unrepaired, which keeps equal cells alike:
+    pieces grow together best on it.
     """
     size, weight = gpu_ms(board, groups), weight_of(board, groups)
     short = [layout.short(groups) for layout in found]
     lots = [int(each.sum()) for each in short]
     given_up = [int((each * size).sum()) for each in short]
     heft = [int((each * weight).sum()) for each in short]
-    allowed = max(min(given_up), floor_div(int((groups.lots * size).sum()) * GIVEN_UP_PPM, ONE_PPM))
+    little = floor_div(int((groups.lots * size).sum()) * GIVEN_UP_PPM, ONE_PPM)
     numbers = range(len(found))
-    fewest = min((k for k in numbers if given_up[k] <= allowed), key=lambda k: (lots[k], given_up[k], k))
+
+    def fewest(most: int) -> int:
+        return min((k for k in numbers if given_up[k] <= most), key=lambda k: (lots[k], given_up[k], k))
+
+    least = min(given_up)
     lightest = min(numbers, key=lambda k: (heft[k], k))
     smallest = min(numbers, key=lambda k: (given_up[k], k))
-    return tuple(found[k] for k in dict.fromkeys((fewest, lightest, smallest, 0)))
+    chosen = (fewest(max(GIVEN_UP_TIMES * least, little)), lightest, smallest, fewest(max(least, little)), 0)
+    return tuple(found[k] for k in dict.fromkeys(chosen))

@@ -68,12 +68,16 @@ class Topology:
         """(which, ranks): for each GPU of each of the cells, the cell's place in `cells`, and the GPU's rank."""
         return expanded(self.first_gpu[level][cells], self.end_gpu[level][cells])
 
+    def counted(self, level: Level, chosen: npt.NDArray[np.bool_]) -> IntArray:
+        """(n_cells): how many GPUs of each cell are chosen. `chosen` is (n_gpus) by the fleet's numbers."""
+        before = np.concatenate(([0], np.cumsum(chosen[self.gpu_at])))
+        return np.asarray(before[self.end_gpu[level]] - before[self.first_gpu[level]])
+
     def whole_and_usable(self, level: Level, usable: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """(n_cells) bool: whether all GPUs of each cell are usable. `usable` is (n_gpus) bool by the fleet's
         numbers.
         """
-        bad = np.concatenate(([0], np.cumsum(~usable[self.gpu_at])))
-        return np.asarray(bad[self.end_gpu[level]] == bad[self.first_gpu[level]])
+        return np.asarray(self.counted(level, ~usable) == 0)
 
 
 def expanded(first: IntArray, end: IntArray) -> tuple[IntArray, IntArray]:

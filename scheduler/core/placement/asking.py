@@ -39,9 +39,6 @@ class Asking(Protocol):
     def changed(self, line: Line) -> None:
         """Its head is another."""
 
-    def refused(self) -> dict[str, dict[Line, None]]:
-        """All lines that are refused, by account."""
-
 
 class OneByOne:
     """By a heap of lines."""
@@ -78,10 +75,6 @@ class OneByOne:
 
     def changed(self, line: Line) -> None:
         """See `Asking`."""
-
-    def refused(self) -> dict[str, dict[Line, None]]:
-        """See `Asking`."""
-        return self._refused
 
 
 class InRuns:
@@ -132,14 +125,6 @@ class InRuns:
     def changed(self, line: Line) -> None:
         """See `Asking`."""
         self._listed.renew(line)
-
-    def refused(self) -> dict[str, dict[Line, None]]:
-        """See `Asking`."""
-        found: dict[str, dict[Line, None]] = {}
-        for at in np.flatnonzero(self.roll.lines[:, REFUSED]).tolist():
-            line = self._line(at)
-            found.setdefault(line.account, {})[line] = None
-        return found
 
     def _line(self, at: int) -> Line:
         account, shape = self._listed.key(at)

@@ -53,7 +53,6 @@ class Borrowed:
         self._held_keys: set[Shape | Key] = set()
         self._not_unsold: set[tuple[Shape, int]] = set()
         """Shapes that cannot be preempted, and pools on whose unsold GPUs they have no room, whoever asks."""
-        self._asked_unsold: set[Shape] = set()
         self._own_only: set[Shape] = set()
         """Shapes that have no room on unsold GPUs, of any pool and at their least."""
         self._is_held = False
@@ -86,7 +85,7 @@ class Borrowed:
     def _turns(self) -> Turns:
         books = self._books
         if self._listed is None:
-            return OneByOne(books, self._lines, self._moving, self._may_fit, self._may_come)
+            return OneByOne(books, self._lines, self._moving, self._may_fit, self._in_turn, self._may_come)
         # One floor for all pools' guards: machine code takes from it too.
         spare = np.zeros(books.n_nodes, dtype=np.int64)
         for pool, guard in self.protected.items():
@@ -156,22 +155,35 @@ class Borrowed:
         (self._fitting if fits else self._refused).add(shape)
         return fits
 
-    def _may_come(self, line: Line) -> bool:
-        """Whether the line may find room. Of what cannot be preempted, and finds no unsold GPUs, only those of accounts
-        that have free ones of their own may; free GPUs only become fewer meanwhile. Those refused before may not while
-        nothing happens to their account.
+    def _in_turn(self, shape: Shape) -> list[Turn]:
+        """The shape's lines; of what cannot be preempted, and finds no unsold GPUs, those of accounts that have free
+        ones of their own. Free GPUs only become fewer meanwhile, so no other finds room.
         """
-        if not (line.shape.preemptible or line.shape in self._asked_unsold):
-            self._ask_unsold(line.shape)
+        turns = self._lines.in_turn(shape)
+        if not shape.preemptible:
+            self._ask_unsold(shape)
+        if shape not in self._own_only:
+            return turns
+        owners = self._owners_with_room()
+        return [turn for turn in turns if turn[2].account in owners]
+
+    def _may_come(self, line: Line) -> bool:
+        """Whether the line may find room yet. Where unsold GPUs have none, those of accounts without free ones of their
+        own may not, nor those refused before, while nothing happens to their account.
+        """
         if line.shape not in self._own_only:
             return True
+        if line.refused and line.account not in self._touched:
+            return False
+        return line.account in self._owners_with_room()
+
+    def _owners_with_room(self) -> set[str]:
         if self._idle_owners is None:
             self._idle_owners = self._books.idle_owners()
-        return line.account in self._idle_owners and (not line.refused or line.account in self._touched)
+        return self._idle_owners
 
     def _ask_unsold(self, shape: Shape) -> None:
-        """Whether unsold GPUs have room for the shape, wherever it may use them; asked once a round."""
-        self._asked_unsold.add(shape)
+        """Whether unsold GPUs have room for the shape, wherever it may use them."""
         want, end_ms = least_demand(shape), self._books.now_ms + shape.runtime_ms
         pools = self._books.pools_for(shape.grade)
         if want and not any(self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms)) for pool in pools):

@@ -70,9 +70,12 @@ class OneByOne:
         lines: Lines,
         moving: Collection[str],
         may_fit: Callable[[Shape], bool],
+        in_turn: Callable[[Shape], list[Turn]],
         may_come: Callable[[Line], bool],
     ) -> None:
-        """`may_come`: whether a line may find room, unless something happens to its account."""
+        """`in_turn`: a shape's lines that may find room in this round, in order; `may_come`: whether a line may, unless
+        something happens to its account.
+        """
         self._books, self._moving, self._may_come = books, moving, may_come
         self._refused: set[Shape] = set()
         self._heap: list[Entry] = []
@@ -81,7 +84,7 @@ class OneByOne:
         """The key of the line that came up last."""
         for shape in lines.by_shape():
             if may_fit(shape):
-                self._line_up_from(lines.in_turn(shape), 0)
+                self._line_up_from(in_turn(shape), 0)
         for account, shape in dict.fromkeys((gang.spec.account, asked_shape(gang)) for gang in books.gangs_taken()):
             if may_fit(shape):
                 self.line_up(lines.of(account)[shape])

@@ -38,7 +38,7 @@ class Due:
 
 
 class Owned:
-    """The first phase of a round. `run` may be called again; it then asks only lines that may have come inside."""
+    """The first phase of a round."""
 
     def __init__(self, books: Books, lines: Lines, listed: Listed | None = None) -> None:
         """With a roll the first run is served by machine code where that will do."""
@@ -61,23 +61,6 @@ class Owned:
                 self._wake(account)
             for line in due.lines:
                 self._asking.ask(line)
-        self._drain()
-
-    def run_again(self) -> None:
-        """Ask once more the lines whose account got borrowed work since they were refused for their cells: more work
-        may, oddly, help the rule.
-        """
-        again = [line for lines in self._asking.refused().values() for line in lines]
-        self._asking = OneByOne(self._books)
-        for line in again:
-            self._asking.refuse(line)
-            self._asking.ask(line)
-        if self._awake is not None:
-            # Lines of accounts that were not asked in this round were refused for their cells in an earlier one.
-            for account in sorted({gang.spec.account for gang, _ in self._books.decided.values()} - self._awake):
-                for line in self._lines.of(account).values():
-                    if line.shape.preemptible:
-                        self._asking.ask(line)
         self._drain()
 
     def _wake(self, account: str) -> None:

@@ -42,7 +42,6 @@ def decided(books: Books, lines: Lines, due: Due | None = None) -> Plan:
     borrowed.run()
     if books.policy.consolidate:
         consolidate(books, lines, borrowed.protected)
-    owned.run_again()
     joins.run()
     if books.policy.grow:
         grow(books, lines)

@@ -216,15 +216,19 @@ def _without_cell(state: State, now_ms: int) -> tuple[list[Demand], list[Demand]
 
 
 def follow(state: State, now_ms: int) -> list[Event]:
-    """Swaps of equal cells, so that accounts own the cells on which their work runs; not of such as they want free."""
+    """Swaps of equal cells, so that accounts own the cells on which their work runs. Not of cells that they want free,
+    and of unsold ones borrowed by what cannot be preempted, which may be more of its kind than its account owns.
+    """
     accounts = np.full(len(state.gangs.ids) + 1, NOBODY, dtype=np.int32)
-    fixed_numbers = np.zeros(len(state.gangs.ids) + 1, dtype=np.bool_)
+    fixed_numbers, borrows = np.zeros((2, len(state.gangs.ids) + 1), dtype=np.bool_)
     for number, gang in state.gangs.placed.items():
         if gang.status is not GangStatus.STOPPING:
             accounts[number] = state.accounts[gang.account]
             fixed_numbers[number] = not gang.spec.preemptible
+            borrows[number] = fixed_numbers[number] and not gang.inside
     # A GPU that is being freed counts for the gang that gets it; -1 picks the last entry, which stays NOBODY.
     holder = np.where(state.gangs.claimant != NOBODY, state.gangs.claimant, state.gangs.occupant)
+    unsold = state.calendar.owner_position == UNSOLD
     swaps = follow_work(
         state.fleet,
         state.calendar.holdings,
@@ -233,7 +237,7 @@ def follow(state: State, now_ms: int) -> list[Event]:
         accounts[holder],
         fixed=fixed_numbers[holder],
         owner=(state.calendar.owner_account, state.calendar.until_ms),
-        usable=state.health.usable & ~wanted(state, now_ms),
+        usable=state.health.usable & ~wanted(state, now_ms) & ~(borrows[holder] & unsold),
     )
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 

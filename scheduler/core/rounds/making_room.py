@@ -5,13 +5,16 @@ that give them idle cells of their own (`scheduler.core.coverage.exchange`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import IntArray
+from scheduler.core.coverage.columns import columns_of
 from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.events import CellsSwapped
 from scheduler.core.placement.wants import demand
 from scheduler.core.state.gangs import NOBODY
@@ -23,11 +26,11 @@ MOST_FOUND, MOST_TRIED = 8, 32
 
 
 def make_room(state: State, now_ms: int) -> list[CellsSwapped]:
-    """Swaps of an account's busy nodes for idle ones of others, for its gangs that cannot be preempted and wait."""
+    """Swaps of an account's busy cells for idle ones of others, for its gangs that cannot be preempted and wait."""
     waiting = asked(state, now_ms)
     if not waiting:
         return []
-    swaps = idle_for_busy(state.fleet, _ground(state), waiting)
+    swaps = idle_for_busy(state.fleet, _ground(state, now_ms), waiting)
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
 
@@ -36,7 +39,7 @@ def wanted(state: State, now_ms: int) -> npt.NDArray[np.bool_]:
     nodes = np.zeros(len(state.fleet.nodes), dtype=np.bool_)
     waiting = asked(state, now_ms)
     if waiting:
-        ground = _ground(state)
+        ground = _ground(state, now_ms)
         for each in waiting:
             nodes |= room(state.fleet, ground, each) > 0
     gpus: npt.NDArray[np.bool_] = nodes[state.fleet.node_of_gpu]
@@ -88,7 +91,7 @@ def _free(state: State) -> IntArray:
     return np.flatnonzero(state.health.usable & nobody)
 
 
-def _ground(state: State) -> Ground:
+def _ground(state: State, now_ms: int) -> Ground:
     fixed = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
     placed = state.gangs.placed
     fixed[list(chain.from_iterable([placed[number].gpu_numbers for number in state.gangs.firm]))] = True
@@ -99,5 +102,9 @@ def _ground(state: State) -> Ground:
         fixed=fixed,
         free=_free(state),
         usable=state.health.usable,
-        untied=state.calendar.swappable,
+        untied=lambda level: state.calendar.untied(state.fleet, level),
+        levels=state.calendar.levels,
+        neighbours=cache(
+            lambda: Neighbours(state.fleet, columns_of(state.calendar.holdings), now_ms, state.account_of_position)
+        ),
     )

@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet, IntArray, Level
-from scheduler.core.coverage.columns import clipped
+from scheduler.core.coverage.columns import clipped, columns_of
 from scheduler.core.coverage.exchange import Whole, whole_of
 from scheduler.core.coverage.open_calendar import OpenCalendar
-from scheduler.core.coverage.ownership import owner_at, swap_cells
+from scheduler.core.coverage.ownership import owner_at, swap_cells, tied_cells
+from scheduler.core.coverage.topology import topology_of
 from scheduler.core.events import CoverageAssigned
 from scheduler.core.holdings import Holding
 
 UNSOLD = -1
 FOREVER_MS = 2**63 - 1
+NEVER_MS = -1
 
 
 class Calendar:
@@ -33,10 +35,11 @@ class Calendar:
         self.owner_position: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.owner_account: npt.NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self.until_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.swappable: npt.NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
         self.turns: tuple[int, ...] = ()
         """Instants, ascending, at which some holding starts or ends."""
         self._open: OpenCalendar | None = None
+        self._untied: dict[Level, npt.NDArray[np.bool_]] = {}
+        self._levels: frozenset[Level] | None = None
         self._gpus_of: dict[int, IntArray] = {}
         self._whole: Whole | None = None
 
@@ -47,7 +50,7 @@ class Calendar:
         self.owner_position = np.concatenate([self.owner_position, nobody])
         self.owner_account = np.concatenate([self.owner_account, nobody])
         self.until_ms = np.concatenate([self.until_ms, np.full(more, FOREVER_MS, dtype=np.int64)])
-        self.swappable = _swappable(fleet, self.holdings)
+        self._untied.clear()
         self._open = None
         self._own_anew()
 
@@ -117,12 +120,28 @@ class Calendar:
             self._open.changed(moved, [held for held in theirs if held is not None], at_ms)
         self.past = (*self.past, *(holding for holding in swapped if holding.end_ms <= at_ms))
         self.holdings = _sorted(holding for holding in swapped if holding.end_ms > at_ms)
-        a, b = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
+        # By rank: of two equal blocks, GPUs that stand for each other need not come in the order of their numbers.
+        a, b = (topology_of(fleet).gpus(level, cell) for cell in (left, right))
         for array in (self.owner_position, self.owner_account, self.until_ms):
             array[a], array[b] = array[b].copy(), array[a].copy()
         self._own_anew()
-        if level > Level.NODE:  # what of a higher level is held inside has moved with its cell
-            self.swappable = _swappable(fleet, self.holdings)
+        for below in Level:  # what lies over smaller cells has moved with this one
+            if below < level:
+                self._untied.pop(below, None)
+
+    def untied(self, fleet: Fleet, level: Level) -> npt.NDArray[np.bool_]:
+        """(n_cells): the cells over which no lot of a higher level lies, now or later: they may trade places."""
+        if level not in self._untied:
+            higher = [holding for holding in self.holdings if holding.level > level]
+            self._untied[level] = ~tied_cells(topology_of(fleet), columns_of(higher), level, NEVER_MS)
+        return self._untied[level]
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """The levels of which lots are held, now or later; kept until the calendar turns."""
+        if self._levels is None:
+            self._levels = frozenset(holding.level for holding in self.holdings)
+        return self._levels
 
     def turn(
         self, fleet: Fleet, now_ms: int, position_index: Mapping[str, int], account_of: Mapping[str, int]
@@ -137,7 +156,8 @@ class Calendar:
             accounts[position_index[position]] = account
         self.owner_account = accounts[self.owner_position]
         self.until_ms = _until_ms(fleet, self.holdings, now_ms, self.owner_account, account_of)
-        self.swappable = _swappable(fleet, self.holdings)
+        self._untied.clear()
+        self._levels = None
         instants = {holding.start_ms for holding in self.holdings} | {holding.end_ms for holding in self.holdings}
         self.turns = tuple(sorted(at_ms for at_ms in instants if at_ms > now_ms))
         self._own_anew()
@@ -171,11 +191,3 @@ def _until_ms(
             others = gpus[owner_account[gpus] != account_of[holding.position]]
             until_ms[others] = np.minimum(until_ms[others], holding.start_ms)
     return until_ms
-
-
-def _swappable(fleet: Fleet, holdings: Iterable[Holding]) -> npt.NDArray[np.bool_]:
-    swappable = np.ones(len(fleet.nodes), dtype=np.bool_)
-    higher = {(holding.level, holding.cell) for holding in holdings if holding.level > Level.NODE}
-    for level, cell in higher:
-        swappable[fleet.node_of_gpu[fleet.gpus_of_cell(level, cell)]] = False
-    return swappable

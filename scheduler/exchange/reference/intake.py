@@ -142,6 +142,24 @@ class Intake:
                 self._freeze(session.stream, str(error), note)
                 raise
 
+    def heartbeat(self, session: Session, next_index: int, note: bytes) -> Receipt:
+        """A quiet publisher: how much of the log is here. Raises SequenceGap where it says that more was sent, and for
+        its checkpoint (empty: none yet) what `take` raises.
+        """
+        checkpoint = self._opened(session, note) if note else None
+        with self._database.guard:
+            self._check_turn(session)
+            held = self._database.trees.size(session.stream)
+            if next_index > held:
+                raise SequenceGap(session.stream, held, next_index)
+            if checkpoint is not None:
+                self._check_known(session.stream, checkpoint, note)
+                if checkpoint.size == held and checkpoint.root != self._database.trees.root(session.stream):
+                    why = f"a checkpoint of stream {session.stream} with {held} leaves is not over those that came"
+                    self._freeze(session.stream, why, note)
+                    raise Equivocation(why)
+            return Receipt(held)
+
     def checkpoint(self, stream: str) -> tuple[int, bytes]:
         """How many leaves are here, and the latest checkpoint that they reach. Raises UnknownName before the first."""
         with self._database.guard:

@@ -151,13 +151,20 @@ class Delivery(delivery_pb2_grpc.DeliveryServiceServicer):
                 case "open" if session is None:
                     opening = request.open
                     session, receipt = self._intake.open(opening.stream, opening.epoch, opening.vkey)
+                    first = self._response(receipt)
+                    first.heartbeat_ms = self._pace.heartbeat_ms
+                    yield first
+                    continue
                 case "batch" if session is not None:
                     batch = request.batch
                     receipt = self._intake.take(
                         session, batch.first_index, list(batch.leaves), batch.checkpoint, list(batch.consistency)
                     )
+                case "heartbeat" if session is not None:
+                    beat = request.heartbeat
+                    receipt = self._intake.heartbeat(session, beat.next_index, beat.checkpoint)
                 case other:
-                    expected = "open first, then batches"
+                    expected = "open first, then batches and heartbeats"
                     raise InvalidValue("kind", "a publish request", other, expected)
             yield self._response(receipt)
 

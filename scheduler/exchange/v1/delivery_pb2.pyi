@@ -553,25 +553,55 @@ class PublishRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___PublishOpen: ...
     @_builtins.property
     def batch(self) -> Global___Batch: ...
+    @_builtins.property
+    def heartbeat(self) -> Global___PublishHeartbeat: ...
     def __init__(
         self,
         *,
         open: Global___PublishOpen | None = ...,
         batch: Global___Batch | None = ...,
+        heartbeat: Global___PublishHeartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "heartbeat", b"heartbeat", "kind", b"kind", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "kind", b"kind", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "heartbeat", b"heartbeat", "kind", b"kind", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "batch"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["open", "batch", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___PublishRequest: _TypeAlias = PublishRequest  # noqa: Y015
+
+@_typing.final
+class PublishHeartbeat(_message.Message):
+    """In a quiet gap: the publisher lives, and its log is as the checkpoint says. Only where the exchange asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    next_index: _builtins.int
+    """Of the leaf that comes next."""
+    checkpoint: _builtins.bytes
+    """The latest, a C2SP signed note; empty before the first."""
+    def __init__(
+        self,
+        *,
+        next_index: _builtins.int = ...,
+        checkpoint: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "next_index", b"next_index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishHeartbeat: _TypeAlias = PublishHeartbeat  # noqa: Y015
 
 @_typing.final
 class PublishOpen(_message.Message):
@@ -635,6 +665,7 @@ class PublishResponse(_message.Message):
     REJECTIONS_FIELD_NUMBER: _builtins.int
     COSIGNED_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_MS_FIELD_NUMBER: _builtins.int
     acknowledged: _builtins.int
     """Every leaf below this index is durable at the exchange. Cumulative."""
     credits: _builtins.int
@@ -645,6 +676,8 @@ class PublishResponse(_message.Message):
     """
     witness: _builtins.str
     """The verifier key of that cosignature, in C2SP form; empty where `cosigned` is."""
+    heartbeat_ms: _builtins.int
+    """With the first answer: how often the publisher is to say in a quiet gap that it lives; 0: it need not."""
     @_builtins.property
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rejection]:
         """Leaves that are kept as evidence but not settled, each with its reason."""
@@ -657,10 +690,11 @@ class PublishResponse(_message.Message):
         rejections: _abc.Iterable[Global___Rejection] | None = ...,
         cosigned: _builtins.bytes = ...,
         witness: _builtins.str = ...,
+        heartbeat_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cosigned", b"cosigned", "credits", b"credits", "rejections", b"rejections", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "cosigned", b"cosigned", "credits", b"credits", "heartbeat_ms", b"heartbeat_ms", "rejections", b"rejections", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -89,3 +89,16 @@ def lots_placed(holdings: Iterable[Holding]) -> Counter[tuple[str, int, int, int
 def cells_at(fleet: Fleet, holdings: Iterable[Holding], position: str, at_ms: int) -> int:
     """How many cells a position holds at an instant."""
     return sum(h.position == position and h.start_ms <= at_ms < h.end_ms for h in holdings)
+
+
+def workers_of_single_gpus(
+    fleet: Fleet, holdings: Sequence[Holding], at_ms: int, accounts: Mapping[str, int]
+) -> dict[tuple[int, int], int]:
+    """How many workers of each size fit what each account holds by GPU lots: by (account, size)."""
+    lots = [h for h in holdings if h.level == Level.GPU and h.start_ms <= at_ms < h.end_ms]
+    held_on = Counter((accounts[h.position], int(fleet.node_of_gpu[h.cell])) for h in lots)
+    return {
+        (account, size): sum(gpus // size for (whose, _), gpus in held_on.items() if whose == account)
+        for account in set(accounts.values())
+        for size in range(1, 4)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.cluster import Fleet, Level
+from scheduler.core.coverage.columns import columns_of
 from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room, whole_of
-from tests.core.coverage.drawn import fleet_of
+from scheduler.core.coverage.neighbours import Neighbours
+from scheduler.core.coverage.ownership import owner_at, swap_cells, tied_cells
+from scheduler.core.coverage.topology import topology_of
+from scheduler.core.holdings import Holding
+from tests.core.coverage.drawn import fleet_of, workers_of_single_gpus
 
 GPUS = 4
 NOW, SOON, LATE = 0, 5, 9
@@ -42,8 +48,41 @@ def ground_of(nodes: list[Node]) -> Ground:
         fixed=held & np.array([node.fixed for node in each]),
         free=np.flatnonzero(~held & well),
         usable=well,
-        untied=np.array([node.untied for node in nodes]),
+        untied=lambda _: np.array([node.untied for node in nodes]),
+        levels=(Level.NODE,),
+        neighbours=nobodys,
     )
+
+
+def nobodys() -> Neighbours:
+    """Where whole nodes are all that may trade, nobody is asked."""
+    raise AssertionError("asked for single GPUs")
+
+
+NAMES = {"a": 0, "b": 1, "c": 2}
+
+
+def ground_under(
+    fleet: Fleet, holdings: Sequence[Holding], busy: Sequence[int], ill: Sequence[int] = (), fixed: Sequence[int] = ()
+) -> Ground:
+    """What holdings make of the fleet, with somebody's work on the busy GPUs."""
+    owner, until_ms = owner_at(fleet, holdings, NOW, NAMES)
+    columns, gpus = columns_of(holdings), np.arange(fleet.n_gpus)
+    return Ground(
+        owner=owner,
+        until_ms=until_ms,
+        whole=whole_of(fleet, owner, until_ms),
+        fixed=np.isin(gpus, fixed),
+        free=np.flatnonzero(~np.isin(gpus, [*busy, *ill, *fixed])),
+        usable=~np.isin(gpus, ill),
+        untied=lambda level: ~tied_cells(topology_of(fleet), columns, level, NOW),
+        levels={holding.level for holding in holdings},
+        neighbours=lambda: Neighbours(fleet, columns, NOW, NAMES),
+    )
+
+
+def held(position: str, level: Level, *cells: int) -> list[Holding]:
+    return [Holding(position=position, level=level, cell=cell, start_ms=NOW, end_ms=LATE) for cell in cells]
 
 
 def swapped(nodes: list[Node], left: int, right: int) -> list[Node]:
@@ -95,6 +134,70 @@ def test_nobody_gives_away_what_its_own_wait_for() -> None:
     assert traded([FULL, other, Node(2), Node(2)], WHOLE, WHOLE._replace(account=1)) == ((2, 0), (3, 1))
 
 
+def test_whole_domains_and_blocks_are_traded_where_they_are_what_is_owned() -> None:
+    fleet = fleet_of(blocks=2, domains=2, nodes=2)
+    one = Asked(account=0, pool=0, parts=1, size=2, end_ms=SOON)
+    above = Holding(position="c", level=Level.SITE, cell=0, start_ms=LATE, end_ms=LATE + 1)
+    for level, gpus in ((Level.NVLINK_DOMAIN, 4), (Level.FABRIC_BLOCK, 8)):
+        holdings = [*held("a", level, 0), *held("b", level, 1)]
+        busy = [gpu for gpu in range(fleet.n_gpus) if not gpus <= gpu < 2 * gpus]
+        assert idle_for_busy(fleet, ground_under(fleet, holdings, busy), [one]) == ((level, 1, 0),)
+        for spoiled in (
+            ground_under(fleet, holdings, busy, ill=[gpus]),
+            ground_under(fleet, holdings, busy, fixed=[0]),
+            ground_under(fleet, holdings, range(16)),
+            ground_under(fleet, [*holdings, above], busy),
+        ):
+            assert idle_for_busy(fleet, spoiled, [one]) == ()
+
+
+def test_single_gpus_are_traded_inside_a_node_before_two_trade() -> None:
+    fleet = fleet_of(nodes=2, gpus=4)
+    pair = Asked(account=0, pool=0, parts=1, size=2, end_ms=SOON)
+    beside = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 2, 3)]
+    inside = ((Level.GPU, 2, 0), (Level.GPU, 3, 1))
+    assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [pair]) == inside
+    above = Holding(position="c", level=Level.NODE, cell=0, start_ms=LATE, end_ms=LATE + 1)
+    assert idle_for_busy(fleet, ground_under(fleet, [*beside, above], [0, 1, 4, 5, 6, 7]), [pair]) == ()
+    away = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 6, 7)]
+    between = ((Level.GPU, 6, 0), (Level.GPU, 7, 1))
+    assert idle_for_busy(fleet, ground_under(fleet, away, range(6)), [pair]) == between
+    # b would lose the only node on which it has three beside each other.
+    three = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 5, 6, 7)]
+    assert idle_for_busy(fleet, ground_under(fleet, three, range(6)), [pair]) == ()
+    # Nothing is traded that makes room for a part of what waits, nor what a does not keep for as long.
+    two = pair._replace(parts=2)
+    assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [two]) == ()
+    longer = pair._replace(end_ms=LATE + 1)
+    assert idle_for_busy(fleet, ground_under(fleet, beside, [0, 1, 4, 5, 6, 7]), [longer]) == ()
+    # What a has free there counts: one more is enough.
+    some = [*held("a", Level.GPU, 0, 1), *held("b", Level.GPU, 2)]
+    assert idle_for_busy(fleet, ground_under(fleet, some, [1, 3, 4, 5, 6, 7]), [pair]) == ((Level.GPU, 2, 1),)
+
+
+LOTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 11)), max_size=12, unique_by=lambda lot: lot[1])
+
+
+@given(LOTS, st.lists(st.integers(0, 11)), st.lists(st.integers(0, 11), max_size=2), st.integers(1, 3))
+def test_single_gpus_trade_lawfully(lots: list[tuple[str, int]], busy: list[int], fixed: list[int], size: int) -> None:
+    fleet = fleet_of(nodes=3, gpus=4)
+    asked = Asked(account=0, pool=0, parts=1, size=size, end_ms=SOON)
+    holdings: Sequence[Holding] = [each for name, gpu in lots for each in held(name, Level.GPU, gpu)]
+    ground = ground_under(fleet, holdings, busy, fixed=fixed)
+    before = workers_of_single_gpus(fleet, holdings, NOW, NAMES)
+    for level, left, right in idle_for_busy(fleet, ground, [asked]):
+        theirs, mine = fleet.gpus_of_cell(level, left), fleet.gpus_of_cell(level, right)
+        assert (ground.owner[mine] == 0).all()
+        assert (ground.owner[theirs] > 0).all()
+        assert not ground.fixed[[*theirs, *mine]].any()
+        assert level == Level.NODE or (left in ground.free and right not in ground.free)
+        holdings = swap_cells(fleet, holdings, level, left, right, NOW)
+    if holdings and ground.owner.tolist() != owner_at(fleet, holdings, NOW, NAMES)[0].tolist():
+        assert room(fleet, ground_under(fleet, holdings, busy, fixed=fixed), asked).sum() >= 1
+    after = workers_of_single_gpus(fleet, holdings, NOW, NAMES)
+    assert all(after[key] >= count for key, count in before.items())
+
+
 def by_looking_at_every_node(fleet: Fleet, ground: Ground, waiting: list[Asked]) -> list[tuple[Level, int, int]]:
     """The same swaps, slowly."""
     spans = [range(low, high) for low, high in pairwise(fleet.first_gpu.tolist())]
@@ -106,7 +209,9 @@ def by_looking_at_every_node(fleet: Fleet, ground: Ground, waiting: list[Asked])
 
     def may_trade(node: int) -> bool:
         well = all(ground.usable[gpu] and not ground.fixed[gpu] for gpu in spans[node])
-        return well and bool(ground.untied[node]) and node not in {each for swap in swaps for each in swap[1:]}
+        return (
+            well and bool(ground.untied(Level.NODE)[node]) and node not in {each for swap in swaps for each in swap[1:]}
+        )
 
     for asked in waiting:
         nodes = [node for node in range(len(spans)) if fleet.pool_of_node[node] == asked.pool]

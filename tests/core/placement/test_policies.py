@@ -8,23 +8,41 @@ from dataclasses import fields, replace
 from random import Random
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.placement.plan import plan
+from scheduler.core.placement.preference import Preference, preferences
+from scheduler.core.placement.scores.kinds import Kind, mix_of
+from scheduler.core.placement.scores.pool import WHOLE_MILLI, Ask
+from scheduler.core.placement.scores.table import N_RESIDUALS, SCORES, score
 from scheduler.core.placement.snapshot import Plan, Policy, Snapshot
 from scheduler.core.workloads import GangSpec
-from tests.core.placement.test_rounds import MANY, planned, specs, worlds
+from tests.core.placement.test_rounds import MANY, planned, specs, tables, worlds
 from tests.core.placement.test_simulation import Run
 from tests.core.placement.world import World
 from tests.sources import ROOT
+
+MIX = mix_of(
+    (Kind(Ask(1, WHOLE_MILLI), 6, 60_000), Kind(Ask(2, WHOLE_MILLI), 3, 60_000), Kind(Ask(8, 1_000), 1, 9_000))
+)
+VALUES = np.tile(np.arange(N_RESIDUALS, dtype=np.int64)[:, None] * 5, (1, 7))
+OF_THE_TABLE = {
+    name: preferences(score(name, MIX, {0: 32, 1: 32}, VALUES if SCORES[name].learns else None), ("A100", "H100"), 8)
+    for name in SCORES
+}
+EMPTIEST_FIRST = tuple((grade, ((8, 7, 6, 5, 4, 3, 2, 1, 0),) * 9) for grade in ("A100", "H100"))
+"""As poor as a policy can be: it breaks up whole nodes as long as there are any."""
 
 ABSURD = (0, 1, -1, 50_000, 1_000_000, -(10**6), 2**40, -(2**40), 2**63)
 
 
 def absurd_policies() -> st.SearchStrategy[Policy]:
-    """Every field of every value that its type allows, the senseless ones above all; fields of other types stay."""
+    """Every field of every value that its type allows, the senseless ones above all; partly used nodes in the order of
+    every score of the table, of the poorest one, and of any at all.
+    """
     drawn: dict[str, st.SearchStrategy[Any]] = {}
     hints = get_type_hints(Policy)
     for field in fields(Policy):
@@ -32,6 +50,10 @@ def absurd_policies() -> st.SearchStrategy[Policy]:
             drawn[field.name] = st.booleans()
         elif hints[field.name] is int:
             drawn[field.name] = st.sampled_from(ABSURD)
+    drawn["preferences"] = st.one_of(
+        st.sampled_from((*OF_THE_TABLE.values(), EMPTIEST_FIRST, ())),
+        st.dictionaries(st.sampled_from(("H100", "A100")), tables).map(lambda by: tuple(sorted(by.items()))),
+    )
     return st.builds(Policy, **drawn)
 
 
@@ -44,6 +66,17 @@ def test_no_policy_breaks_a_law(world: World, waves: list[list[GangSpec]], data:
         planned(world, data.draw(absurd_policies()))  # every law is checked there
         world.start()
         world.now_ms += data.draw(st.sampled_from((0, 60_000, 3_600_000)))
+
+
+@pytest.mark.parametrize("preferred", [*OF_THE_TABLE.values(), EMPTIEST_FIRST], ids=[*OF_THE_TABLE, "emptiest first"])
+def test_no_entry_of_the_table_breaks_a_law_over_long_runs(preferred: tuple[tuple[str, Preference], ...]) -> None:
+    """The same news under each: whoever is owed its GPUs gets them in the same round, whatever the order of nodes."""
+    for seed in range(3):
+        run = Run(seed)
+        run.policy = replace(run.policy, preferences=preferred)
+        for _ in range(40):
+            run.happen()
+            run.round()  # every law is checked there
 
 
 @settings(MANY, max_examples=50)

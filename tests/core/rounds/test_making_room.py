@@ -78,6 +78,18 @@ def test_what_an_account_owns_holds_so_many_of_its_kind() -> None:
     assert make_room(beside, NOW) == []
 
 
+def test_unsold_cells_borrowed_by_what_cannot_be_preempted_keep_no_owners_name() -> None:
+    """With it the account would stand on its own cells with more such work than it owns to its end."""
+
+    def borrowing(*, preemptible: bool, inside: bool = False) -> State:
+        placement = placed("guest", 1).model_copy(update={"inside": inside})
+        wished = FIRM | {"preemptible": preemptible}
+        return folded(traded(1, "a"), assigned(held("a", 0)), submitted("guest", **wished), placement)
+
+    assert covering.follow(borrowing(preemptible=True), NOW) == [SWAP]
+    assert covering.follow(borrowing(preemptible=False), NOW) == []
+
+
 def test_what_is_kept_for_it_is_what_the_state_says() -> None:
     live = Live(crowd_of(1_000, seed=3).snapshot, 3)
     for _ in range(60):

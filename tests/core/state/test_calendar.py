@@ -50,6 +50,11 @@ def owners_by_the_millisecond(holdings: Sequence[Holding]) -> dict[tuple[int, in
     }
 
 
+def untied(calendar: Calendar) -> dict[Level, list[bool]]:
+    """What may trade places, by level."""
+    return {level: calendar.untied(FLEET, level).tolist() for level in CELLS}
+
+
 @st.composite
 def lawful(draw: st.DrawFn) -> tuple[Holding, ...]:
     """Holdings of which no two share a GPU and an instant."""
@@ -122,18 +127,19 @@ def test_turns_from_one_edge_to_the_next_tell_every_change(holdings: tuple[Holdi
 
 @settings(max_examples=40)
 @given(lawful(), instants)
-def test_a_node_may_trade_places_where_nothing_above_it_is_held_any_more(
+def test_a_cell_may_trade_places_where_nothing_above_it_is_held_any_more(
     holdings: tuple[Holding, ...], now_ms: int
 ) -> None:
     calendar = turned(holdings, now_ms)
-    bound = {
-        gpu
-        for held in holdings
-        if held.level > Level.NODE and held.end_ms > now_ms
-        for gpu in GPUS[held.level, held.cell]
-    }
-    free = [not bound & set(FLEET.gpus_of_node(node)) for node in range(len(FLEET.nodes))]
-    assert calendar.swappable.tolist() == free
+    for level, cells in CELLS.items():
+        bound = {
+            gpu
+            for held in holdings
+            if held.level > level and held.end_ms > now_ms
+            for gpu in GPUS[held.level, held.cell]
+        }
+        free = [not bound & set(GPUS[level, cell]) for cell in range(cells)]
+        assert calendar.untied(FLEET, level).tolist() == free
 
 
 @settings(max_examples=40)
@@ -143,6 +149,7 @@ def test_a_swap_trades_owners_now_and_ahead_and_keeps_what_was(
 ) -> None:
     left, right = (data.draw(st.integers(0, CELLS[level] - 1)) for _ in range(2))
     calendar, before = turned(holdings, now_ms), owners_by_the_millisecond(holdings)
+    untied(calendar)
     if not may_swap(FLEET, calendar.holdings, level, left, right, now_ms):
         with pytest.raises(Conflict):
             calendar.swap(FLEET, level, left, right, now_ms)
@@ -155,9 +162,27 @@ def test_a_swap_trades_owners_now_and_ahead_and_keeps_what_was(
     }
     assert owners_by_the_millisecond((*calendar.past, *calendar.holdings)) == swapped
     anew = turned((*calendar.past, *calendar.holdings), now_ms)
-    for name in ("owner_position", "owner_account", "until_ms", "swappable"):
+    for name in ("owner_position", "owner_account", "until_ms"):
         assert getattr(calendar, name).tolist() == getattr(anew, name).tolist(), name
+    assert untied(calendar) == untied(anew)
     assert calendar.turns == anew.turns
+
+
+def test_blocks_trade_domain_for_domain_whatever_the_order_in_which_their_nodes_joined() -> None:
+    domains = ((0, 0), (0, 1), (0, 0), (0, 1), (1, 2), (1, 2), (1, 3), (1, 3))
+    fleet = Fleet.of(
+        tuple(
+            NodeSpec(name=f"n-{i}", grade="H100", gpus=1, domain=f"d{domain}", block=f"b{block}")
+            for i, (block, domain) in enumerate(domains)
+        )
+    )
+    calendar = Calendar()
+    calendar.grow(fleet)
+    calendar.keep((Holding(position="a1", level=Level.NVLINK_DOMAIN, cell=0, start_ms=0, end_ms=9),))
+    calendar.turn(fleet, 1, INDEX, ACCOUNT_OF)
+    calendar.swap(fleet, Level.FABRIC_BLOCK, 0, 1, 1)
+    assert calendar.owner_account.tolist() == [UNSOLD] * 4 + [0, 0] + [UNSOLD] * 2
+    assert calendar.owner_position.tolist() == calendar.owners(fleet, 1, INDEX).tolist()
 
 
 @settings(max_examples=40)
@@ -193,12 +218,13 @@ def test_gpus_that_join_are_nobodys_for_ever_and_change_nothing_else(
     holdings: tuple[Holding, ...], now_ms: int
 ) -> None:
     calendar, before = turned(holdings, now_ms), turned(holdings, now_ms)
+    untied(calendar)
     grown = FLEET.joined(NodeSpec(name="new", grade="H100", gpus=3, site="elsewhere"))
     calendar.grow(grown)
     assert calendar.owner_position.tolist() == [*before.owner_position.tolist(), *[UNSOLD] * 3]
     assert calendar.owner_account.tolist() == [*before.owner_account.tolist(), *[UNSOLD] * 3]
     assert calendar.until_ms.tolist() == [*before.until_ms.tolist(), *[FOREVER_MS] * 3]
-    assert calendar.swappable.tolist() == [*before.swappable.tolist(), True]
+    assert calendar.untied(grown, Level.NODE).tolist() == [*before.untied(FLEET, Level.NODE).tolist(), True]
     assert [array.dtype for array in (calendar.owner_account, calendar.until_ms)] == [np.int32, np.int64]
 
 
