@@ -3,7 +3,8 @@ back for them.
 
 A server answers each with what was asked for or with a typed error: a `google.rpc.Status` with its ErrorInfo, of a code
 that says what the caller can do. It does not fall over, hang, or say that it does not know what happened.
-`TENOR_FUZZ=10000` before `pytest tests/exchange/test_fuzz.py tests/api/test_fuzz.py` tries more than the suite does.
+`TENOR_FUZZ=10000` before `pytest tests/exchange/test_fuzz.py tests/api/test_fuzz.py tests/api/feed/test_fuzz.py` tries
+more than the suite does.
 """
 
 from __future__ import annotations
@@ -99,29 +100,33 @@ def methods_of(*services: ServiceDescriptor) -> list[MethodDescriptor]:
     return [method for service in services for method in service.methods]
 
 
-def ask(channel: grpc.Channel, method: MethodDescriptor, payloads: Sequence[bytes]) -> Answer:
-    """The method called with these bytes, whatever they are; of a stream of answers as many as there are payloads."""
+def ask(channel: grpc.Channel, method: MethodDescriptor, payloads: Sequence[bytes], *, ends: bool = True) -> Answer:
+    """The method called with these bytes, whatever they are; of a stream of answers as many as there are payloads.
+    `ends`: whether a stream of requests that is over ends its answers too.
+    """
     if currently_in_test_context():
         note(f"{path_of(method)}: {[sent[:2_000] for sent in payloads]}")
-    many: Callable[..., Any] = channel.stream_stream if method.client_streaming else channel.unary_stream
     if not method.server_streaming:
+        one: Any = channel.unary_unary(path_of(method))
         try:
-            one: Any = channel.unary_unary(path_of(method))
             one(payloads[0], timeout=_CALL_S)
         except grpc.RpcError as failed:
             return Answer(0, failed)
         return Answer(1, None)
-    asked = iter(payloads) if method.client_streaming else payloads[0]
-    call = many(path_of(method))(asked, timeout=_CALL_S if method.client_streaming else _OPEN_S)
+    many: Callable[..., Any] = channel.stream_stream if method.client_streaming else channel.unary_stream
+    ends = ends and method.client_streaming
+    call = many(path_of(method))(
+        iter(payloads) if method.client_streaming else payloads[0], timeout=_CALL_S if ends else _OPEN_S
+    )
     count = 0
     try:
         for _ in call:
             count += 1
-            if count == len(payloads) and not method.client_streaming:
+            if count == len(payloads) and not ends:
                 call.cancel()
                 break
     except grpc.RpcError as failed:
-        is_open = not method.client_streaming and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        is_open = not ends and call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         return Answer(count, None if is_open else failed)
     return Answer(count, None)
 
