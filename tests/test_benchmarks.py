@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.__main__ import main
-from tests.benchmarks.harness import Missing, Settings, machine, peak_mib, resident_mib, timed
+from tests.benchmarks.harness import Missing, Settings, cpu_s, machine, peak_mib, resident_mib, timed
 from tests.benchmarks.table import BENCHMARKS
 
 
@@ -19,7 +19,7 @@ from tests.benchmarks.table import BENCHMARKS
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str]]:
     """Three benchmarks in modules of their own: one that measures, one without its input, one that breaks."""
     bodies = {
-        "measures": 'return Result([{"count": 2, "quick": settings.quick}], "two counted")',
+        "measures": 'return Result([{"count": 2, "quick": settings.quick}], "two counted", figures={"most": 2})',
         "lacks": 'settings.traces_folder("helios")',
         "breaks": 'raise RuntimeError("broken")',
     }
@@ -43,6 +43,7 @@ def test_a_benchmark_writes_its_rows_with_the_machine_and_prints_its_line(
     document = json.loads((tmp_path / "out" / "measures.json").read_text(encoding="utf-8"))
     assert document["name"] == "measures"
     assert document["rows"] == [{"count": 2, "quick": True}]
+    assert document["most"] == 2
     assert {"cpus", "cpu_model", "memory_mib", "python"} <= set(document["machine"])
     assert document["date"].endswith("+00:00")
     assert capsys.readouterr().out == "measures: two counted\n"
@@ -103,6 +104,7 @@ def test_only_the_work_is_timed_on_something_fresh_each_time() -> None:
 def test_memory_and_machine_are_read() -> None:
     assert 0 < resident_mib() == pytest.approx(resident_mib(os.getpid()), abs=64)
     assert peak_mib() >= resident_mib() // 2
+    assert 0 < cpu_s() == pytest.approx(cpu_s(os.getpid()), abs=1)
     described = machine()
     assert isinstance(described["cpus"], int)
     assert described["cpus"] >= 1

@@ -32,6 +32,11 @@ ROWS: dict[str, list[Row]] = {
         {"calendar": "carved_90", "method": "first fit", "unplaced_lots": 40},
         {"change": "one trade"},
     ],
+    "delivery": [
+        {"path": "from the record on", "policy": "exchange", "records_a_s": 40_000, "exchange_cpu_us": 15.0},
+        {"path": "memory", "policy": "cluster", "records": 100_000, "exchange_mib": 95, "cluster_mib": 80},
+        {"path": "memory", "policy": "cluster", "records": 200_000, "exchange_mib": 95, "cluster_mib": 80},
+    ],
 }
 
 

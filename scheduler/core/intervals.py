@@ -8,7 +8,7 @@ the steps of a function tile it, with no two equal neighbours.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -71,6 +71,12 @@ def intersect(left: Iterable[Interval], right: Iterable[Interval]) -> tuple[Inte
         else:
             j += 1
     return tuple(found)
+
+
+def overlap(normalised: Sequence[Interval], interval: Interval) -> bool:
+    """Whether a normalised sequence has an instant in common with an interval. O(log n)."""
+    first = bisect_right(normalised, interval.start_ms, key=lambda each: each.end_ms)
+    return first < len(normalised) and normalised[first].start_ms < interval.end_ms
 
 
 def total_ms(intervals: Iterable[Interval]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -26,10 +27,16 @@ class Model(BaseModel):
         """
         made, put = cls.__new__(cls), object.__setattr__  # the class's own refuses: values are frozen
         put(made, "__dict__", fields)
-        put(made, "__pydantic_fields_set__", set(fields))
+        put(made, "__pydantic_fields_set__", _all_fields(cls))
         put(made, "__pydantic_extra__", None)
         put(made, "__pydantic_private__", None)
         return made
+
+
+@cache
+def _all_fields(model: type[Model]) -> set[str]:
+    """One for all values of a model: each with its own would be twice as large."""
+    return set(model.model_fields)
 
 
 def canonical_bytes(value: Model | dict[str, Any] | list[Any]) -> bytes:

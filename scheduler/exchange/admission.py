@@ -2,8 +2,9 @@
 
 A *rule* is given the peer and the request, and gives the request as it may be asked (an account that names no account
 means its own), or raises Unauthorised. A method without a rule is refused for everybody: a method that is added and
-forgotten here is closed, not open. Limits hold for each identity by itself, so that one peer cannot keep others out; a
-process of this machine, over plaintext, has none but those of the whole server.
+forgotten here is closed, not open. Bytes that are no request of the method are refused as such. Limits hold for each
+identity by itself, so that one peer cannot keep others out; a process of this machine, over plaintext, has none but
+those of the whole server.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from scheduler.core.errors import TenorError, Unauthorised
+from scheduler.core.errors import InvalidValue, TenorError, Unauthorised
 from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, refuse
 from scheduler.exchange.peers import Peer, Role, peer_of
@@ -135,7 +137,7 @@ class Admission(grpc.ServerInterceptor):
                 raise Unauthorised(f"{method} is open to nobody")
             if found.response_streaming or found.request_streaming:
                 leave.callback(self._enter(peer))
-            return rule(peer, request)
+            return rule(peer, map(_readable, request) if found.request_streaming else _readable(request))
 
         def called(request: Any, context: grpc.ServicerContext) -> Any:
             with ExitStack() as leave:
@@ -178,6 +180,33 @@ class Admission(grpc.ServerInterceptor):
         return leave
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Bytes that are no request, and why. gRPC by itself would say no more than INTERNAL, and leave a trace."""
+
+    length: int
+    why: str
+
+
+def _reader(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The same deserializer, with a value for what it cannot read."""
+
+    def readable_or_not(sent: bytes) -> Any:
+        try:
+            return read(sent)
+        except DecodeError as error:
+            return _Unreadable(len(sent), str(error))
+
+    return readable_or_not
+
+
+def _readable(request: Any) -> Any:
+    """The request itself. Raises InvalidValue for what was none."""
+    if isinstance(request, _Unreadable):
+        raise InvalidValue("message", "a request", f"{request.length} bytes ({request.why})", "one of this method")
+    return request
+
+
 def replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[Any, Any]:
     """The same kind of method with another inside."""
     kinds = {
@@ -186,5 +215,6 @@ def replaced(found: Any, guarded: Callable[..., Any]) -> grpc.RpcMethodHandler[A
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
+    read = found.request_deserializer
     make: Any = kinds[found.request_streaming, found.response_streaming]
-    return make(guarded, found.request_deserializer, found.response_serializer)  # type: ignore[no-any-return]
+    return make(guarded, read and _reader(read), found.response_serializer)  # type: ignore[no-any-return]

@@ -36,8 +36,15 @@ from scheduler.core.errors import (
 
 DOMAIN = "tenor.dev"
 
-_LONGEST_DETAIL = 1_000
-_MOST_VIOLATIONS = 30
+_LONGEST_MESSAGE = 1_200
+"""In bytes as a header has them: what is not ASCII is three for each byte."""
+_SHORTEST_DETAIL, _LONGEST_DETAIL = 100, 1_000
+_MOST_BYTES = 4_800
+"""Of a status. gRPC takes trailers of 8 KiB, the message in them twice and the details in base64; of longer ones the
+caller sees RESOURCE_EXHAUSTED in the error's stead, and tries again.
+"""
+_AROUND = 8
+"""Bytes around one part of a list, at most."""
 _LONGEST_RETRY_MS = 60_000
 _DETAILS = "grpc-status-details-bin"
 _TOO_LARGE = "message larger than max"  # what gRPC itself says of a message beyond either end's limit
@@ -119,16 +126,20 @@ _RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHA
 
 
 def status_of(error: TenorError) -> status_pb2.Status:
-    """The error as a status with its details."""
+    """The error as a status with its details, cut to what travels in a call's trailers."""
     number = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    status = status_pb2.Status(code=number, message=str(error)[: 4 * _LONGEST_DETAIL])
-    fields = {name: _packed(value) for name, value in sorted(vars(error).items()) if not name.startswith("_")}
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=fields))
-    violations = _violations(error)
+    status = status_pb2.Status(code=number, message=_cut(str(error)))
+    room = _MOST_BYTES - status.ByteSize()
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN)
+    for name, value in sorted(vars(error).items()):
+        if not name.startswith("_"):
+            info.metadata[name] = _packed(value, max(_SHORTEST_DETAIL, min(_LONGEST_DETAIL, room - info.ByteSize())))
+    status.details.add().Pack(info)
+    violations = _violations(error, _MOST_BYTES - status.ByteSize())
     if violations:
         status.details.add().Pack(error_details_pb2.BadRequest(field_violations=violations))
     if isinstance(error, Exhausted) and error.retry_ms:
-        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=str(error))
+        quota = error_details_pb2.QuotaFailure.Violation(subject=error.subject, description=status.message)
         status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[quota]))
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_ms)
@@ -213,12 +224,22 @@ def streams(call: Callable[[Any, Any, grpc.ServicerContext], Iterator[Result]]) 
     return streamed
 
 
-def _packed(value: object) -> str:
+def _cut(message: str) -> str:
+    length = 0
+    for at, character in enumerate(message):
+        plain = character.isascii() and character.isprintable() and character != "%"
+        length += 1 if plain else 3 * len(character.encode(errors="replace"))
+        if length > _LONGEST_MESSAGE:
+            return message[:at]
+    return message
+
+
+def _packed(value: object, most: int) -> str:
     try:
         packed = json.dumps(value)
     except (TypeError, ValueError):
         packed = json.dumps(repr(value))
-    return packed if len(packed) <= _LONGEST_DETAIL else json.dumps(packed[:_LONGEST_DETAIL])
+    return packed if len(packed) <= most else json.dumps(packed[: most // 2])
 
 
 def _unpacked(packed: str) -> object:
@@ -229,16 +250,25 @@ def _unpacked(packed: str) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _violations(error: TenorError) -> list[error_details_pb2.BadRequest.FieldViolation]:
-    violation = error_details_pb2.BadRequest.FieldViolation
+def _violations(error: TenorError, room: int) -> list[error_details_pb2.BadRequest.FieldViolation]:
+    """Those of the error's fields, as many as there is room for in bytes."""
     match error:
         case InvalidInstrument():
-            faults = error.faults[:_MOST_VIOLATIONS]
-            return [violation(field=fault.partition(" ")[0], description=fault[:_LONGEST_DETAIL]) for fault in faults]
+            faults = [(fault.partition(" ")[0], fault) for fault in error.faults]
         case InvalidValue():
-            return [violation(field=error.what, description=str(error)[:_LONGEST_DETAIL])]
+            faults = [(error.what, str(error))]
         case _:
             return []
+    found = []
+    for field, fault in faults:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=field[:_SHORTEST_DETAIL], description=fault[: _LONGEST_DETAIL // 2]
+        )
+        room -= violation.ByteSize() + _AROUND
+        if room < 0:
+            break
+        found.append(violation)
+    return found
 
 
 def call_of(failed: object) -> grpc.Call | None:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from sys import intern
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -56,6 +57,12 @@ _STATUSES = {int(number): status for status, number in _STATUS_NUMBERS.items()}
 _QUALITIES = {int(number): quality for quality, number in _QUALITY_NUMBERS.items()}
 _CAUSES = {int(cause): cause for cause in Cause}
 _KINDS = tuple(kind.name for kind in wire.LogEntry.DESCRIPTOR.oneofs_by_name["kind"].fields)
+_SAME_NAME = tuple(
+    name
+    for name in MeterRecord.model_fields
+    if name in wire.MeterRecord.DESCRIPTOR.fields_by_name and name not in ("losses", "status", "quality")
+)
+"""The fields that the core and the wire call the same and give the same values."""
 _COUNTS = itemgetter(*(name for name, field in MeterRecord.model_fields.items() if field.annotation is int))
 
 
@@ -120,39 +127,24 @@ Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyC
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
     """The leaf of a meter record. Raises InvalidValue for a quantity beyond int64."""
+    entry = wire.LogEntry()
+    sent, fields = entry.record, record.__dict__
     try:
-        return wire.LogEntry(
-            written_ms=written_ms,
-            record=wire.MeterRecord(
-                position=record.position,
-                instrument=record.instrument,
-                start_ms=record.start_ms,
-                end_ms=record.end_ms,
-                version=record.version,
-                status=_STATUS_NUMBERS[record.status],
-                supersedes=record.supersedes or 0,
-                contracted_gpu_ms=record.contracted_gpu_ms,
-                used_gpu_ms=record.used_gpu_ms,
-                available_unused_gpu_ms=record.available_unused_gpu_ms,
-                released_gpu_ms=record.released_gpu_ms,
-                derated_gpu_ms=record.derated_gpu_ms,
-                out_forced_gpu_ms=record.out_forced_gpu_ms,
-                out_planned_gpu_ms=record.out_planned_gpu_ms,
-                out_buyer_gpu_ms=record.out_buyer_gpu_ms,
-                out_excused_gpu_ms=record.out_excused_gpu_ms,
-                recalled_gpu_ms=record.recalled_gpu_ms,
-                unknown_gpu_ms=record.unknown_gpu_ms,
-                losses=[wire.Loss(cause=cause, gpu_ms=gpu_ms) for cause, gpu_ms in record.losses],
-                par_gpu_ms=record.par_gpu_ms,
-                measured_ppm=record.measured_mean_ppm or None,
-                least_ppm=record.measured_min_ppm or None,
-                suite=record.suite,
-                quality=_QUALITY_NUMBERS[record.quality],
-                estimated_gpu_ms=record.estimated_gpu_ms,
-            ),
-        ).SerializeToString()
+        entry.written_ms = written_ms
+        for name in _SAME_NAME:
+            value = fields[name]
+            if value:  # most quantities are 0, which is the wire's default
+                setattr(sent, name, value)
+        for cause, gpu_ms in record.losses:
+            sent.losses.add(cause=cause, gpu_ms=gpu_ms)
+        if record.measured_mean_ppm:
+            sent.measured_ppm = record.measured_mean_ppm
+        if record.measured_min_ppm:
+            sent.least_ppm = record.measured_min_ppm
     except ValueError as error:
         raise _too_large(f"the record of {record.position} at {record.start_ms}", error) from error
+    sent.status, sent.quality = _STATUS_NUMBERS[record.status], _QUALITY_NUMBERS[record.quality]
+    return entry.SerializeToString()
 
 
 def encode_pool(record: PoolRecord, written_ms: int) -> bytes:
@@ -287,8 +279,8 @@ def kind_of(leaf: bytes) -> str:
 
 def _record(sent: wire.MeterRecord) -> MeterRecord:
     fields = {
-        "position": sent.position,
-        "instrument": sent.instrument,
+        "position": intern(sent.position),  # there are few, and an auditor holds millions of records
+        "instrument": intern(sent.instrument),
         "start_ms": sent.start_ms,
         "end_ms": sent.end_ms,
         "version": sent.version,
@@ -309,7 +301,7 @@ def _record(sent: wire.MeterRecord) -> MeterRecord:
         "par_gpu_ms": sent.par_gpu_ms,
         "measured_mean_ppm": sent.measured_ppm,
         "measured_min_ppm": sent.least_ppm,
-        "suite": sent.suite,
+        "suite": intern(sent.suite),
         "quality": _QUALITIES.get(sent.quality),
         "estimated_gpu_ms": sent.estimated_gpu_ms,
     }

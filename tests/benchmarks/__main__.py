@@ -68,6 +68,7 @@ def report(name: str, result: Result, described: Mapping[str, object], *, quick:
         "machine": described,
         "quick": quick,
         "line": result.line,
+        **result.figures,
         "rows": [dict(row) for row in result.rows],
     }
     return json.dumps(document, indent=2, allow_nan=False) + "\n"

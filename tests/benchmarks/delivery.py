@@ -1,137 +1,247 @@
-"""How fast metered delivery reaches an exchange for good: signed, sent, checked, durable on both sides, acknowledged.
+"""How fast metered delivery reaches an exchange for good: made into leaves, signed, sent, checked, durable on both
+sides, acknowledged; what proofs of it and an audit cost; and how long it takes to close an interval of a large fleet.
 
 The exchange is a process of its own over a file with `synchronous=FULL`; this process is the cluster, its journal
-durable too. The baseline is the same with one record a message, which is what batches are for.
+durable too. What counts is the path `from the record on`: closed intervals are made into leaves and committed while
+they are published. The baseline is the same with one record a message, which is what batches are for.
+
+`python -m tests.benchmarks.delivery --records 10000000 --out FILE` watches the memory over more records.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.core.cluster import Level
-from scheduler.core.instruments import InstrumentTerms, standard_terms
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.instruments import InstrumentTerms
+from scheduler.delivery import LogWriter
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.leaves import decode, encode_record
 from scheduler.exchange.publisher import BATCH_LEAVES, Publisher
 from scheduler.exchange.tls import Tls
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
-from tests.benchmarks.harness import Figure, Result, Settings, resident_mib, timed
+from tests.benchmarks import delivery_evidence, interval_close
+from tests.benchmarks.delivered import POSITIONS, bench_terms, interval_leaves
+from tests.benchmarks.harness import Figure, Result, Settings, cpu_s, machine, resident_mib, timed
+from tests.benchmarks.plots import remembered
 from tests.exchange.processes import ExchangeProcess
 from tests.exchange.trust import Trust
 from tests.exchange.world import metered
 
-POSITIONS = 200
+STREAMS = 8
 STREAM = "bench"
-PATIENCE_S = 300.0
+RECORDS = 1_000_000
+"""Over which the memory is watched, unless told otherwise."""
+TENTHS = 10
+PATIENCE_S = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """One run: records, seconds, and the memory of both sides at its end and at its half."""
+class Market:
+    """An instrument and who holds it, as the exchange knows them."""
 
-    records: int
-    seconds: float
-    exchange_mib: int
-    exchange_half_mib: int
-    cluster_mib: int
+    exchange: ExchangeProcess
+    terms: InstrumentTerms
+    positions: Sequence[str]
+    tls: Tls | None = None
+
+    @contextmanager
+    def cluster(self, journal: Path, number: int = 0, of: int = 1, batch: int = BATCH_LEAVES) -> Iterator[Cluster]:
+        """One of so many clusters that share the positions, publishing."""
+        with Journal.open(journal) as opened:
+            signer = SignerKey.generate(f"tenor.test/bench-{number}")
+            log = LogWriter(STREAM if of == 1 else f"{STREAM}-{number}", signer)
+            mine = self.positions[number * len(self.positions) // of : (number + 1) * len(self.positions) // of]
+            publisher = Publisher(
+                self.exchange.address, opened, log.stream, signer, 1, batch_leaves=batch, tls=self.tls
+            )
+            yield Cluster(opened, log, publisher, self.terms, mine)
+            publisher.stop()
 
 
-def run(settings: Settings) -> Result:
-    """Records a second end to end in batches, the same over mutual TLS, one record a message (baseline), and encoding
-    and decoding alone.
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A journal, its log's writer and its publisher."""
+
+    journal: Journal
+    log: LogWriter
+    publisher: Publisher
+    terms: InstrumentTerms
+    positions: Sequence[str]
+
+    def write(self, records: int) -> int:
+        """So many records, or fewer, by whole intervals, each made into leaves and committed with its certificate; how
+        many.
+        """
+        for index in range(records // len(self.positions)):
+            leaves = interval_leaves(self.positions, self.terms, index)
+            self.log.commit(self.journal, (), leaves, {})
+            self.publisher.wake()
+        return records // len(self.positions) * len(self.positions)
+
+    def wait(self) -> None:
+        """Returns once the exchange has everything."""
+        size = self.log.size(self.journal)
+        assert self.publisher.wait_acknowledged(size, PATIENCE_S), self.publisher.status()
+        assert self.publisher.status().rejected == 0
+
+
+def run(settings: Settings, records: int = RECORDS) -> Result:
+    """Records a second by path, memory over `records`, proofs and an audit, the close of an interval, and encoding and
+    decoding alone.
     """
-    records = 5_000 if settings.quick else 100_000
-    rows: list[dict[str, Figure]] = []
-    trust = Trust(settings.scratch / "certs")
-    for number, (name, batch, count, secured) in enumerate(
-        (
-            ("batches", BATCH_LEAVES, records, None),
-            ("one record a message (baseline)", 1, records // 100, None),
-            ("batches over mutual TLS", BATCH_LEAVES, records, trust),
-        )
-    ):
-        sent = _sent(settings.scratch / f"run-{number}", count, batch, secured)
-        rows.append(
-            {
-                "path": name,
-                "leaves_a_batch": batch,
-                "records": sent.records,
-                "seconds": round(sent.seconds, 3),
-                "records_a_s": round(sent.records / sent.seconds),
-                "exchange_mib": sent.exchange_mib,
-                "exchange_half_mib": sent.exchange_half_mib,
-                "cluster_mib": sent.cluster_mib,
-            }
-        )
-    rows += _codec()
-    ends = rows[0]
+    few, most = (5_000, 10_000) if settings.quick else (100_000, records)
+    kept, live = _long(settings.scratch / "long", most)
+    eight = _streams(settings.scratch / "eight", few)
+    filled = _prefilled(settings.scratch / "filled", "from the journal on", few)
+    rows = [
+        live,
+        eight,
+        filled,
+        _prefilled(settings.scratch / "single", "one record a message (baseline)", few // 100, batch=1),
+        _prefilled(settings.scratch / "secured", "from the journal on, over mutual TLS", few, secured=True),
+        *kept,
+    ]
+    proven = delivery_evidence.measured(settings.scratch / "evidence", 10_000 if settings.quick else 1_000_000)
+    closed_s = _closed(settings.scratch / "close", 2 if settings.quick else 5)
+    first, last = kept[0], kept[-1]
+    growth = sum(int(last[side] or 0) - int(first[side] or 0) for side in ("exchange_mib", "cluster_mib"))
+    figures: dict[str, Figure] = {
+        "records_per_s_one_stream": live["records_a_s"],
+        "records_per_s_eight_streams": eight["records_a_s"],
+        "records_per_s_from_journal": filled["records_a_s"],
+        "close_s_100k_gpus": closed_s,
+        "rss_growth_mib": growth,
+        "rss_growth_records": most,
+        **proven,
+    }
     line = (
-        f"{ends['records_a_s']} records/s signed, durable and acknowledged over gRPC "
-        f"(one record a message: {rows[1]['records_a_s']}); exchange {ends['exchange_mib']} MiB"
+        f"{live['records_a_s']} records/s from the record to the acknowledgement, one stream, and "
+        f"{eight['records_a_s']}, {STREAMS} streams; memory of both sides {growth:+} MiB over {most} records"
     )
-    return Result(rows, line)
+    rows += [{"path": name, "figure": figure} for name, figure in proven.items()] + _codec()
+    return Result(rows, line, {"svg": remembered(rows)}, figures)
 
 
-def _sent(folder: Path, count: int, batch: int, trust: Trust | None) -> Sent:
-    folder.mkdir()
-    cluster, venue = (None, None) if trust is None else (trust.of(f"cluster/{STREAM}"), trust.of("exchange/venue"))
-    identity = () if venue is None else ("--identity", str(venue.identity), "--authority", str(venue.authority))
-    with (
-        ExchangeProcess(folder / "exchange.db", *identity) as exchange,
-        _filled(folder / "journal.db", exchange, count, venue) as journal,
-    ):
-        signer = SignerKey.generate("tenor.test/bench")
-        publisher = Publisher(exchange.address, journal, STREAM, signer, 1, batch_leaves=batch, tls=cluster)
-        begun = time.perf_counter()
-        with publisher:
-            assert publisher.wait_acknowledged(count // 2, PATIENCE_S), publisher.status()
-            half_mib = resident_mib(exchange.pid)
-            assert publisher.wait_acknowledged(count, PATIENCE_S), publisher.status()
-            seconds = time.perf_counter() - begun
-            assert publisher.status().rejected == 0
-            return Sent(count, seconds, resident_mib(exchange.pid), half_mib, resident_mib())
+# -- paths -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _filled(path: Path, exchange: ExchangeProcess, count: int, tls: Tls | None) -> Iterator[Journal]:
-    """A journal with so many records of positions that the exchange knows, interval by interval."""
-    terms = _terms()
-    with ExchangeClient(exchange.address, tls=tls) as client:
-        client.list_instrument(terms)
-        positions = [client.trade("acme", terms.id, 3).position for _ in range(POSITIONS)]
-    with Journal.open(path) as journal:
-        for first in range(0, count, POSITIONS):
-            batch = range(first, min(first + POSITIONS, count))
-            records = [_record(positions[index % POSITIONS], terms, index // POSITIONS) for index in batch]
-            journal.commit((), leaves=[encode_record(each, each.end_ms) for each in records], stream=STREAM)
-        yield journal
+def _market(folder: Path, *, secured: bool = False) -> Iterator[Market]:
+    """An exchange that has sold POSITIONS positions."""
+    folder.mkdir()
+    trust = Trust(folder / "certs") if secured else None
+    cluster, venue = (None, None) if trust is None else (trust.of(f"cluster/{STREAM}"), trust.of("exchange/venue"))
+    identity = () if venue is None else ("--identity", str(venue.identity), "--authority", str(venue.authority))
+    terms = bench_terms()
+    with ExchangeProcess(folder / "exchange.db", *identity) as exchange:
+        with ExchangeClient(exchange.address, tls=venue) as client:
+            client.list_instrument(terms)
+            positions = [client.trade("acme", terms.id, 3).position for _ in range(POSITIONS)]
+        yield Market(exchange, terms, positions, cluster)
 
 
-def _terms() -> InstrumentTerms:
-    """A month of nodes of 8 GPUs, metered every 10 s, from the next hour on."""
-    hour_ms = 3_600_000
-    start_ms = (time.time_ns() // 1_000_000 // hour_ms + 1) * hour_ms
-    return standard_terms(
-        symbol="BENCH.BASE",
-        start_ms=start_ms,
-        end_ms=start_ms + 30 * 24 * hour_ms,
-        cell=Level.NODE,
-        gpus=8,
-        metering_interval_s=10,
-    )
+class _Watch:
+    """Time and processor time of both sides, from its making on."""
+
+    def __init__(self, exchange: ExchangeProcess) -> None:
+        self._exchange = exchange
+        self._begun_s = time.perf_counter()
+        self._before = cpu_s(exchange.pid), cpu_s()
+
+    def row(self, path: str, records: int) -> dict[str, Figure]:
+        """What it saw over so many records."""
+        seconds = time.perf_counter() - self._begun_s
+        theirs, ours = cpu_s(self._exchange.pid) - self._before[0], cpu_s() - self._before[1]
+        return {
+            "path": path,
+            "records": records,
+            "seconds": round(seconds, 3),
+            "records_a_s": round(records / seconds),
+            "exchange_cpu_us": round(theirs / records * 1e6, 1),
+            "cluster_cpu_us": round(ours / records * 1e6, 1),
+            "exchange_mib": resident_mib(self._exchange.pid),
+            "cluster_mib": resident_mib(),
+        }
 
 
-def _record(position: str, terms: InstrumentTerms, index: int) -> MeterRecord:
-    start_ms = terms.window.start_ms + index * terms.interval_ms
-    return metered(
-        position, 3, 0, instrument=terms.id, start_ms=start_ms, end_ms=start_ms + terms.interval_ms, suite="matmul.v1"
-    )
+def _long(folder: Path, records: int) -> tuple[list[dict[str, Figure]], dict[str, Figure]]:
+    """One stream from the record on: the memory of both sides once each tenth was acknowledged, and the whole."""
+    kept: list[dict[str, Figure]] = []
+    with _market(folder) as market, market.cluster(folder / "journal.db") as cluster:
+        writer = threading.Thread(target=cluster.write, args=(records,))
+        watch = _Watch(market.exchange)
+        cluster.publisher.start()
+        writer.start()
+        for tenth in range(1, TENTHS + 1):
+            assert cluster.publisher.wait_acknowledged(tenth * records // TENTHS, PATIENCE_S)
+            memory = watch.row("memory", tenth * records // TENTHS)
+            kept.append({name: memory[name] for name in ("path", "records", "exchange_mib", "cluster_mib")})
+        writer.join()
+        cluster.wait()
+        return kept, watch.row("from the record on", records)
+
+
+def _streams(folder: Path, records: int) -> dict[str, Figure]:
+    """Several clusters, each with its journal and stream, into one exchange, from the record on."""
+    with _market(folder) as market, ExitStack() as opened:
+        clusters = [
+            opened.enter_context(market.cluster(folder / f"journal-{number}.db", number, STREAMS))
+            for number in range(STREAMS)
+        ]
+        each = records // STREAMS
+        writers = [threading.Thread(target=cluster.write, args=(each,)) for cluster in clusters]
+        watch = _Watch(market.exchange)
+        for cluster, writer in zip(clusters, writers, strict=True):
+            cluster.publisher.start()
+            writer.start()
+        for cluster, writer in zip(clusters, writers, strict=True):
+            writer.join()
+            cluster.wait()
+        sent = sum(each // len(cluster.positions) * len(cluster.positions) for cluster in clusters)
+        return watch.row(f"from the record on, {STREAMS} streams", sent)
+
+
+def _prefilled(
+    folder: Path, path: str, records: int, *, batch: int = BATCH_LEAVES, secured: bool = False
+) -> dict[str, Figure]:
+    """One stream whose leaves are in the journal already."""
+    with (
+        _market(folder, secured=secured) as market,
+        market.cluster(folder / "journal.db", batch=batch) as cluster,
+    ):
+        written = cluster.write(max(records, POSITIONS))
+        watch = _Watch(market.exchange)
+        cluster.publisher.start()
+        cluster.wait()
+        return watch.row(path, written) | {"leaves_a_batch": batch}
+
+
+# -- beside the paths --------------------------------------------------------------------------------------------------
+
+
+def _closed(folder: Path, repeats: int) -> float:
+    """Median seconds from the history of 100,000 GPUs and 2,000 positions to signed, durable leaves of an interval."""
+    folder.mkdir()
+    told = interval_close.history(*interval_close.SIZES[-1])
+    log = LogWriter(STREAM, SignerKey.generate("tenor.test/bench"))
+    with Journal.open(folder / "journal.db") as journal:
+
+        def close(told: interval_close.Told) -> None:
+            closing = told.meter.close(interval_close.INTERVAL, told.contracts, told.fleet)
+            log.commit(journal, (), log.leaves_of(closing, interval_close.INTERVAL.end_ms), {})
+            log.checkpoint(journal)
+
+        return round(timed(close, lambda: told, repeats=repeats).median_s, 4)
 
 
 def _codec() -> list[dict[str, Figure]]:
@@ -147,3 +257,21 @@ def _codec() -> list[dict[str, Figure]]:
         timing = timed(work, lambda: None, repeats=3)
         rows.append({"path": name, "records": count, "records_a_s": round(count / timing.least_s), **timing.row()})
     return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The memory over more records: writes the figures and the rows as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.delivery", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--records", type=int, default=10_000_000, help="default: %(default)s")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="tenor-bench-delivery-") as scratch:
+        kept, whole = _long(Path(scratch) / "long", asked.records)
+    document = {"machine": machine(), "rows": [whole, *kept]}
+    asked.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(whole))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -49,12 +49,14 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class Result:
     """Rows for machines, one line for people. A baseline is a row like any other, named as such. Plots, as the bytes
-    of a file by its ending (`svg`), are written beside the rows.
+    of a file by its ending (`svg`), are written beside the rows. Figures stand at the document's top level: those that
+    goals are set for.
     """
 
     rows: Sequence[Row]
     line: str
     plots: Mapping[str, bytes] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 Benchmark = Callable[[Settings], Result]
@@ -116,6 +118,15 @@ def resident_mib(pid: int | None = None) -> int:
     """Memory that a process holds now, in MiB (Linux); this one unless told otherwise."""
     pages = int(Path(f"/proc/{pid or os.getpid()}/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() // 2**20
+
+
+def cpu_s(pid: int | None = None) -> float:
+    """Processor time that a process used so far, its own and the system's for it, in seconds (Linux); this one unless
+    told otherwise.
+    """
+    stat = Path(f"/proc/{pid or os.getpid()}/stat").read_text(encoding="utf-8")
+    after_name = stat.rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mib(*, children: bool = False) -> int:

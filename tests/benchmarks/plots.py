@@ -98,8 +98,29 @@ def planned(rows: Sequence[Row]) -> bytes:
     return svg((panel,), (9, 4.2))
 
 
+def remembered(rows: Sequence[Row]) -> bytes:
+    """Of `delivery`: the memory of both sides over the records sent, and records a second by path."""
+
+    def memory(axis: Any) -> None:
+        kept = [row for row in rows if row["path"] == "memory"]
+        for name, colour in (("exchange_mib", OURS), ("cluster_mib", OTHERS[0])):
+            points = [(_of(row, "records"), _of(row, name)) for row in kept]
+            axis.plot(*zip(*points, strict=True), label=name.partition("_")[0], color=colour, marker="o", markersize=4)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("records")
+        axis.set_title("memory, MiB", fontsize=9, loc="left")
+
+    def pace(axis: Any) -> None:
+        paths = [row for row in rows if "exchange_cpu_us" in row]
+        axis.barh([str(row["path"]) for row in paths], [_of(row, "records_a_s") for row in paths], color=OURS)
+        axis.invert_yaxis()
+        axis.set_title("records a second", fontsize=9, loc="left")
+
+    return svg((memory, pace), (9, 3.2), columns=2)
+
+
 PICTURES: Mapping[str, Callable[[Sequence[Row]], bytes]] = MappingProxyType(
-    {"round": growth, "openb": filled, "churn": churned, "calendars": planned}
+    {"round": growth, "openb": filled, "churn": churned, "calendars": planned, "delivery": remembered}
 )
 
 

@@ -21,7 +21,7 @@ BENCHMARKS = MappingProxyType(
         ),
         "delivery": (
             "tests.benchmarks.delivery",
-            "records from the journal to the exchange and acknowledged, over gRPC; memory of both",
+            "records to the exchange and acknowledged, over gRPC, memory of both; proofs and an audit of a long log",
         ),
         "interval_close": ("tests.benchmarks.interval_close", "metering: records of one interval, by fleet size"),
         "journal": ("tests.benchmarks.journal", "events appended, read back and proved by the journal"),

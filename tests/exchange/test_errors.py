@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -220,3 +222,19 @@ def test_whatever_is_published_is_answered(
     batch = delivery_pb2.Batch(first_index=first, leaves=leaves, checkpoint=note, consistency=proof)
     requests = [opening, delivery_pb2.PublishRequest(batch=batch)]
     assert_answered(lambda: list(stub.Publish(iter(requests), timeout=10)))
+
+
+@given(text=st.text(min_size=1, max_size=40), times=st.sampled_from([1, 30, 3_000]), faults=st.integers(1, 300))
+def test_every_error_fits_into_the_trailers_of_a_call(text: str, times: int, faults: int) -> None:
+    said = text * times
+    for error in (
+        InvalidValue(said, said, said, said),
+        UnknownName(said, said, [said] * 3),
+        InvalidInstrument(said, [f"field was {said}"] * faults),
+        Exhausted(said, subject=said[:200], retry_ms=1),
+        Conflict(said),
+    ):
+        status = status_of(error)
+        header = quote(status.message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}~")
+        assert len(header) + len(b64encode(status.SerializeToString())) < 8_192 - 300
+        assert status.details

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymerkle import InmemoryTree, verify_consistency
 
 from scheduler.core import merkle
 from scheduler.core.errors import Damaged, InvalidValue
@@ -35,6 +36,27 @@ def _leaves(count: int, start: int = 0) -> list[bytes]:
 
 def _hashes(count: int) -> list[bytes]:
     return [merkle.leaf_hash(leaf) for leaf in _leaves(count)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 3 * TILE_WIDTH) | st.integers(1, 8).map(TILE_WIDTH.__mul__), st.data())
+def test_stored_trees_of_any_size_agree_with_pymerkle(size: int, data: st.DataObject) -> None:
+    leaves, others = _leaves(size), InmemoryTree.init_from_entries(_leaves(size), algorithm="sha256")
+    with closing(_connected()) as connection:
+        store = TreeStore(connection, "test")
+        store.append("s", leaves)
+        for _ in range(4):
+            first = data.draw(st.integers(1, size))
+            index = data.draw(st.integers(0, first - 1))
+            assert store.root("s", first) == others.get_root(first)
+            theirs = others.prove_inclusion(index + 1, first).serialize()["path"]  # counts from 1
+            ours = (merkle.leaf_hash(leaves[index]), *store.inclusion_proof("s", index, first))
+            assert sorted(theirs) == sorted(
+                item.hex() for item in ours
+            )  # theirs is in order of position, with the leaf
+            older, newer = store.root("s", first), store.root("s")
+            assert merkle.verify_consistency(first, size, older, newer, store.consistency_proof("s", first, size))
+            verify_consistency(older, newer, others.prove_consistency(first, size))
 
 
 @settings(max_examples=25, deadline=None)

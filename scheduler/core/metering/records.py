@@ -9,6 +9,7 @@ A correction is a new record, never an edit.
 from __future__ import annotations
 
 from enum import StrEnum
+from operator import itemgetter
 from typing import Annotated
 
 from pydantic import Field
@@ -24,6 +25,7 @@ LONGEST_INSTRUMENT, LONGEST_SUITE = 300, 600
 """In characters."""
 
 _FIELD_OF_STATE = {state: f"{state}_gpu_ms" for state in State}  # made once: auditors read millions of records
+_STATE_FIELDS = itemgetter(*_FIELD_OF_STATE.values())
 _LOST_FIELDS = tuple(
     (state, "" if state in DELIVERED or state is State.DERATED else field) for state, field in _FIELD_OF_STATE.items()
 )
@@ -150,12 +152,12 @@ class PoolRecord(Model):
 
 def broken_identities(record: MeterRecord) -> tuple[str, ...]:
     """Every identity that the record breaks, in words; empty for a sound one. Auditors call it on every leaf."""
-    states = record.states
+    states_gpu_ms = sum(_STATE_FIELDS(record.__dict__))
     broken = []
     if record.start_ms >= record.end_ms:
         broken.append(f"end_ms was {record.end_ms}, expected an instant after start_ms {record.start_ms}")
-    if sum(states.values()) != record.contracted_gpu_ms:
-        broken.append(f"the states add up to {sum(states.values())}, contracted_gpu_ms is {record.contracted_gpu_ms}")
+    if states_gpu_ms != record.contracted_gpu_ms:
+        broken.append(f"the states add up to {states_gpu_ms}, contracted_gpu_ms is {record.contracted_gpu_ms}")
     broken += _broken_losses(record)
     if record.estimated_gpu_ms > record.contracted_gpu_ms:
         broken.append(

@@ -30,7 +30,7 @@ from scheduler.core.state.state import Bind, ClosedInterval, State
 from scheduler.core.state.withheld import dumped, loaded
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 5
+LAYOUT = 6
 _PIECES = TypeAdapter(tuple[Piece, ...])
 
 

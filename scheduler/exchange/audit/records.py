@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scheduler.core.causes import Cause
 from scheduler.core.instruments import InstrumentTerms, ThroughputScope
-from scheduler.core.intervals import intersect, total_ms
+from scheduler.core.intervals import overlap
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
@@ -18,8 +18,7 @@ def wrong_contracted(record: MeterRecord, terms: InstrumentTerms) -> str:
         return (
             f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected a multiple of the lot's {terms.lot.gpus} GPUs"
         )
-    inside_ms = total_ms(intersect(delivery_intervals(terms), (record.interval,)))
-    if record.contracted_gpu_ms and not inside_ms:
+    if record.contracted_gpu_ms and not overlap(delivery_intervals(terms), record.interval):
         return f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected 0 outside the profile"
     best_ppm = max((each.conversion_ppm for each in terms.deliverables), default=ONE_PPM)
     most = floor_div(record.delivered_gpu_ms * best_ppm, ONE_PPM)
