@@ -23,8 +23,9 @@ from scheduler.core.events import (
 from scheduler.core.metering.closing import Closing
 from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
+from scheduler.core.state.closings import ClosedInterval
 from scheduler.core.state.settled import CorrectedInterval
-from scheduler.core.state.state import ClosedInterval, State
+from scheduler.core.state.state import State
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.outages import (
     DeclaredNode,

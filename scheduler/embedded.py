@@ -97,8 +97,7 @@ class Embedded:
             _check_addresses(settings)
             warming = Warming(say)
             undo.callback(warming.close)
-            origin = f"tenor.local/{settings.stream}"
-            signer = Keyring.load(home, journal, settings.stream, origin, wall_clock_ms)
+            signer = _signer(settings, journal)
             folded = _folded(journal, say)
             address, own = _exchange(settings, say)
             if own is not None and own.is_new:
@@ -112,19 +111,15 @@ class Embedded:
             planner = _planner(settings, ray)
             undo.callback(planner.close)
             scheduler = _scheduler(settings, journal, executor, signer, folded, planner)
-            epoch = int(journal.cursor(EPOCH_CURSOR) or b"0") + 1
-            journal.commit((), cursors={EPOCH_CURSOR: str(epoch).encode()})
             to_exchange = settings.exchange_tls()
+            epoch = _next_epoch(journal)
             publisher = Publisher(address, journal, settings.stream, signer, epoch, tls=to_exchange).start()
             undo.callback(publisher.stop)
             clock_heard = ClockCheck(scheduler.learn_clock, wall_clock_ms).heard
             cursor = scheduler.state.book.cursor
             watcher = Watcher(address, scheduler, cursor=cursor, tls=to_exchange, clock_heard=clock_heard).start()
             undo.callback(watcher.stop)
-            heard = scheduler.state.settled
-            listener = DisputeListener(
-                address, scheduler, settings.stream, lambda: heard.heard_seq, tls=to_exchange
-            ).start()
+            listener = _listener(settings, address, scheduler)
             undo.callback(listener.stop)
             rehearsing = _rehearsing(settings, ray)
             api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
@@ -325,6 +320,24 @@ def _check_listen(listen: str, tls: Tls | None, of: str) -> None:
     except OSError as error:
         said = os.strerror(error.errno or 0)  # its own text names the address again
         raise Unavailable(f"{of} cannot listen on {listen}: {said}") from error
+
+
+def _signer(settings: UpSettings, journal: Journal) -> Keyring:
+    """The keys of the log."""
+    return Keyring.load(settings.home, journal, settings.stream, f"tenor.local/{settings.stream}", wall_clock_ms)
+
+
+def _next_epoch(journal: Journal) -> int:
+    """The epoch of this run, durable: whoever publishes under an earlier one is fenced."""
+    epoch = int(journal.cursor(EPOCH_CURSOR) or b"0") + 1
+    journal.commit((), cursors={EPOCH_CURSOR: str(epoch).encode()})
+    return epoch
+
+
+def _listener(settings: UpSettings, address: str, scheduler: Scheduler) -> DisputeListener:
+    """Hears disputes from the last one on that the log tells of."""
+    settled, tls = scheduler.state.settled, settings.exchange_tls()
+    return DisputeListener(address, scheduler, settings.stream, lambda: settled.heard_seq, tls=tls).start()
 
 
 def _folded(journal: Journal, say: Say) -> Folded:

@@ -14,7 +14,7 @@ from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.rounds.settling import Told
-from scheduler.core.state.state import ClosedInterval
+from scheduler.core.state.closings import ClosedInterval
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
 from scheduler.ledger.journal import Journal

@@ -82,3 +82,11 @@ def _month_after_ms(at_ms: int) -> int:
     month = datetime.fromtimestamp(floor_div(at_ms, 1_000), UTC)
     year, number = (month.year + 1, 1) if month.month == 12 else (month.year, month.month + 1)
     return int(datetime(year, number, 1, tzinfo=UTC).timestamp()) * 1_000
+
+
+def unchangeable_until_ms(terms: InstrumentTerms, now_ms: int) -> int | None:
+    """Until when nothing can change records any more, neither a late fact nor a dispute that may still be opened;
+    None: all of the window is beyond change.
+    """
+    settled_ms = final_through_ms(terms, now_ms - terms.settlement.dispute_s * 1_000)
+    return settled_ms if settled_ms < terms.window.end_ms else None

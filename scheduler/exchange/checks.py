@@ -6,12 +6,12 @@ alone, with its reason, and the rest of the batch goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
-from scheduler.core.errors import Refused
+from scheduler.core.errors import InvalidValue, Refused
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus, broken_identities
 from scheduler.core.metering.versions import Promotion, Stage
@@ -29,6 +29,7 @@ from scheduler.exchange.leaves import (
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
+from scheduler.ledger.treestore import MAX_LEAF_BYTES
 
 
 class Reason(StrEnum):
@@ -171,3 +172,12 @@ def _of_promotion(
 def _of_pool(pool: PoolRecord) -> Rejected | None:
     broken = broken_pool(pool)
     return Rejected(Reason.BROKEN_IDENTITY, broken) if broken else None
+
+
+def check_batch(stream: str, leaves: Sequence[bytes], most: int) -> None:
+    """Raises InvalidValue for no leaves, for more than `most`, and for one that is too long."""
+    if not 0 < len(leaves) <= most:
+        raise InvalidValue("leaves", f"a batch of {stream}", len(leaves), f"1..{most}")
+    longest = max(map(len, leaves))
+    if longest > MAX_LEAF_BYTES:
+        raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")

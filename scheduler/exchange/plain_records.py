@@ -18,7 +18,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.metering.records import LONGEST_SUITE, RecordStatus
 from scheduler.core.metering.states import DELIVERED, STATE_OF_CAUSE, State
 from scheduler.core.positions import Position
-from scheduler.exchange.leaves import MAX_INSTANT_MS, RecordLeaf
+from scheduler.exchange.leaves import MAX_INSTANT_MS, Leaf, RecordLeaf
 from scheduler.exchange.v1 import delivery_pb2 as wire
 
 _STATES = tuple(state for state in State if state not in DELIVERED)
@@ -46,6 +46,13 @@ class PlainRecord(NamedTuple):
     status: RecordStatus
     instrument: str
     written_ms: int
+
+
+def record_of(leaf: Leaf | PlainRecord | None) -> PlainRecord | None:
+    """What is noted of the record in a leaf; None where the leaf is of another kind."""
+    if isinstance(leaf, PlainRecord):
+        return leaf
+    return plain_of(leaf) if isinstance(leaf, RecordLeaf) else None
 
 
 def plain_of(leaf: RecordLeaf) -> PlainRecord:

@@ -18,12 +18,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from scheduler.api.v1 import api_pb2
+from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
 from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.instruments import standard_terms
+from scheduler.core.metering.disputes import Answer, Dispute, DisputeState
+from scheduler.core.metering.records import RecordStatus
+from scheduler.core.metering.versions import LateFact, Promotion
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
-from scheduler.exchange import convert, leaves, outages
-from scheduler.exchange.v1 import delivery_pb2, faults_pb2, feed_pb2, instruments_pb2, positions_pb2
+from scheduler.exchange import convert, leaves, outages, settling_leaves
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, feed_pb2, instruments_pb2, positions_pb2
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -34,9 +38,10 @@ from tests.sources import ROOT
 GOLDEN = Path(__file__).parent / "golden"
 MADE = "made"
 RELEASED = ROOT / "protos" / "released.binpb"
-FILES = (instruments_pb2, positions_pb2, delivery_pb2, feed_pb2, faults_pb2, api_pb2)
+FILES = (instruments_pb2, positions_pb2, delivery_pb2, disputes_pb2, feed_pb2, faults_pb2, api_pb2)
 """Imported, so that their messages are known by name."""
 NOW_MS = 1_800_000_000_000
+INSTRUMENT = "H100.GOLDEN@1"
 KEY, NEXT_KEY = SignerKey("tenor.test/golden", bytes(range(32))), SignerKey("tenor.test/golden", bytes(range(32, 64)))
 WITNESS = SignerKey("tenor.test/witness", bytes(range(64, 96)))
 
@@ -67,6 +72,37 @@ def filled(kind: type[Message]) -> Message:
         else:
             setattr(message, spec.name, _value(spec, 0))
     return message
+
+
+def settling() -> dict[str, bytes]:
+    """Leaves of what settles records, and of lots that are withheld, by what they are."""
+    withheld = outages.WithheldLots("pos-7", INSTRUMENT, 2, NOW_MS + 1, NOW_MS + 2)
+    dispute = Dispute(
+        id="dispute-3",
+        position="pos-7",
+        start_ms=NOW_MS,
+        end_ms=NOW_MS + 300_000,
+        version=1,
+        leaf=9,
+        losses=((Cause.NODE_LOST, 300_000),),
+        evidence="cd" * 32,
+        opened_ms=NOW_MS + 1,
+        answer_by_ms=NOW_MS + 2,
+    )
+    return {
+        "leaf of a recall": outages.encode_withheld(withheld, NOW_MS, recalled=True),
+        "leaf of a release": outages.encode_withheld(withheld, NOW_MS, recalled=False),
+        "leaf of a promotion": settling_leaves.encode_settling(
+            Promotion(position="pos-7", start_ms=NOW_MS, end_ms=NOW_MS + 300_000, status=RecordStatus.FINAL), NOW_MS
+        ),
+        "leaf of a late fact": settling_leaves.encode_settling(
+            LateFact(position="pos-7", from_ms=NOW_MS, fact="ab" * 32), NOW_MS
+        ),
+        "leaf of a dispute": settling_leaves.encode_settling(dispute, NOW_MS),
+        "leaf of an answer to a dispute": settling_leaves.encode_settling(
+            Answer(dispute="dispute-3", state=DisputeState.ACCEPTED, reason="it was so", version=2), NOW_MS
+        ),
+    }
 
 
 def made() -> dict[str, bytes]:
@@ -118,6 +154,7 @@ def made() -> dict[str, bytes]:
         "leaf of a force majeure": outages.encode_force_majeure(
             outages.ForceMajeure((node,), NOW_MS + 1, NOW_MS + 2, bytes(range(32))), NOW_MS
         ),
+        **settling(),
         "instrument": convert.instrument_to_wire(terms, 12).SerializeToString(),
         "cursor": convert.cursor_to_wire(event.cursor).SerializeToString(),
         "position event": convert.event_to_wire(event).SerializeToString(),

@@ -12,7 +12,8 @@ from scheduler.core.coverage.accreditation import accredited
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import BIND_EDGES_MS, PoolRecord
 from scheduler.core.rounds.selling import sales_view
-from scheduler.core.state.state import Bind, State
+from scheduler.core.state.closings import Bind
+from scheduler.core.state.state import State
 
 
 class Standing(NamedTuple):

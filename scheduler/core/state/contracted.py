@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from scheduler.core.entitlements import derive
@@ -52,3 +52,15 @@ def openings(contracted: Mapping[str, StepFunction], account_of: Mapping[str, st
                 found[account] = Opening(at_ms, total)
                 break
     return found
+
+
+def is_whole(due: StepFunction, held: Sequence[tuple[int, int, int]], now_ms: int) -> bool:
+    """Whether as many GPUs stand behind a position as are due, now and whenever that changes; `held`: (from, until,
+    GPUs).
+    """
+    edges = {now_ms, *(at_ms for at_ms, _ in due.steps), *(edge for start, end, _ in held for edge in (start, end))}
+    return all(
+        sum(gpus for start, end, gpus in held if start <= at_ms < end) >= due.at(at_ms)
+        for at_ms in edges
+        if at_ms >= now_ms
+    )

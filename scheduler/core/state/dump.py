@@ -22,11 +22,12 @@ from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.meter import Meter
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook
+from scheduler.core.state.closings import Bind, ClosedInterval
 from scheduler.core.state.gangs import Gangs
 from scheduler.core.state.outages import Outages
 from scheduler.core.state.settled import Settled
 from scheduler.core.state.shortages import Shortage, Waits
-from scheduler.core.state.state import Bind, ClosedInterval, State
+from scheduler.core.state.state import State
 from scheduler.core.state.withheld import dumped, loaded
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 

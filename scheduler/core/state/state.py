@@ -7,7 +7,7 @@ written to. Law: the same events in the same order give the same state, bit for 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +60,10 @@ from scheduler.core.metering.meter import Meter
 from scheduler.core.placement.snapshot import Opening, Snapshot, Touched
 from scheduler.core.positions import Position, PositionBook
 from scheduler.core.quantities import floor_div
-from scheduler.core.settlement_times import final_through_ms
+from scheduler.core.settlement_times import unchangeable_until_ms
 from scheduler.core.state.calendar import UNSOLD, Calendar
-from scheduler.core.state.contracted import contracted_gpus, next_contracted_ms, openings
+from scheduler.core.state.closings import Bind, ClosedInterval
+from scheduler.core.state.contracted import contracted_gpus, is_whole, next_contracted_ms, openings
 from scheduler.core.state.gangs import NOBODY, Gangs
 from scheduler.core.state.health import FleetHealth
 from scheduler.core.state.outages import Outages
@@ -75,23 +76,6 @@ from scheduler.core.workloads import Gang
 
 CORRECTION_HORIZON_MS = 3_600_000
 """How long the meter's history is kept behind the last closed interval, for what the exchange tells late."""
-
-
-class ClosedInterval(NamedTuple):
-    """A closed metering interval of one length: leaves `first_leaf` .. `first_leaf + leaves - 1` say what it held."""
-
-    interval_ms: int
-    end_ms: int
-    first_leaf: int
-    leaves: int
-
-
-class Bind(NamedTuple):
-    """A gang inside its account's entitlement was bound: when, in which pool, and how long after it was placed."""
-
-    at_ms: int
-    pool: int
-    took_ms: int
 
 
 class State:
@@ -402,22 +386,11 @@ class State:
             self.refused[position] = cause
 
     def _is_whole(self, position: str, now_ms: int) -> bool:
-        """Whether as many GPUs stand behind the position as are due, now and whenever that changes."""
-        contracted = self.due.get(position, StepFunction())
         held = [
             (holding.start_ms, holding.end_ms, len(self.fleet.gpus_of_cell(holding.level, holding.cell)))
             for holding in self.calendar.of(position)
         ]
-        edges = {
-            now_ms,
-            *(at_ms for at_ms, _ in contracted.steps),
-            *(edge for start, end, _ in held for edge in (start, end)),
-        }
-        return all(
-            sum(gpus for start, end, gpus in held if start <= at_ms < end) >= contracted.at(at_ms)
-            for at_ms in edges
-            if at_ms >= now_ms
-        )
+        return is_whole(self.due.get(position, StepFunction()), held, now_ms)
 
     def _faults(self, event: CoverageAssigned, holdings: tuple[Holding, ...]) -> tuple[str, ...]:
         named = set(event.positions)
@@ -471,7 +444,7 @@ class State:
         before_ms = self._open_from_ms() - CORRECTION_HORIZON_MS
         self._settle_balances(max(self.now_ms, event.at_ms))  # while the meter still knows what is to be forgotten
         kept = (closed for closed in self.closings if closed.end_ms > before_ms)
-        self.closings = (*kept, _closed(event))
+        self.closings = (*kept, ClosedInterval.of(event))
         self.outages.on_metered(event)
         self.outages.forget(before_ms)
         self.settled.on_closed(event)
@@ -502,7 +475,7 @@ class State:
     ) -> None:
         match event:
             case IntervalCorrected():
-                self.closings = (*self.closings, _closed(event))
+                self.closings = (*self.closings, ClosedInterval.of(event))
                 self.outages.on_metered(event)
                 self.settled.on_corrected(event)
             case ClockChecked():
@@ -516,21 +489,9 @@ class State:
             case RecordsPromoted():
                 self._require_positions(promotion.position for promotion in event.promotions)
                 self.settled.on_promoted(event)
-                self._forget_settled(event.at_ms)
-
-    def _forget_settled(self, now_ms: int) -> None:
-        """What nothing can change any more: not by a late fact, nor by a dispute that may still be opened."""
-        until_ms = {}
-        for name, position in self.book.positions.items():
-            terms = self.instruments[position.instrument]
-            settled_ms = final_through_ms(terms, now_ms - terms.settlement.dispute_s * 1_000)
-            if settled_ms < terms.window.end_ms:
-                until_ms[name] = settled_ms
-        self.settled.forget(until_ms)
-
-
-def _closed(event: IntervalClosed | IntervalCorrected) -> ClosedInterval:
-    return ClosedInterval(event.interval_ms, event.end_ms, event.first_leaf, event.leaves)
+                terms = {name: self.instruments[each.instrument] for name, each in self.book.positions.items()}
+                until_ms = {name: unchangeable_until_ms(each, event.at_ms) for name, each in terms.items()}
+                self.settled.forget({name: each for name, each in until_ms.items() if each is not None})
 
 
 def _gpus(gang: Gang) -> npt.NDArray[np.int64]:

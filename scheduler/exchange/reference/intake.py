@@ -19,9 +19,9 @@ from scheduler.core.metering.versions import Stage, stage_after, wrong_version
 from scheduler.core.positions import Position
 from scheduler.core.quantities import INT64_MAX
 from scheduler.core.settlement import Statement
-from scheduler.exchange.checks import Reason, Rejected, checked_leaf
-from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, RecordLeaf, SettlingLeaf, WithdrawalLeaf
-from scheduler.exchange.plain_records import PlainRecord, plain_of, plain_record
+from scheduler.exchange.checks import Reason, Rejected, check_batch, checked_leaf
+from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, SettlingLeaf, WithdrawalLeaf
+from scheduler.exchange.plain_records import PlainRecord, plain_record, record_of
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.devices import Devices
 from scheduler.exchange.reference.disputes import Disputes
@@ -32,7 +32,6 @@ from scheduler.exchange.reference.witness import Witness
 from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.keys import VerifierKey
 from scheduler.ledger.notes import Checkpoint, open_checkpoint, with_cosignature
-from scheduler.ledger.treestore import MAX_LEAF_BYTES
 
 MOST_LEAVES = 5_000
 """The most leaves in a batch."""
@@ -127,7 +126,7 @@ class Intake:
         Fenced where the turn is over, Equivocation where the stream contradicts itself (it is then frozen), and
         Unauthorised or InvalidValue for a checkpoint that is not signed by the stream's key or not over these leaves.
         """
-        _check_form(session.stream, leaves)
+        check_batch(session.stream, leaves, MOST_LEAVES)
         checkpoint = self._opened(session, note)
         with self._database.guard:
             self._check_turn(session)
@@ -405,7 +404,7 @@ class Intake:
             {
                 (numbers[record.position], record.start_ms)
                 for _, leaf, _ in checked.found
-                if (record := _record_of(leaf)) is not None and record.position in numbers
+                if (record := record_of(leaf)) is not None and record.position in numbers
             }
         )
         changed: dict[tuple[int, int], _Version] = {}
@@ -421,7 +420,7 @@ class Intake:
                 changed.clear()
                 rejected = self._settling.take(session.number, index, leaf)  # noqa: PLW2901 - as for records
                 versions = self._versions(versions)
-            elif (record := _record_of(leaf)) is not None and ordered:
+            elif (record := record_of(leaf)) is not None and ordered:
                 key = (numbers[record.position], record.start_ms)
                 rejected = self._note_record(session, index, record, rejected, key, versions, changed)  # noqa: PLW2901
             if rejected is not None:
@@ -485,21 +484,6 @@ class Intake:
     def _leaf(self, stream: str, index: int) -> bytes:
         (page,) = self._database.trees.leaves(stream, index, index + 1)
         return page[0]
-
-
-def _check_form(stream: str, leaves: Sequence[bytes]) -> None:
-    if not 0 < len(leaves) <= MOST_LEAVES:
-        raise InvalidValue("leaves", f"a batch of {stream}", len(leaves), f"1..{MOST_LEAVES}")
-    longest = max(map(len, leaves))
-    if longest > MAX_LEAF_BYTES:
-        raise InvalidValue("leaf", f"a batch of {stream}", f"{longest} bytes", f"at most {MAX_LEAF_BYTES}")
-
-
-def _record_of(leaf: Leaf | PlainRecord | None) -> PlainRecord | None:
-    """What is noted of the record in a leaf; None where the leaf is of another kind."""
-    if isinstance(leaf, PlainRecord):
-        return leaf
-    return plain_of(leaf) if isinstance(leaf, RecordLeaf) else None
 
 
 def _of_version(session: Session, record: PlainRecord, row: _Version | None) -> Rejected | None:
