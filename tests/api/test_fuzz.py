@@ -17,7 +17,7 @@ from tests.api.world import DAY_MS, START_MS, SYMBOL, World, market
 from tests.fuzzing import Words, anything, ask, chances, fuzz, methods_of
 
 METHODS = methods_of(*wire.DESCRIPTOR.services_by_name.values())
-CHANGING = ("Submit", "Cancel", "Drain", "Mark", "DeclareForceMajeure")
+CHANGING = ("Submit", "Cancel", "Drain", "Mark", "DeclareForceMajeure", "Recall", "Release", "AnswerDispute")
 REAL: dict[str, list[Message]] = {
     "GetStatus": [wire.GetStatusRequest()],
     "ListPositions": [wire.ListPositionsRequest(account="acme", ended=True)],
@@ -43,6 +43,10 @@ REAL: dict[str, list[Message]] = {
             nodes=["node-2"], from_ms=START_MS, until_ms=START_MS + DAY_MS, evidence="ab" * 32
         )
     ],
+    "Recall": [wire.RecallRequest(position="p-acme", lots=1, from_ms=START_MS, until_ms=START_MS + DAY_MS)],
+    "Release": [wire.ReleaseRequest(position="p-acme", lots=1, from_ms=START_MS, until_ms=START_MS + DAY_MS)],
+    "ListDisputes": [wire.ListDisputesRequest(answered=True)],
+    "AnswerDispute": [wire.AnswerDisputeRequest(dispute="dispute-1", accept=True, reason="it was so")],
     "GetStatement": [wire.GetStatementRequest(position="p-acme")],
     "WatchEvents": [wire.WatchEventsRequest(after_seq=0, stop_at_head=True, kinds=["gang_started"])],
 }
