@@ -99,8 +99,7 @@ class Figures:
             for cause, gpu_ms in record.losses:
                 self.lost_by_cause[cause.name] += gpu_ms
         for pool in pools:
-            for name, value in pool.model_dump(exclude={"grade", "site", "start_ms", "end_ms"}).items():
-                self.pool[name] += value
+            self.pool.update({name: value for name, value in pool.model_dump().items() if name.endswith("_gpu_ms")})
 
     def finish(self, end_ms: int) -> None:
         """The run is over: what still runs counts until now."""

@@ -22,7 +22,7 @@ from scheduler.core.events import (
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.placement.laws import violations
 from scheduler.core.rounds.closing import close, due_intervals
-from scheduler.core.state.dump import dump, is_readable, load
+from scheduler.core.state.dump import LAYOUT, dump, is_readable, load
 from scheduler.core.state.state import State
 from scheduler.core.workloads import GangStatus, Piece, StopCause, shape_of
 from tests.core.state.folding import T, assigned, folded, held, placed, spec, submitted, traded
@@ -229,5 +229,5 @@ def test_no_gang_gets_fewer_or_more_workers_than_it_asked_for() -> None:
 def test_a_snapshot_in_another_layout_is_told_apart() -> None:
     body = dump(folded(*TWO))
     assert is_readable(body)
-    assert not is_readable(body.replace(b'"layout":5', b'"layout":4'))
+    assert not is_readable(body.replace(b'"layout":%d' % LAYOUT, b'"layout":%d' % (LAYOUT - 1)))
     assert is_readable(b"no snapshot")  # for `load` to refuse
