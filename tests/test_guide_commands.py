@@ -38,6 +38,7 @@ ELSEWHERE = {
     "exchange trade book --exchange exchange.example:7001": "another machine's: tests/exchange/test_access.py",
     "exchange conformance": "tests of its own",
     "exchange fault": "tests of its own",
+    "dispute": "of a record that a cluster answers for: tests/cli/test_dispute.py, tests/test_disputes.py",
     "feed": "tests of its own",
     "audit build/mirror": "with the feed",
     "export events --home build/tour --to": "another machine's, without an end: tests/exports/test_webhook.py",

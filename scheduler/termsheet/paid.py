@@ -81,6 +81,21 @@ def paid(terms: InstrumentTerms) -> Iterator[Sentence]:
     yield said(words, "damages.reference_price_micro_per_gpu_hour")
     yield said(_cap(terms), "damages.cap_micro", "damages.cap_ppm")
     yield said(_DUE[terms.settlement_calendar], "settlement_calendar")
+    initial, final, dispute, answer = (
+        length(seconds * 1_000)
+        for seconds in (
+            terms.settlement.initial_after_s,
+            terms.settlement.final_after_s,
+            terms.settlement.dispute_s,
+            terms.settlement.answer_s,
+        )
+    )
+    yield said(
+        f"Facts that are missing when an interval ends may come {initial} later. Records are final {final} after the "
+        f"end of their settlement period, and until {dispute} after that they may be disputed, and are corrected by "
+        f"what is learnt late. A dispute is answered within {answer}.",
+        *("settlement.initial_after_s", "settlement.final_after_s", "settlement.dispute_s", "settlement.answer_s"),
+    )
 
 
 def _cap(terms: InstrumentTerms) -> str:

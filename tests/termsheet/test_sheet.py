@@ -69,7 +69,8 @@ def replaced(plain: Any, path: list[str], value: object) -> Any:
         return value
     if isinstance(plain, list):
         return [replaced(each, path[1:], value) if str(at) == path[0] else each for at, each in enumerate(plain)]
-    return plain | {path[0]: replaced(plain.get(path[0]), path[1:], value)}
+    held = plain or {}  # what is left at its default is left out
+    return held | {path[0]: replaced(held.get(path[0]), path[1:], value)}
 
 
 @named
