@@ -147,8 +147,10 @@ class FeedLog:
 
     def statement(self, state: State, position: str, until_ms: int, size: int) -> Statement:
         """What is owed for a position until an instant (0: so far), from the first `size` leaves. Raises as
-        `delivery.statement`.
+        `delivery.statement`; InvalidValue while nothing is signed.
         """
+        if not size:
+            raise InvalidValue("checkpoint", f"stream {self._stream}", "missing", "a log that was signed once")
         return statement(self._journal, self._stream, state, position, size, until_ms)
 
     def check_signed(self, size: int) -> None:

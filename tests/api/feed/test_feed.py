@@ -58,6 +58,13 @@ def test_nothing_is_told_that_no_checkpoint_covers(log: FedLog) -> None:
             client.inclusion_proof(STREAM, 2, 3)
 
 
+def test_no_statement_is_made_of_leaves_that_nobody_signed(log: FedLog) -> None:
+    log.journal.commit((), leaves=[leaf_of(0)], stream=STREAM)
+    missing = pytest.raises(InvalidValue, match="checkpoint of stream cluster-1 was 'missing'")
+    with log.served() as server, FeedClient(server.address) as client, missing:
+        client.statement("acme")
+
+
 def test_no_more_leaves_come_than_were_granted(log: FedLog) -> None:
     log.grow(10)
     with log.served() as server, FeedClient(server.address) as client:
