@@ -24,7 +24,6 @@ from scheduler.core.metering.closing import Closing
 from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
 from scheduler.core.state.closings import ClosedInterval
-from scheduler.core.state.settled import CorrectedInterval
 from scheduler.core.state.state import State
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.outages import (
@@ -103,7 +102,7 @@ class LogWriter:
         self,
         journal: Journal,
         unsaved: Sequence[bytes],
-        closings: Sequence[ClosedInterval | CorrectedInterval],
+        closings: Sequence[ClosedInterval],
         interval_ms: int,
         end_ms: int,
     ) -> dict[str, Told]:

@@ -30,7 +30,7 @@ from scheduler.core.metering.records import MeterRecord, RecordStatus, supersedi
 from scheduler.core.metering.versions import LateFact, Stage
 from scheduler.core.rounds import closing, settling
 from scheduler.core.rounds.certifying import certified
-from scheduler.core.state.settled import CorrectedInterval
+from scheduler.core.state.closings import ClosedInterval
 from scheduler.core.state.state import State
 from scheduler.delivery import LogWriter
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_record
@@ -323,7 +323,7 @@ class Books:
         """The record that a dispute is about, as it stands now. Raises Refused where the log has none such there."""
         out = self._outgoing
         size, interval_ms = out.log.size(out.journal), dispute.end_ms - dispute.start_ms
-        here = CorrectedInterval(interval_ms, dispute.end_ms, dispute.leaf, 1)
+        here = ClosedInterval(interval_ms, dispute.end_ms, dispute.leaf, 1)
         if dispute.leaf >= size:
             raise Refused(f"dispute {dispute.id} is about leaf {dispute.leaf}, the log has {size}")
         decoded = decode(next(leaf for _, leaf in out.journal.leaves(out.log.stream, dispute.leaf, 1)))

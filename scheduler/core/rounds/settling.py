@@ -6,6 +6,7 @@ that are due the later status alone is told.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -49,12 +50,15 @@ def due(state: State, now_ms: int) -> Due:
         for start_ms in starts
         if initial_ms(state.instruments[instrument], start_ms + state.instruments[instrument].interval_ms) <= now_ms
     )
+    waited: dict[str, list[int]] = defaultdict(list)
+    for instrument, start_ms in settled:
+        if start_ms >= through[instrument]:
+            waited[instrument].append(start_ms)
     for position in sorted(state.contracted):
         instrument = state.book.positions[position].instrument
         length_ms = state.instruments[instrument].interval_ms
         known_ms, until_ms = state.settled.final_until.get(position, 0), through[instrument]
-        starts = [start_ms for name, start_ms in settled if name == instrument and start_ms >= until_ms]
-        ranges = _runs(starts, length_ms)
+        ranges = _runs(waited[instrument], length_ms)
         promotions += list(_of(state, position, ranges, RecordStatus.INITIAL))
         theirs = disputed.get(position, frozenset())
         left = [start_ms for start_ms in state.settled.left.get(position, ()) if start_ms not in theirs]

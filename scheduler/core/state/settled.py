@@ -20,6 +20,7 @@ from scheduler.core.events import (
 )
 from scheduler.core.metering.disputes import Answer, Dispute
 from scheduler.core.metering.versions import Promotion, Stage
+from scheduler.core.state.closings import ClosedInterval
 
 ANSWERED_KEPT = 1_000
 """So many disputes that are answered are remembered, the last ones."""
@@ -39,15 +40,6 @@ class HeardDispute(NamedTuple):
     answer: Answer | None = None
 
 
-class CorrectedInterval(NamedTuple):
-    """Leaves that tell of an interval again; as `ClosedInterval`."""
-
-    interval_ms: int
-    end_ms: int
-    first_leaf: int
-    leaves: int
-
-
 class Settled:
     """See the module."""
 
@@ -60,7 +52,8 @@ class Settled:
         """By instrument, the starts of intervals whose records are provisional."""
         self.promoted: dict[str, tuple[PromotedRange, ...]] = {}
         """By position, in the order of the log."""
-        self.corrected: tuple[CorrectedInterval, ...] = ()
+        self.corrected: tuple[ClosedInterval, ...] = ()
+        """Leaves that tell of an interval again."""
         self.disputes: dict[str, HeardDispute] = {}
         self.heard_seq = 0
         """The place of the last dispute that was heard, in the exchange's order."""
@@ -100,7 +93,7 @@ class Settled:
         start_ms = event.end_ms - event.interval_ms
         self.corrected = (
             *self.corrected,
-            CorrectedInterval(event.interval_ms, event.end_ms, event.first_leaf, event.leaves),
+            ClosedInterval.of(event),
         )
         for position in event.first:
             if event.end_ms <= self.final_until.get(position, 0):
@@ -206,7 +199,7 @@ class Settled:
             promotion = Promotion.model_validate(each, strict=False)
             known = loaded.promoted.get(promotion.position, ())
             loaded.promoted[promotion.position] = (*known, PromotedRange(promotion, leaf))
-        loaded.corrected = tuple(CorrectedInterval(*each) for each in plain["corrected"])
+        loaded.corrected = tuple(ClosedInterval(*each) for each in plain["corrected"])
         for dispute, answer in plain["disputes"]:
             told = Dispute.model_validate(dispute, strict=False)
             answered = None if answer is None else Answer.model_validate(answer, strict=False)
