@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -60,9 +61,21 @@ def checked_address(address: str, of: str = "the API") -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def shown_address(host: str, port: int) -> str:
+    """`host:port`, as `checked_address` reads it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def write_address(path: Path, address: str) -> None:
     """Leave the address where clients look; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_suffix(".new")
     building.write_text(address + "\n", encoding="utf-8")
     building.replace(path)
+
+
+def take_back_address(path: Path, address: str) -> None:
+    """Remove the address that was left, where it is still this one: another that started since keeps its own."""
+    with contextlib.suppress(OSError):
+        if path.read_text(encoding="utf-8").strip() == address:
+            path.unlink()

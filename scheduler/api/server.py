@@ -7,7 +7,6 @@ leaves in a file.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -16,7 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from scheduler.api.access import SERVICE, rules
-from scheduler.api.address import checked_address, write_address
+from scheduler.api.address import checked_address, shown_address, take_back_address, write_address
 from scheduler.api.servicer import MOST_STREAMS, ApiSources, Servicer
 from scheduler.api.v1 import api_pb2_grpc
 from scheduler.exchange.admission import Admission, Limits
@@ -77,8 +76,7 @@ class ApiServer:
         port = bind(server, self._wanted, self._tls, "the API")
         server.start()
         self._server = server
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.address = f"{shown}:{port}"
+        self.address = shown_address(self._host, port)
         for name in ("", SERVICE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._file is not None:
@@ -94,8 +92,6 @@ class ApiServer:
         self._servicer.close()
         server.stop(grace_s).wait()
         if self._file is not None:
-            with contextlib.suppress(OSError):
-                if self._file.read_text(encoding="utf-8").strip() == self.address:
-                    self._file.unlink()
+            take_back_address(self._file, self.address)
         if self._on_stop is not None:
             self._on_stop()

@@ -5,11 +5,11 @@ noticed.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from scheduler.core.errors import Conflict, Damaged, InvalidValue, Unauthorised, Unavailable
+from scheduler.core.errors import Conflict, Damaged, Unauthorised, Unavailable
+from scheduler.exports.files import writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +51,6 @@ def load(path: Path, origin: str) -> Cursor:
 
 
 def save(path: Path, cursor: Cursor) -> None:
-    """Keeps it durably, whole or not at all. Raises InvalidValue, Unauthorised or Unavailable as the file system
-    says.
-    """
-    building = path.with_name(f".{path.name}.{os.getpid()}.new")
-    content = json.dumps({"origin": cursor.origin, "next": cursor.next, "last": cursor.last}) + "\n"
-    try:
-        with building.open("w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        building.replace(path)
-    except FileNotFoundError as error:
-        raise InvalidValue("folder", str(path.parent), "missing", "a folder that exists") from error
-    except PermissionError as error:
-        raise Unauthorised(f"the cursor {path} may not be written by this user") from error
-    except OSError as error:
-        raise Unavailable(f"the cursor {path} could not be written: {error.strerror}") from error
+    """Keeps it durably, whole or not at all. Raises as `files.writing`."""
+    with writing(path) as file:
+        file.write(json.dumps({"origin": cursor.origin, "next": cursor.next, "last": cursor.last}).encode() + b"\n")

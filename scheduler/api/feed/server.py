@@ -6,7 +6,6 @@ may what `access` says. It reads the journal over a connection of its own and ta
 
 from __future__ import annotations
 
-import contextlib
 from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from scheduler.api.address import checked_address, write_address
+from scheduler.api.address import checked_address, shown_address, take_back_address, write_address
 from scheduler.api.feed.access import EVIDENCE, FEED, rules
 from scheduler.api.feed.log import FeedLog
 from scheduler.api.feed.services import MOST_STREAMS, Evidence, Feed, FeedSources
@@ -86,8 +85,7 @@ class FeedServer:
         port = bind(server, settings.listen, settings.tls, "the feed")
         server.start()
         self._server = server
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.address = f"{shown}:{port}"
+        self.address = shown_address(self._host, port)
         for name in ("", FEED, EVIDENCE):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if settings.address_file is not None:
@@ -105,9 +103,6 @@ class FeedServer:
             self._health.enter_graceful_shutdown()
             self._feed.close()
             server.stop(grace_s).wait()
-            path = self._settings.address_file
-            if path is not None:
-                with contextlib.suppress(OSError):
-                    if path.read_text(encoding="utf-8").strip() == self.address:
-                        path.unlink()
+            if self._settings.address_file is not None:
+                take_back_address(self._settings.address_file, self.address)
         self._journal.close()
