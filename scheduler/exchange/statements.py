@@ -32,6 +32,7 @@ class Versions:
         self.of: defaultdict[str, PositionVersions] = defaultdict(PositionVersions)
         self._only = only
         self._disputed: dict[str, str] = {}
+        self._heard: list[bytes] = []
 
     def add(self, index: int, leaf: bytes) -> None:
         """The next leaf. Raises Refused for what is no leaf."""
@@ -43,7 +44,7 @@ class Versions:
 
     def answers(self, leaf: bytes) -> bool:
         """Whether a leaf may answer a dispute that was heard; an answer names no position."""
-        return any(dispute.encode() in leaf for dispute in self._disputed)
+        return any(dispute in leaf for dispute in self._heard)
 
     def settle(self, index: int, told: Settling) -> None:
         """What settles records, at a leaf: of a position that has none nothing changes."""
@@ -56,6 +57,7 @@ class Versions:
                 versions.promote(index, told)
             case Dispute():
                 self._disputed[told.id] = position
+                self._heard.append(told.id.encode())
                 versions.hear(told)
             case Answer():
                 versions.answer(told)

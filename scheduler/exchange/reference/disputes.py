@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from scheduler.core.causes import Cause
@@ -79,9 +80,8 @@ class Disputes:
             f"SELECT {_COLUMNS} FROM dispute JOIN stream ON stream.number = dispute.stream"  # noqa: S608 - constants
             " WHERE seq > ? AND (? = '' OR stream.name = ?) ORDER BY seq"
         )
-        found = [self._disputed(row) for row in self._database.all(query, seq, stream, stream)]
-        wanted = [each for each in found if positions is None or each.dispute.position in positions]
-        return tuple(wanted[:PAGE])
+        found = map(self._disputed, self._database.all(query, seq, stream, stream))
+        return tuple(islice((each for each in found if positions is None or each.dispute.position in positions), PAGE))
 
     # -- what the log says: inside the intake's transaction ------------------------------------------------------------
 
