@@ -44,3 +44,15 @@ def test_borrowers_come_by_waiting_then_what_they_lent() -> None:
         order.append(served(world))
         world.end(world.in_status(GangStatus.BINDING)[0])
     assert order == [patient.id, lender.id, urgent.id]
+
+
+def test_the_next_of_equal_gangs_waits_for_its_own_turn() -> None:
+    """What account a submitted last is not served before b's because its first was; b lent less than it borrowed."""
+    world = World(fleet_of([2]), owners_of({"c": 2}))
+    world.now_ms = 100 * HOUR_MS
+    first, other, last = (
+        world.submit(spec_of(account), submitted_ms=at * HOUR_MS) for at, account in enumerate("aba", start=1)
+    )
+    world.balance_gpu_ms = {"a": 5, "b": -5}
+    world.apply(plan(world.snapshot(), STILL))
+    assert [world.gangs[gang.number].status for gang in (first, other, last)] == ["binding", "binding", "waiting"]

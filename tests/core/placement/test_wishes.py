@@ -162,6 +162,16 @@ def test_reclaiming_a_shared_device_ends_all_that_share_it() -> None:
     assert world.gangs[owner.number].status is GangStatus.RUNNING
 
 
+def test_what_cannot_be_preempted_joins_no_device_that_changes_owners_before_it_ends() -> None:
+    world = World(fleet_of([3]), owners_of({"a": 3}))
+    firm: dict[str, Any] = {"gpu_milli": 300, "preemptible": False}
+    world.running(spec_of("a", max_runtime_ms=30 * MINUTE_MS, **firm), [0])
+    world.until_ms[0] = world.now_ms + HOUR_MS
+    short, long = (world.submit(spec_of("a", max_runtime_ms=each, **firm)) for each in (HOUR_MS, HOUR_MS + 1))
+    planned(world)
+    assert (gpus_of(world, short), gpus_of(world, long)) == ((0,), (1,))
+
+
 def test_what_cannot_be_preempted_shares_with_its_like_alone() -> None:
     world = World(fleet_of([3]), owners_of({"a": 3}))
     soft = world.running(spec_of("a", gpu_milli=100), [0])
@@ -293,6 +303,14 @@ def test_only_what_has_ended_by_then_goes_before_one_that_waited_long() -> None:
     assert {**dict(held.numbers)}["protected_start_ms"] == start_ms
     told = made.waiting["a", large.shape]
     assert (told.expected_start_ms, dict(told.numbers)["protected_start_ms"]) == (start_ms, start_ms)
+
+
+def test_of_those_who_waited_long_the_first_is_protected_and_no_other() -> None:
+    world, large = crowded()
+    later = world.submit(spec_of("c", 4, 4), submitted_ms=2 * HOUR_MS)
+    waiting = planned(world).waiting
+    told = [dict(waiting[gang.account, gang.shape].numbers).get("protected_start_ms") for gang in (large, later)]
+    assert told == [world.now_ms + 2 * HOUR_MS, None]
 
 
 def test_nobody_is_moved_for_another_than_the_protected_one() -> None:
