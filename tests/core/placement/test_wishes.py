@@ -339,6 +339,25 @@ def test_a_long_gang_may_have_what_the_protected_one_does_not_need() -> None:
     assert not gpus_of(world, long[1])
 
 
+def test_what_a_long_gang_took_of_that_is_gone_for_the_next_one() -> None:
+    """Four GPUs of the free node are not needed: two long gangs share them, and four stay free."""
+    world = World(fleet_of([8, 8]), owners_of({None: 16}))
+    world.now_ms = 10 * HOUR_MS
+    world.running(spec_of("b", 1, 8, max_runtime_ms=2 * HOUR_MS), range(8))
+    world.submit(spec_of("a", 3, 4), submitted_ms=HOUR_MS)
+    long = [world.submit(spec_of("c", 1, 2, **LONG)) for _ in range(3)]
+    planned(world)
+    assert [len(gpus_of(world, each)) for each in long] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(("grace_ms", "goes"), [(30 * MINUTE_MS, True), (30 * MINUTE_MS + 1, False)])
+def test_a_gang_has_ended_when_its_grace_is_over_too(grace_ms: int, *, goes: bool) -> None:
+    world, _ = crowded()
+    short = world.submit(spec_of("c", 1, 8, grace_ms=grace_ms, max_runtime_ms=90 * MINUTE_MS))
+    planned(world)
+    assert bool(gpus_of(world, short)) is goes
+
+
 def test_nobody_is_held_back_for_one_that_has_not_waited_long() -> None:
     world, _ = crowded()
     long = world.submit(spec_of("c", 1, 8, **LONG))
