@@ -28,6 +28,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.clock_check import ClockCheck
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.dispute_listener import DisputeListener
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.tls import Tls, refuse_plaintext, stale
@@ -296,11 +297,12 @@ def _about_files(error: OSError, settings: UpSettings) -> TenorError:
 
 def _check_addresses(settings: UpSettings) -> None:
     """What cannot be listened on or called is refused before anything is started, and so are certificates that are of
-    no use; what takes the port later is still told.
+    no use, and a list of denied peers that is none; what takes the port later is still told.
     """
     for tls in (settings.api_tls(), settings.exchange_tls(), settings.feed_tls()):
         if tls is not None:
             tls.valid()
+    Denied.of(settings.denied)
     if settings.exchange is not None:
         checked_address(settings.exchange, "the exchange")
         if settings.exchange_tls() is None:
@@ -465,4 +467,5 @@ def _api(
         address_file=settings.home / "api.address",
         tls=settings.api_tls(),
         limits=Limits(settings.calls_per_s, 4 * settings.calls_per_s, settings.streams_per_peer),
+        denied=Denied.of(settings.denied),
     )

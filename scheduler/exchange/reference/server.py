@@ -99,7 +99,7 @@ class Server:
             self._health = health.HealthServicer()
             allowed = rules(self.venue, self.intake) | (control.rules() if settings.fault_control else {})
             between = [] if self._faults is None else [FaultyCalls(self._faults, self.venue)]
-            denied = None if settings.denied is None else Denied(settings.denied)
+            denied = Denied.of(settings.denied)
             door = Admission(allowed, settings.limits, denied=denied)
             self._server = _grpc_server([door, *between], settings.connection_age_ms)
             self._register(settings)
