@@ -17,7 +17,7 @@ from scheduler.exchange.audit.signatures import Witnessed, check_checkpoint
 from scheduler.exchange.bundles import read_statements
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.ledger.bundle import Bundle, read_bundle
-from scheduler.ledger.keys import VerifierKey
+from scheduler.ledger.keys import Kind, VerifierKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
         return Audited(findings.report(folder, None), None, None)
     findings.examined["folder"] += 1
     witnessed = Witnessed(bundle, trusted, findings)
-    log = Log(_checked_terms(bundle, findings), findings)
+    log = Log(_checked_terms(bundle, findings), findings, _exchanges(bundle, trusted))
     try:
         for index, leaf in enumerate(bundle.leaves()):
             findings.examined["tree"] += 1
@@ -57,6 +57,15 @@ def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
     log.close()
     check_statements(log, statements, findings)
     return Audited(findings.report(folder, bundle, len(log.by_position)), bundle, log)
+
+
+def _exchanges(bundle: Bundle, trusted: Sequence[VerifierKey]) -> Sequence[VerifierKey]:
+    """Whose device probes are believed: the witnesses that are trusted, or else those that the bundle names."""
+    named = [key for key in trusted if key.kind is Kind.COSIGNATURE]
+    try:
+        return named or bundle.witness_keys()
+    except TenorError:  # told of with the witnesses
+        return ()
 
 
 def _checked_terms(bundle: Bundle, findings: Findings) -> dict[str, InstrumentTerms]:

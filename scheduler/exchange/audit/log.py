@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.devices import PledgeBook
@@ -13,6 +13,7 @@ from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
 from scheduler.core.settlement import expected_intervals
 from scheduler.exchange.audit.outages import Outages
+from scheduler.exchange.audit.probes import ProbeChecks
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.audit.settling import SettlingChecks
@@ -29,21 +30,26 @@ from scheduler.exchange.leaves import (
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
+from scheduler.exchange.probe_leaves import ProbeLeaf
 from scheduler.exchange.statements import Versions
 from scheduler.ledger.keyring import KeyChange
+from scheduler.ledger.keys import VerifierKey
 
 _PoolInterval = tuple[str, int, int]
 """`site/grade`, start_ms, end_ms."""
 
 
 class Log:
-    """See the module. `terms`: of every instrument in the bundle, by id."""
+    """See the module. `terms`: of every instrument in the bundle, by id; `exchanges`: whose probes are believed."""
 
-    def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
+    def __init__(
+        self, terms: Mapping[str, InstrumentTerms], findings: Findings, exchanges: Collection[VerifierKey] = ()
+    ) -> None:
         self.by_position: dict[str, list[MeterRecord]] = defaultdict(list)
         """Every record that was told in full, in the order of the log."""
         self.versions = Versions()
         self.devices = PledgeBook()
+        self._probes = ProbeChecks(self.devices, exchanges, findings)
         self.key_changes: list[KeyChange] = []
         """Those that both keys signed, in order."""
         self.pools: dict[_PoolInterval, tuple[str, PoolRecord]] = {}
@@ -97,6 +103,8 @@ class Log:
                 self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
+            case ProbeLeaf():
+                self._probes.add(where, decoded)
             case PledgeLeaf():
                 self._pledged.clear()
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))
