@@ -21,7 +21,7 @@ from scheduler.exchange.channels import CHANNEL_OPTIONS
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.publisher import Publisher
 from scheduler.exchange.tls import opened
-from scheduler.exchange.v1 import delivery_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, positions_pb2, probes_pb2
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -42,7 +42,9 @@ from tests.exchange.world import (
 from tests.fuzzing import TRIES, Answer, Words, anything, ask, chances, fuzz, methods_of
 
 METHODS = methods_of(
-    *positions_pb2.DESCRIPTOR.services_by_name.values(), *delivery_pb2.DESCRIPTOR.services_by_name.values()
+    *positions_pb2.DESCRIPTOR.services_by_name.values(),
+    *delivery_pb2.DESCRIPTOR.services_by_name.values(),
+    *probes_pb2.DESCRIPTOR.services_by_name.values(),
 )
 WITNESS = SignerKey("witness.test/klm", bytes(range(1, 33)))
 LEAVES = delivered()
@@ -127,6 +129,7 @@ def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
         "Trade": [positions_pb2.TradeRequest(request_id="r1", account="a", instrument=terms().id, lots=1)],
         "Transfer": [positions_pb2.TransferRequest(request_id="r2", source="pos-1", account="b", lots=1)],
         "Correct": [positions_pb2.CorrectRequest(request_id="r3", position="pos-2", lots=1)],
+        "Consent": [positions_pb2.ConsentRequest(request_id="r4", position="pos-1", grades=["A100"])],
         "GetStatement": [delivery_pb2.GetStatementRequest(position="pos-1")],
         "GetCheckpoint": [delivery_pb2.GetCheckpointRequest(stream=STREAM)],
         "GetInclusionProof": [proof],
@@ -134,6 +137,16 @@ def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
         "AddCosignature": [
             delivery_pb2.AddCosignatureRequest(stream=STREAM, checkpoint=witnessed, vkey=WITNESS.witness.encode())
         ],
+        "NextProbe": [probes_pb2.NextProbeRequest(stream=STREAM)],
+        "RevealNonce": [probes_pb2.RevealNonceRequest(stream=STREAM, probe="probe-1")],
+        "AnswerProbe": [probes_pb2.AnswerProbeRequest(stream=STREAM, probe="probe-1", root=bytes(32))],
+        "OpenRows": [
+            probes_pb2.OpenRowsRequest(stream=STREAM, probe="probe-1", rows=[delivery_pb2.ProbedRow(values=bytes(8))])
+        ],
+        "DeclineProbe": [
+            probes_pb2.DeclineProbeRequest(stream=STREAM, probe="probe-1", why=probes_pb2.PROBE_DECLINE_BUSY)
+        ],
+        "ListProbes": [probes_pb2.ListProbesRequest(stream=STREAM)],
         "Publish": [delivery_pb2.PublishRequest(batch=batch) for batch in LOG.batches],
     }
 
