@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.fits import Room
+from scheduler.core.placement.moving import Crowd, dear, room_by_moving
 from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
@@ -72,6 +75,38 @@ def _room_at_home(
         if (own or books.account_of_row[row] != account) and books.rows[row].shape.preemptible
     }
     return cheapest_room(Ground.of(books, gpus, prices, None), want)
+
+
+def milder(books: Books, want: Want, pool: int, room: Room, gpus: IntArray | None = None) -> Room:
+    """The room, or where it is dear another one, on these GPUs (None: anywhere in the pool), for which some move."""
+    lost_ms = sum(books.price(row) for row in room.victims)
+    if not dear(lost_ms, want.gpus):
+        return room
+    allowed = books.floor.gpus_of_pool(pool) if gpus is None else gpus
+    prices = {
+        row: books.price(row)
+        for row in books.holders(allowed)
+        if books.rows[row].shape.preemptible and books.is_placed(row)
+    }
+    found = room_by_moving(Crowd(books, prices, books.excess[pool], _elsewhere(books, pool)), allowed, want)
+    return room if found is None or not dear(lost_ms - found[0], want.gpus) else found[1]
+
+
+def _elsewhere(books: Books, pool: int) -> IntArray:
+    """(n_nodes): GPUs of the pool that are free, or that accounts over their count give back at no dear loss."""
+    floor, over = books.floor, books.excess[pool] > 0
+    cheap = np.array(
+        [
+            bool(over[books.account_of_row[row]])
+            and gang.shape.preemptible
+            and not dear(books.price(row), gang.shape.gpus)
+            for row, gang in enumerate(books.rows)
+        ]
+        + [False],
+        dtype=np.bool_,
+    )
+    free = (floor.free | (floor.usable & cheap[floor.holder])) & (floor.pool_of_node[floor.node_of_gpu] == pool)
+    return np.bincount(floor.node_of_gpu[free], minlength=books.n_nodes)
 
 
 _LAST = 1 << 62

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.coverage.columns import columns_of
-from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.exchange import Asked, Ground, Nodes, idle_for_busy, room
 from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.events import CellsSwapped
 from scheduler.core.placement.wants import demand
+from scheduler.core.rounds.making_way import cheaper_ways
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus
@@ -30,7 +31,12 @@ def make_room(state: State, now_ms: int) -> list[CellsSwapped]:
     waiting = asked(state, now_ms)
     if not waiting:
         return []
-    swaps = idle_for_busy(state.fleet, _ground(state, now_ms), waiting)
+    ground = _ground(state, now_ms)
+    nodes = Nodes(state.fleet, ground, waiting)
+    swaps = list(idle_for_busy(state.fleet, ground, waiting, nodes))
+    missing = [each for each in waiting if int(room(state.fleet, ground, each).sum()) < each.parts]
+    if not swaps and missing:
+        swaps = cheaper_ways(state, ground, missing, nodes, now_ms)
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
 
 
