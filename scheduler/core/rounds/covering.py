@@ -88,6 +88,8 @@ def after_position_event(state: State, event: PositionEvent, now_ms: int, spares
         case PositionEventKind.EXPIRY | PositionEventKind.CORRECTION:
             yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
             yield from retry(state, now_ms, spares)
+        case PositionEventKind.CONSENT:
+            yield from retry(state, now_ms, spares)
 
 
 def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
