@@ -9,7 +9,8 @@ fits; on few nodes, those on which least is lost. A way is dear, and another one
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,9 @@ from scheduler.core.workloads import Gang, GangStatus, Shape
 
 WORTH_MS = 1_800_000
 """Of each GPU that is asked for: about what is lost on average where a checkpoint is written every hour."""
-NODES_TRIED = 16
+NODES_LOOKED_AT, NODES_TRIED = 64, 16
+GANGS_LOOKED_AT = 256
+"""So many gangs of accounts over their count are looked at for what they would give back."""
 
 
 class Crowd(NamedTuple):
@@ -47,18 +50,32 @@ def room_by_moving(crowd: Crowd, gpus: IntArray, want: Want) -> tuple[int, Room]
     """(what is lost, the room) on these GPUs, ascending; None where nothing does."""
     if want.level is not None or want.apart is not None:
         return None
-    crowd = movable(crowd)
-    nodes = cheapest_nodes(crowd, gpus, want.size)
+    able = movable(crowd)
+    nodes = cheapest_nodes(able, gpus, want.size)
     node_of_gpu = crowd.rows.floor.node_of_gpu[gpus]
     grounds = [[node] for node in nodes] if want.parts == 1 else [nodes]
     found: list[tuple[int, int, Room]] = []
     for number, ground in enumerate(grounds):
         here = gpus[np.isin(node_of_gpu, ground)]
-        room = cheapest_room(Ground.of(crowd.rows, here, _priced(crowd, here), None), want)
-        if room is not None and _movers_fit(crowd, room):
-            found.append((sum(crowd.prices[row] for row in room.victims), number, room))
+        prices = {row: able.prices[row] for row in crowd.rows.holders(here) if row in able.prices}
+        room = cheapest_room(Ground.of(crowd.rows, here, prices, None), want)
+        if room is not None and movers_fit(crowd, room):
+            found.append((sum(prices[row] for row in room.victims), number, room))
     best = min(found, default=None, key=lambda offer: offer[:2])
     return None if best is None else (best[0], best[2])
+
+
+def likely(free: IntArray, gpus: IntArray, node_of_gpu: IntArray) -> IntArray:
+    """Those of these GPUs that are on the `NODES_LOOKED_AT` of their nodes with most of such as `Crowd.free`."""
+    nodes = np.unique(node_of_gpu[gpus])
+    chosen = nodes[np.lexsort((nodes, -free[nodes]))[:NODES_LOOKED_AT]]
+    return gpus[np.isin(node_of_gpu[gpus], chosen)]
+
+
+def given_back(priced: Iterable[tuple[Gang, int]]) -> list[int]:
+    """GPUs of those (gang, price), of the first `GANGS_LOOKED_AT`, which are ended at no dear loss."""
+    gangs = [gang for gang, price in islice(priced, GANGS_LOOKED_AT) if not dear(price, gang.shape.gpus)]
+    return list(chain.from_iterable(gang.gpu_numbers for gang in gangs))
 
 
 def movable(crowd: Crowd) -> Crowd:
@@ -114,11 +131,8 @@ def movers(rows: Sequence[tuple[Gang, int]], excess: IntArray) -> list[Gang]:
     return moved
 
 
-def _priced(crowd: Crowd, gpus: IntArray) -> dict[int, int]:
-    return {row: crowd.prices[row] for row in crowd.rows.holders(gpus) if row in crowd.prices}
-
-
-def _movers_fit(crowd: Crowd, room: Room) -> bool:
+def movers_fit(crowd: Crowd, room: Room) -> bool:
+    """Whether all whom the room moves fit elsewhere at once."""
     rows = crowd.rows
     moved = movers([(rows.rows[row], rows.account_of_row[row]) for row in room.victims], crowd.excess)
     if any(gang.status is not GangStatus.RUNNING or gang.shape.is_share for gang in moved):

@@ -7,14 +7,15 @@ Counts are those of placement (`scheduler.core.placement.inside`): what binds, r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
-from scheduler.core.placement.moving import dear
+from scheduler.core.placement.moving import given_back
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
@@ -51,25 +52,40 @@ class Held:
 
     def __init__(self, state: State, now_ms: int) -> None:
         self._gangs, self._accounts, self._fleet, self._now_ms = state.gangs, state.accounts, state.fleet, now_ms
-        self._owner, self._usable = state.calendar.owner_account, state.health.usable
+        self._gpus_of, self._usable = state.calendar.gpus_of, state.health.usable
+        self._names = list(state.accounts)
         self._prices: dict[int, int] = {}
+        self._excess: dict[tuple[int, int], int] = {}
         self._elsewhere: dict[int, IntArray] = {}
-        self.pool_of_gpu: IntArray = state.fleet.pool_of_node[state.fleet.node_of_gpu]
-        occupant, claimant = state.gangs.occupant, state.gangs.claimant
-        self.holder = np.where(claimant != NOBODY, claimant, occupant)
-        """(n_gpus): number of the gang, -1 none."""
-        self.leaver = np.full_like(self.holder, NOBODY)
+
+    @cached_property
+    def holder(self) -> IntArray:
+        """(n_gpus): number of the gang that has it, -1 none."""
+        return self._there[0]
+
+    @cached_property
+    def leaver(self) -> IntArray:
         """(n_gpus): number of the gang that is told to stop and still there, -1 none."""
-        leaving = [number for number in sorted(state.gangs.in_motion) if self._is_leaving(number)]
-        for number in leaving:
-            self.make_way(number)
-        self._moving = [state.gangs.placed[number] for number in leaving if self._is_moved(number)]
+        return self._there[1]
+
+    @cached_property
+    def _there(self) -> tuple[IntArray, IntArray]:
+        occupant, claimant = self._gangs.occupant, self._gangs.claimant
+        there = np.where(claimant != NOBODY, claimant, occupant), np.full_like(occupant, NOBODY)
+        for number in sorted(self._gangs.in_motion):
+            if self._is_leaving(number):
+                self._leave(there, number)
+        return there
 
     def make_way(self, number: int) -> None:
         """The gang leaves its GPUs."""
+        self._leave(self._there, number)
+
+    def _leave(self, there: tuple[IntArray, IntArray], number: int) -> None:
+        holder, leaver = there
         gpus = np.array(self._gangs.placed[number].gpu_numbers, dtype=np.int64)
-        self.leaver[gpus[self._gangs.occupant[gpus] == number]] = number
-        self.holder[gpus[self.holder[gpus] == number]] = NOBODY
+        leaver[gpus[self._gangs.occupant[gpus] == number]] = number
+        holder[gpus[holder[gpus] == number]] = NOBODY
 
     def account(self, number: int) -> int:
         """Index of the gang's account."""
@@ -104,58 +120,61 @@ class Held:
             rank_of_row=ranks,
         )
 
-    @cached_property
-    def account_of_gpu(self) -> IntArray:
-        """(n_gpus): index of the account whose gang holds it, -1 none, before anybody is said to make way."""
-        numbers, row = np.unique(self.holder, return_inverse=True)
-        accounts = [NOBODY if number == NOBODY else self.account(number) for number in numbers.tolist()]
-        found: IntArray = np.array(accounts, dtype=np.int64)[row]
-        return found
+    def excess_of(self, account: int, pool: int) -> int:
+        """By how much the account is over its count, before anybody is said to make way."""
+        known = self._excess.get((account, pool))
+        if known is None:
+            staying = (gang for gang in self._gangs_of(account, pool) if gang.status is not GangStatus.STOPPING)
+            used = len(set(chain.from_iterable(gang.gpu_numbers for gang in staying)))
+            used += sum(gang.shape.gpus for gang in self._moving(account, pool))
+            own = self._gpus_of(account)
+            own = own[self._usable[own] & (self._pool_of(own) == pool)]
+            known = self._excess[account, pool] = used - len(own)
+        return known
 
-    @cached_property
-    def excess(self) -> IntArray:
-        """(n_pools, n_accounts): by how much each account is over its count, before anybody is said to make way."""
-        n_accounts = len(self._accounts)
-        used, own = self.account_of_gpu, np.where(self._usable, self._owner, NOBODY)
-        excess = np.zeros((len(self._fleet.pools), n_accounts), dtype=np.int64)
-        for accounts, sign in ((used, 1), (own, -1)):
-            some = accounts >= 0
-            keys = self.pool_of_gpu[some] * n_accounts + accounts[some]
-            excess += sign * np.bincount(keys, minlength=excess.size).reshape(excess.shape)
-        for gang in self._moving:
-            excess[self.pool_of_gpu[gang.gpu_numbers[0]], self._accounts[gang.account]] += gang.shape.gpus
+    def excess(self, accounts: Iterable[int], pool: int) -> IntArray:
+        """(n_accounts): the same of these, 0 of others."""
+        excess = np.zeros(len(self._names), dtype=np.int64)
+        for account in set(accounts):
+            excess[account] = self.excess_of(account, pool)
         return excess
 
     def elsewhere(self, pool: int) -> IntArray:
         """(n_nodes): GPUs of the pool that are free, or that accounts over their count give back at no dear loss."""
         if pool not in self._elsewhere:
-            here = self.pool_of_gpu == pool
-            free = here & self._usable & (self.holder == NOBODY) & (self.leaver == NOBODY)
-            over = here & np.append(self.excess[pool] > 0, np.False_)[self.account_of_gpu]
-            cheap = [
-                number for number in np.unique(self.holder[over]).tolist() if number != NOBODY and self._cheap(number)
-            ]
-            free |= over & np.isin(self.holder, cheap)
+            over = (account for account in range(len(self._names)) if self.excess_of(account, pool) > 0)
+            gangs = chain.from_iterable(self._gangs_of(account, pool) for account in over)
+            able = (gang for gang in gangs if gang.shape.preemptible and gang.status is not GangStatus.STOPPING)
+            free = (
+                (self._pool_of(slice(None)) == pool) & self._usable & (self.holder == NOBODY) & (self.leaver == NOBODY)
+            )
+            free[given_back((gang, self.price(gang.number)) for gang in able)] = True
             self._elsewhere[pool] = np.bincount(self._fleet.node_of_gpu[free], minlength=len(self._fleet.nodes))
         return self._elsewhere[pool]
 
     def counted(self, account: int, pool: int) -> Counter[Want]:
         """What the account's count holds in the pool that can be preempted; a shared device once."""
-        its = np.unique(self.holder[(self.account_of_gpu == account) & (self.pool_of_gpu == pool)])
-        gangs = [self._gangs.placed[number] for number in its.tolist() if number != NOBODY]
-        gangs += [
-            gang
-            for gang in self._moving
-            if self._accounts[gang.account] == account and self.pool_of_gpu[gang.gpu_numbers[0]] == pool
-        ]
-        wanted = (demand(gang.shape) for gang in gangs if gang.shape.preemptible)
-        return Counter(want for want in wanted if want is not None)
+        staying = [gang for gang in self._gangs_of(account, pool) if self._holds(gang)]
+        gangs = (gang for gang in (*staying, *self._moving(account, pool)) if gang.shape.preemptible)
+        return Counter(want for gang in gangs if (want := demand(gang.shape)) is not None)
 
-    def _cheap(self, number: int) -> bool:
-        return self.preemptible(number) and not dear(self.price(number), self._gangs.placed[number].shape.gpus)
+    def _pool_of(self, gpus: IntArray | int | slice) -> IntArray:
+        pools: IntArray = self._fleet.pool_of_node[self._fleet.node_of_gpu[gpus]]
+        return pools
+
+    def _gangs_of(self, account: int, pool: int) -> list[Gang]:
+        numbers = sorted(self._gangs.placed_of.get(self._names[account], ()))
+        gangs = (self._gangs.placed[number] for number in numbers)
+        return [gang for gang in gangs if self._pool_of(gang.gpu_numbers[0]) == pool]
+
+    def _moving(self, account: int, pool: int) -> list[Gang]:
+        return [
+            gang for gang in self._gangs_of(account, pool) if gang.stop_cause in MOVED and self._is_leaving(gang.number)
+        ]
+
+    def _holds(self, gang: Gang) -> bool:
+        """Whether it has its GPUs, and not behind another share of its device."""
+        return int(self.holder[gang.gpu_numbers[0]]) == gang.number
 
     def _is_leaving(self, number: int) -> bool:
         return self._gangs.placed[number].status is GangStatus.STOPPING
-
-    def _is_moved(self, number: int) -> bool:
-        return self._gangs.placed[number].stop_cause in MOVED

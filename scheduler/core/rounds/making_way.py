@@ -21,7 +21,7 @@ from scheduler.core.coverage.follow import Swap
 from scheduler.core.placement import reclaim
 from scheduler.core.placement.fits import Room
 from scheduler.core.placement.inside import packs
-from scheduler.core.placement.moving import Crowd, cheapest_nodes, dear, movable, movers, room_by_moving
+from scheduler.core.placement.moving import Crowd, cheapest_nodes, dear, likely, movable, movers_fit, room_by_moving
 from scheduler.core.placement.wants import Want
 from scheduler.core.rounds.held import Held
 from scheduler.core.state.gangs import NOBODY
@@ -41,18 +41,16 @@ class Way(NamedTuple):
     gpus: tuple[int, ...]
     victims: tuple[int, ...]
     """Numbers of the gangs that make way."""
-    lawful: bool
-    """Whether these may make way on a node that comes."""
 
 
-NONE = Way(_LAST, (), (), lawful=False)
+NONE = Way(_LAST, (), ())
 
 
-def cheaper_ways(state: State, ground: Ground, waiting: Sequence[Asked], nodes: Nodes, now_ms: int) -> list[Swap]:
-    """The swaps that let the least loss make way for those who wait, the first in line first, and one of an account;
-    `nodes`: what may trade. The right node is the account's own before the swap.
+def cheaper_ways(state: State, ground: Ground, waiting: Sequence[Asked], nodes: Nodes, held: Held) -> list[Swap]:
+    """The swaps that let the least loss make way for those who wait and are within their count, the first in line
+    first, and one of an account; `nodes`: what may trade. The right node is the account's own before the swap.
     """
-    ways = _Ways(state, ground, nodes, now_ms)
+    ways = _Ways(state, ground, nodes, held)
     swaps: list[Swap] = []
     served: set[int] = set()
     for asked in waiting:
@@ -79,17 +77,15 @@ class _Own(NamedTuple):
 class _Ways:
     """What is asked in one call."""
 
-    def __init__(self, state: State, ground: Ground, nodes: Nodes, now_ms: int) -> None:
+    def __init__(self, state: State, ground: Ground, nodes: Nodes, held: Held) -> None:
         self._fleet, self._calendar, self._ground, self._nodes = state.fleet, state.calendar, ground, nodes
-        self._held = Held(state, now_ms)
+        self._held = held
         self._sizes = np.diff(state.fleet.first_gpu)
 
     def found(self, asked: Asked) -> list[Swap]:
         """The trades that save most, or none."""
         gpus = self._calendar.gpus_of(asked.account)
-        gpus = gpus[self._ground.usable[gpus] & (self._held.pool_of_gpu[gpus] == asked.pool)]
-        if not self._is_within_count(asked, gpus):
-            return []
+        gpus = gpus[self._ground.usable[gpus] & (self._fleet.pool_of_node[self._fleet.node_of_gpu[gpus]] == asked.pool)]
         own = _Own(gpus, gpus[self._ground.until_ms[gpus] >= asked.end_ms])
         best = self._way(asked, own)
         if not dear(best.lost_ms, asked.parts * asked.size):
@@ -112,14 +108,6 @@ class _Ways:
             self._held.make_way(number)
         return swaps[:chosen]
 
-    def _is_within_count(self, asked: Asked, own: IntArray) -> bool:
-        """Whether the account's count holds it. What costs little to know comes first: what it uses at home."""
-        gpus, held = asked.parts * asked.size, self._held
-        numbers, counts = np.unique(held.holder[own], return_counts=True)
-        here = zip(numbers.tolist(), counts.tolist(), strict=True)
-        used = sum(count for number, count in here if number != NOBODY and held.account(number) == asked.account)
-        return used + gpus <= len(own) and int(held.excess[asked.pool, asked.account]) + gpus <= 0
-
     def _best_offer(
         self, asked: Asked, own: _Own, mine: Sequence[int], theirs: Sequence[int]
     ) -> tuple[Way, int, int] | None:
@@ -130,7 +118,7 @@ class _Ways:
             if right is not None:
                 there = own.traded(self._gpus(left), self._gpus(right))
                 way = self._way(asked, there)
-                if way.lawful and self._rest_repacks(asked, there, way):
+                if way < NONE and self._is_lawful(asked, there, way):
                     offers.append((way, left, right))
         return min(offers, default=None)
 
@@ -145,15 +133,16 @@ class _Ways:
         gpus = asked.parts * asked.size
         if not dear(first.lost_ms, gpus):
             return first
+        crowd = crowd._replace(free=self._held.elsewhere(asked.pool))
         moved = room_by_moving(crowd, own.lasting, Want(asked.parts, asked.size, None))
-        if moved is None or not dear(first.lost_ms - moved[0], gpus):
-            return first
-        return _way(crowd, moved[1], lawful=True)
+        return first if moved is None or not dear(first.lost_ms - moved[0], gpus) else _way_of(crowd, moved[1])
 
     def _crowd(self, pool: int, gpus: IntArray) -> Crowd:
+        """Who holds these GPUs; nobody finds room elsewhere."""
         held, rows = self._held, self._held.rows_on(gpus)
         prices = {row: held.price(number) for row, number in enumerate(rows.rank_of_row) if held.preemptible(number)}
-        return Crowd(rows, prices, held.excess[pool], held.elsewhere(pool))
+        nothing = np.zeros(len(self._fleet.nodes), dtype=np.int64)
+        return Crowd(rows, prices, held.excess(rows.account_of_row, pool), nothing)
 
     def _ended(self, asked: Asked, crowd: Crowd, own: _Own, *, home: bool) -> Way | None:
         rows = crowd.rows
@@ -164,14 +153,17 @@ class _Ways:
         }
         ground = reclaim.Ground.of(rows, own.lasting, prices, None)
         room = reclaim.cheapest_room(ground, Want(asked.parts, asked.size, None))
-        if room is None:
-            return None
-        ended = [(rows.rows[row], rows.account_of_row[row]) for row in room.victims]
-        return _way(crowd, room, lawful=not movers(ended, crowd.excess))
+        return None if room is None else _way_of(crowd, room)
 
-    def _rest_repacks(self, asked: Asked, own: _Own, way: Way) -> bool:
-        """Whether what else the account's count holds repacks into the rest of its own GPUs."""
-        rest = np.setdiff1d(own.gpus[~self._ground.fixed[own.gpus]], way.gpus, assume_unique=True)
+    def _is_lawful(self, asked: Asked, own: _Own, way: Way) -> bool:
+        """Whether who makes way is over its count or fits elsewhere, and what else the account's count holds repacks in
+        the rest.
+        """
+        gpus = np.array(way.gpus, dtype=np.int64)
+        crowd = self._crowd(asked.pool, gpus)._replace(free=self._held.elsewhere(asked.pool))
+        if not movers_fit(crowd, Room(gpus, tuple(crowd.rows.holders(gpus)))):
+            return False
+        rest = np.setdiff1d(own.gpus[~self._ground.fixed[own.gpus]], gpus, assume_unique=True)
         room = np.bincount(self._fleet.node_of_gpu[rest], minlength=len(self._fleet.nodes))
         return packs(room, self._held.counted(asked.account, asked.pool), self._fleet)
 
@@ -197,10 +189,12 @@ class _Ways:
         """Others' nodes, or nobody's, on which least would be lost for one part of what is asked."""
         may = np.zeros(len(self._fleet.nodes), dtype=np.bool_)
         may[self._nodes.others(asked)] = True
-        gpus = np.flatnonzero(may[self._fleet.node_of_gpu])
-        return cheapest_nodes(movable(self._crowd(asked.pool, gpus)), gpus, asked.size)
+        free = self._held.elsewhere(asked.pool)
+        gpus = likely(free, np.flatnonzero(may[self._fleet.node_of_gpu]), self._fleet.node_of_gpu)
+        crowd = self._crowd(asked.pool, gpus)._replace(free=free)
+        return cheapest_nodes(movable(crowd), gpus, asked.size)
 
 
-def _way(crowd: Crowd, room: Room, *, lawful: bool) -> Way:
+def _way_of(crowd: Crowd, room: Room) -> Way:
     numbers = tuple(crowd.rows.rank_of_row[row] for row in room.victims)
-    return Way(sum(crowd.prices[row] for row in room.victims), tuple(room.gpus.tolist()), numbers, lawful)
+    return Way(sum(crowd.prices[row] for row in room.victims), tuple(room.gpus.tolist()), numbers)
