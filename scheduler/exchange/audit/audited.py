@@ -17,7 +17,7 @@ from scheduler.exchange.audit.signatures import Witnessed, check_checkpoint
 from scheduler.exchange.bundles import read_statements
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.ledger.bundle import Bundle, read_bundle
-from scheduler.ledger.keys import VerifierKey
+from scheduler.ledger.keys import Kind, VerifierKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def audited(folder: Path, trusted: Sequence[VerifierKey], watcher: Watcher | Non
     findings.examined["folder"] += 1
     witnessed = Witnessed(bundle, trusted, findings)
     terms, periods = _checked_terms(bundle, findings), periods_of(statements)
-    log = Log(Again(bundle), bundle.stated.size, terms, periods, findings, watcher)
+    exchanges = _exchanges(bundle, trusted)
+    log = Log(Again(bundle), bundle.stated.size, terms, periods, findings, exchanges, watcher)
     try:
         for index, (leaf, hashed) in enumerate(bundle.hashed_leaves()):
             findings.examined["tree"] += 1
@@ -61,6 +62,15 @@ def audited(folder: Path, trusted: Sequence[VerifierKey], watcher: Watcher | Non
         findings.fail("tree", str(error))
         findings.reached_all = False
     return Audited(findings.report(folder, bundle, len(log.recorded)), bundle, log)
+
+
+def _exchanges(bundle: Bundle, trusted: Sequence[VerifierKey]) -> Sequence[VerifierKey]:
+    """Whose device probes are believed: the witnesses that are trusted, or else those that the bundle names."""
+    named = [key for key in trusted if key.kind is Kind.COSIGNATURE]
+    try:
+        return named or bundle.witness_keys()
+    except TenorError:  # told of with the witnesses
+        return ()
 
 
 def _checked_terms(bundle: Bundle, findings: Findings) -> dict[str, InstrumentTerms]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
@@ -19,6 +19,7 @@ from scheduler.core.settlement import expected_starts, missing_starts
 from scheduler.exchange.audit.again import Again
 from scheduler.exchange.audit.course import Course
 from scheduler.exchange.audit.outages import Outages
+from scheduler.exchange.audit.probes import ProbeChecks
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.audit.settling import SettlingChecks
@@ -35,7 +36,9 @@ from scheduler.exchange.leaves import (
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
+from scheduler.exchange.probe_leaves import ProbeLeaf
 from scheduler.ledger.keyring import KeyChange
+from scheduler.ledger.keys import VerifierKey
 
 _PoolInterval = tuple[str, int, int]
 """`site/grade`, start_ms, end_ms."""
@@ -54,7 +57,7 @@ class Watcher(Protocol):
 
 class Log:
     """See the module. `leaves`: how many it has; `terms`: of every instrument in the bundle, by id; `periods`: of the
-    statements in it, by position.
+    statements in it, by position; `exchanges`: whose probes are believed.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class Log:
         terms: Mapping[str, InstrumentTerms],
         periods: Mapping[str, Interval],
         findings: Findings,
+        exchanges: Collection[VerifierKey] = (),
         watcher: Watcher | None = None,
     ) -> None:
         self.again = again
         self.courses = _Courses(leaves, periods)
         """Of every position that a record, a promotion or a dispute names."""
         self.devices = PledgeBook()
+        self._probes = ProbeChecks(self.devices, exchanges, findings)
         self.key_changes: list[KeyChange] = []
         """Those that both keys signed, in order."""
         self.terms = terms
@@ -125,6 +130,8 @@ class Log:
                 self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
+            case ProbeLeaf():
+                self._probes.add(where, decoded)
             case PledgeLeaf():
                 self._pledged.clear()
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))

@@ -38,6 +38,7 @@ CHECKS = (
     "disputes",
     "pools",
     "devices",
+    "probes",
     "accredited",
     "shortages",
     "maintenance",
