@@ -23,6 +23,8 @@ from scheduler.exchange.leaves import RecordLeaf, decode
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.venue import Venue
 
+_LAST = 2**63 - 1
+"""No place is later, as databases count."""
 PAGE = 500
 _LONGEST_REQUEST_ID = 256
 _COLUMNS = "seq, body, stream.name, reason, state, answer, corrected, answered_ms"
@@ -80,7 +82,7 @@ class Disputes:
             f"SELECT {_COLUMNS} FROM dispute JOIN stream ON stream.number = dispute.stream"  # noqa: S608 - constants
             " WHERE seq > ? AND (? = '' OR stream.name = ?) ORDER BY seq"
         )
-        found = map(self._disputed, self._database.all(query, seq, stream, stream))
+        found = map(self._disputed, self._database.all(query, min(seq, _LAST), stream, stream))
         return tuple(islice((each for each in found if positions is None or each.dispute.position in positions), PAGE))
 
     # -- what the log says: inside the intake's transaction ------------------------------------------------------------
