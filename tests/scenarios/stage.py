@@ -14,10 +14,20 @@ from typing import Any
 from scheduler.api.trail import Trail
 from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
-from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
+from scheduler.core.instruments import (
+    Deliverable,
+    Firm,
+    Firmness,
+    NonFirm,
+    Recallable,
+    SystemFirm,
+    UnitFirm,
+    standard_terms,
+)
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
+from scheduler.core.quantities import ONE_PPM
 from scheduler.core.settlement import latest
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
@@ -79,6 +89,13 @@ class Stage:
         return self._scheduler
 
     @property
+    def journal(self) -> Journal:
+        """What was written down."""
+        self.scheduler  # noqa: B018 - it is opened with it
+        assert self._journal is not None
+        return self._journal
+
+    @property
     def trail(self) -> Trail:
         """What happened to the attempts of gangs."""
         assert self._journal is not None
@@ -132,6 +149,7 @@ class Stage:
         like = wished.pop("like", None) or self._first_node(wished.pop("grade", self.nodes[0].grade))
         start_ms, end_ms = wished.pop("from_ms", 0), wished.pop("until_ms", WEEK_MS)
         name = wished.pop("position")
+        par, also = Deliverable(grade=like.grade), wished.pop("also", "")
         terms = standard_terms(
             symbol=f"{name}.LOT",
             start_ms=START_MS + start_ms,
@@ -140,6 +158,7 @@ class Stage:
             site=like.site,
             cell=level,
             gpus=self._gpus_of(level, like),
+            deliverables=(par, *(_stand_in(word) for word in also.split(",") if word)),
             **{**wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
@@ -239,6 +258,13 @@ class Stage:
     def since_start(self, at_ms: int) -> int:
         """An instant, counted from the scenario's beginning."""
         return at_ms - START_MS
+
+
+def _stand_in(word: str) -> Deliverable:
+    """`H200`, `H200:120%` where it is worth more or less than par, `H200?` where the buyer has to consent."""
+    grade, _, worth = word.removesuffix("?").partition(":")
+    conversion_ppm = int(worth.removesuffix("%")) * 10_000 if worth else ONE_PPM
+    return Deliverable(grade=grade, conversion_ppm=conversion_ppm, needs_consent=word.endswith("?"))
 
 
 def _firmness(given: str | Firmness) -> Firmness:
