@@ -96,9 +96,10 @@ protos-release: protos ## release the wire as it is: what may only be added to f
 	$(BIN)/buf build protos --exclude-source-info -o protos/released.binpb
 	$(BIN)/python -m tests.wire.golden
 
-lock: setup ## compile both locks again from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
+lock: setup ## compile the locks again from pyproject.toml (LOCK_ARGS=--upgrade for newer versions)
 	$(LOCK) $(LOCK_ARGS) pyproject.toml --output-file requirements.lock
 	$(LOCK) $(LOCK_ARGS) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(LOCK) $(LOCK_ARGS) pyproject.toml --extra gpu --output-file requirements-gpu.lock
 
 clean: ## remove what was built and cached, but not .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

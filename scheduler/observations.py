@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from scheduler.core.events import Event
+from scheduler.core.events import DevicesSeen, Event
 from scheduler.core.rounds import observing
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
+    DevicesFound,
     GpuHealth,
     Launch,
     NodeMissing,
@@ -36,6 +37,15 @@ def events_of(observation: Observation, state: State, now_ms: int) -> list[Event
             return observing.node_missing(state, node, observation.cause, at_ms)
         case GpuHealth(node=node):
             return observing.gpus_ill(state, node, observation.gpus, observation.cause, at_ms)
+        case DevicesFound(node=node):
+            seen = DevicesSeen(
+                at_ms=at_ms,
+                node=node,
+                source=observation.source,
+                detail=observation.detail,
+                devices=observation.devices,
+            )
+            return observing.devices_seen(state, seen)
         case ProbeReading(node=node):
             return observing.measured(state, node, observation.gpus, observation.ppm, observation.suite, at_ms)
         case _:

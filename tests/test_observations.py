@@ -6,8 +6,10 @@ import pytest
 
 from scheduler.core.causes import OF_HEALTH, Cause
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.devices import DeviceIdentity
 from scheduler.core.errors import InvalidValue
 from scheduler.core.events import (
+    DevicesSeen,
     Event,
     GangEnded,
     GangStarted,
@@ -19,6 +21,7 @@ from scheduler.core.events import (
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
+    DevicesFound,
     GpuHealth,
     NodeMissing,
     NodeSeen,
@@ -29,6 +32,7 @@ from scheduler.observations import events_of
 from tests.core.state.folding import FLEET, T, folded, placed, submitted
 
 AT = T + 100
+DEVICE = DeviceIdentity(uuid="GPU-1", name="NVIDIA H100 80GB HBM3", serial="165", memory_mib=81_559)
 NOW = T + 200
 NEW = NodeSpec(name="node-9", grade="H100", gpus=1)
 KNOWN = NodeSpec(name="node-0", grade="H100", gpus=4)
@@ -57,6 +61,16 @@ SEEN: tuple[tuple[tuple[Event, ...], Observation, list[Event]], ...] = (
         ProbeReading("node-0", (1,), AT, 900_000, "suite"),
         [PerformanceMeasured(at_ms=AT, node="node-0", gpus=(1,), ppm=900_000, suite="suite")],
     ),
+    (
+        (),
+        DevicesFound("node-0", AT, "nvml", devices=(DEVICE, None)),
+        [DevicesSeen(at_ms=AT, node="node-0", source="nvml", devices=(DEVICE, None))],
+    ),
+    (
+        (DevicesSeen(at_ms=T, node="node-0", source="stand-in", detail="no NVML"),),
+        DevicesFound("node-0", AT, "stand-in", "the driver is not loaded"),
+        [DevicesSeen(at_ms=AT, node="node-0", source="stand-in", detail="the driver is not loaded")],
+    ),
     # echoes
     ((), AttemptStarted("g", 1, AT), []),
     (RUNNING, AttemptStarted("g", 1, AT), []),
@@ -69,6 +83,7 @@ SEEN: tuple[tuple[tuple[Event, ...], Observation, list[Event]], ...] = (
     ((LOST,), GpuHealth("node-0", (0,), AT, None), []),
     ((LOST,), NodeSeen(KNOWN, T + 19), []),
     ((), GpuHealth("node-9", (0,), AT, Cause.ECC), []),
+    ((), DevicesFound("node-9", AT, "nvml"), []),
     ((), ProbeReading("node-9", None, AT, 1, "suite"), []),
 )
 

@@ -24,7 +24,7 @@ from tests.sources import ROOT, python_sources
 
 DISTRIBUTION = "tenor-scheduler"
 PACKAGES = ("scheduler", "operators")
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-gpu.lock")
 
 
 def project() -> dict[str, Any]:
@@ -89,8 +89,9 @@ def test_a_lock_pins_every_requirement_with_hashes_and_names_no_registry(lock: s
 
 
 def test_development_runs_on_the_versions_that_users_get() -> None:
-    runtime, development = (locked(lock) for lock in LOCKS)
-    assert runtime == {name: development.get(name) for name in runtime}
+    runtime, development, gpu = (locked(lock) for lock in LOCKS)
+    for other in (development, gpu):
+        assert runtime == {name: other.get(name) for name in runtime}
     assert "pytest" in development
     assert "pytest" not in runtime
 

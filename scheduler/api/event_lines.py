@@ -13,6 +13,7 @@ from scheduler.core.events import (
     ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DevicesSeen,
     DisputeAnswered,
     DisputeHeard,
     DrainOrdered,
@@ -49,7 +50,7 @@ def line(event: Event) -> tuple[str, str]:  # noqa: C901 - one line a kind of ev
     match event:
         case InstrumentListed() | PositionsLoaded() | PositionChanged():
             return _of_exchange(event)
-        case NodeJoined() | HealthChanged() | PerformanceMeasured() | DrainOrdered() | ObservationGap():
+        case NodeJoined() | HealthChanged() | PerformanceMeasured() | DevicesSeen() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
         case MaintenanceAnnounced() | ForceMajeureDeclared() | GpusMarked() | LotsRecalled() | LotsReleased():
             return _of_outages(event)
@@ -105,7 +106,7 @@ def _of_exchange(event: InstrumentListed | PositionsLoaded | PositionChanged) ->
 
 
 def _of_fleet(
-    event: NodeJoined | HealthChanged | PerformanceMeasured | DrainOrdered | ObservationGap,
+    event: NodeJoined | HealthChanged | PerformanceMeasured | DevicesSeen | DrainOrdered | ObservationGap,
 ) -> tuple[str, str]:
     match event:
         case NodeJoined():
@@ -113,6 +114,10 @@ def _of_fleet(
         case HealthChanged():
             which = "all GPUs" if event.gpus is None else f"GPUs {', '.join(map(str, event.gpus))}"
             return event.node, f"{which} {'well again' if event.cause is None else event.cause.name.lower()}"
+        case DevicesSeen():
+            named = sorted({each.name for each in event.devices if each is not None})
+            what = f"{', '.join(named)} by NVML" if event.source == "nvml" else f"a stand-in: {event.detail}"
+            return event.node, f"GPUs are {what}"
         case PerformanceMeasured():
             return event.node, f"measured at {event.ppm} ppm of the reference by {event.suite}"
         case DrainOrdered():

@@ -243,6 +243,19 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """A device as its driver tells of it; what it does not tell is empty, or 0. `gpu`: its number on the node."""
+
+    gpu: int
+    uuid: str
+    name: str
+    serial: str
+    board: str
+    vbios: str
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One node: its GPUs by owner and by occupant, and their health."""
 
@@ -262,6 +275,9 @@ class Node:
     shares: tuple[Share, ...]
     maintenance_from_ms: int | None
     maintenance_until_ms: int | None
+    devices_by: str = ""
+    devices_detail: str = ""
+    devices: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from scheduler.api.messages import (
     CauseCount,
     Coverage,
     CoveredPosition,
+    Device,
     Dispute,
     Job,
     JobCount,
@@ -31,6 +32,7 @@ from scheduler.api.messages import (
 )
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.events import DevicesSeen
 from scheduler.core.holdings import Holding
 from scheduler.core.ids import natural_key
 from scheduler.core.placement.snapshot import Plan
@@ -248,6 +250,7 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
     causes.pop(0, 0)
     users = [(state.gangs.by_number(at), count) for at, count in sorted(occupants.items())]
     maintenance = state.outages.maintenance_of(spec.name, state.now_ms)
+    seen = state.health.devices.get(spec.name)
     return Node(
         name=spec.name,
         grade=spec.grade,
@@ -265,7 +268,16 @@ def _node(state: State, number: int, accounts: Sequence[str], names: Sequence[st
         shares=tuple(_shares(state, span)),
         maintenance_from_ms=None if maintenance is None else maintenance.from_ms,
         maintenance_until_ms=None if maintenance is None else maintenance.until_ms,
+        devices_by="" if seen is None else seen.source,
+        devices_detail="" if seen is None else seen.detail,
+        devices=() if seen is None else tuple(_devices(seen)),
     )
+
+
+def _devices(seen: DevicesSeen) -> Iterator[Device]:
+    for gpu, told in enumerate(seen.devices):
+        if told is not None:
+            yield Device(gpu, told.uuid, told.name, told.serial, told.board, told.vbios, told.memory_mib)
 
 
 def _shares(state: State, span: range) -> Iterator[Share]:

@@ -29,6 +29,8 @@ def fleet(
         return
     columns = ("node", "grade", "place", "gpus>", "owners", "occupants", "idle>", "health", "ppm>", "drain")
     write_table(columns, [_node_row(each) for each in found], empty="no nodes have joined yet")
+    if node and found:
+        _write_devices(found[0])
 
 
 def coverage(
@@ -216,6 +218,18 @@ def _node_row(node: Node) -> tuple[object, ...]:
         node.least_ppm,
         _drain(node),
     )
+
+
+def _write_devices(node: Node) -> None:
+    """Who the GPUs of one node are."""
+    if node.devices_detail:
+        say(f"{node.devices_by}: {node.devices_detail}")
+    if node.devices:
+        columns = ("gpu>", "device", "uuid", "serial", "board", "vbios", "memory MiB>")
+        facts = [
+            (d.gpu, d.name, d.uuid, some(d.serial), some(d.board), some(d.vbios), d.memory_mib) for d in node.devices
+        ]
+        write_table(columns, facts, empty="")
 
 
 def _drain(node: Node) -> str:

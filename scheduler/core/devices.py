@@ -31,6 +31,17 @@ def device_hash(uuid: str) -> str:
     return hashlib.sha256(_PREFIX + uuid.encode()).hexdigest()
 
 
+class DeviceIdentity(Model):
+    """A device as its driver tells of it. A fact that is empty, or 0, is one that it does not tell."""
+
+    uuid: str = Field(min_length=1, max_length=200)
+    name: str = Field(default="", max_length=200)
+    serial: str = Field(default="", max_length=200)
+    board: str = Field(default="", max_length=200)
+    vbios: str = Field(default="", max_length=200)
+    memory_mib: int = Field(default=0, ge=0)
+
+
 class DevicePledge(Model):
     """A device that backs what is sold of a pool, from an instant on. `cell`: its path, site first (`site/block/…`)."""
 

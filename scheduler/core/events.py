@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level, NodeSpec
+from scheduler.core.devices import DeviceIdentity
 from scheduler.core.errors import Damaged
 from scheduler.core.holdings import Holding
 from scheduler.core.ids import Name
@@ -94,6 +95,18 @@ class PerformanceMeasured(EventModel):
     gpus: tuple[int, ...] | None = None
     ppm: int = Field(ge=0, le=100_000_000)
     suite: Name
+
+
+class DevicesSeen(EventModel):
+    """Which devices a node's GPUs are, by its driver. `source`: `nvml`, or `stand-in` for logical GPUs, which are no
+    devices; `detail` says why. A GPU that does not answer has no identity.
+    """
+
+    kind: Literal["devices_seen"] = "devices_seen"
+    node: Name
+    source: Literal["nvml", "stand-in"]
+    detail: str = Field(default="", max_length=2_000)
+    devices: tuple[DeviceIdentity | None, ...] = ()
 
 
 class DrainOrdered(EventModel):
@@ -404,6 +417,7 @@ Event = Annotated[
     | HealthChanged
     | GpusMarked
     | PerformanceMeasured
+    | DevicesSeen
     | DrainOrdered
     | MaintenanceAnnounced
     | ForceMajeureDeclared

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
+    DevicesFound,
     GpuHealth,
     Launch,
     NodeMissing,
@@ -87,6 +88,7 @@ Message = (
     | NodeSeen
     | NodeMissing
     | GpuHealth
+    | DevicesFound
     | ProbeReading
 )
 _KINDS: tuple[type, ...] = Message.__args__

@@ -8,10 +8,11 @@ exactly once, also across restarts of the scheduler; a gang's GPUs are free only
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from scheduler.core.causes import OF_HEALTH, Cause
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.devices import DeviceIdentity
 from scheduler.core.errors import InvalidValue
 from scheduler.core.workloads import WHOLE_GPU_MILLI, Piece
 
@@ -112,7 +113,20 @@ class ProbeReading:
     suite: str
 
 
-Observation = AttemptStarted | AttemptEnded | NodeSeen | NodeMissing | GpuHealth | ProbeReading
+@dataclass(frozen=True, slots=True)
+class DevicesFound:
+    """Which devices a node's GPUs are. `source`: `nvml`, or `stand-in` where they are logical ones, and `detail` says
+    why. A GPU that does not answer has none. Told when the node is first looked at, and when it changed.
+    """
+
+    node: str
+    at_ms: int
+    source: Literal["nvml", "stand-in"]
+    detail: str = ""
+    devices: tuple[DeviceIdentity | None, ...] = ()
+
+
+Observation = AttemptStarted | AttemptEnded | NodeSeen | NodeMissing | GpuHealth | DevicesFound | ProbeReading
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import select
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,12 +32,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
 from scheduler.execution import probe
+from scheduler.execution.device_watch import DeviceWatch, LiveNode
 from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
 from scheduler.execution.processes import ProcessId, identity, kill
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, Launch, NodeMissing, NodeSeen, ProbeReading
 from scheduler.execution.ray_attempt import LOST_WAIT_S, Place, RayAttempt
 
 NODES_PERIOD_S = 0.5
+DEVICES_PERIOD_S = 5.0
 FINISH_STARTS_S = 15.0
 HANDOVER_S = 20.0
 """Longer than a driver takes to finish what it had begun."""
@@ -56,6 +59,8 @@ class ClusterNodes:
         self._tell = tell
         self._live: dict[str, dict[str, Any]] = {}
         self._looking = asyncio.Lock()
+        self._own_id = ray.get_runtime_context().get_node_id()
+        self._own_address = ""
         self._thread = ThreadPoolExecutor(1)  # its own: a look that hangs must not take the place of other calls
 
     @property
@@ -73,11 +78,25 @@ class ClusterNodes:
         node = self._live.get(name)
         return None if node is None else str(node["NodeManagerAddress"])
 
+    def shown(self) -> tuple[LiveNode, ...]:
+        """The live nodes by name, as whoever looks at their devices wants them."""
+        count = Counter(str(node["NodeManagerAddress"]) for node in self._live.values())
+        return tuple(
+            LiveNode(
+                spec=_spec(node),
+                node_id=str(node["NodeID"]),
+                here=node["NodeManagerAddress"] == self._own_address,
+                on_machine=count[str(node["NodeManagerAddress"])],
+            )
+            for _, node in sorted(self._live.items())
+        )
+
     async def refresh(self) -> None:
         """Look now; tell of nodes that are gone first, then of new ones."""
         async with self._looking:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, ray.nodes)
             now_ms = wall_clock_ms()
+            self._own_address = next((str(n["NodeManagerAddress"]) for n in found if n["NodeID"] == self._own_id), "")
             live = {_node_name(node): node for node in found if node["Alive"] and node["Resources"].get("GPU", 0) >= 1}
             before, self._live = self._live, live
             for name in sorted(before):
@@ -99,6 +118,7 @@ class Driver:
         self._place = Place(options.namespace, Path(options.log_dir), options.start_timeout_ms)
         self._references = dict(options.references)
         self._nodes = ClusterNodes(tell)
+        self._devices = DeviceWatch(tell)
         self._attempts: dict[Key, RayAttempt] = {}
         self._over: set[Key] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -119,6 +139,7 @@ class Driver:
             if not attempt.over:
                 self._spawn(follow())
         self._spawn(self._watch())
+        self._spawn(self._watch_devices())
 
     async def finish_starts(self) -> None:
         """Returns once no attempt is in the middle of its start, or after a time."""
@@ -181,6 +202,12 @@ class Driver:
             else:
                 self._tell(Health(healthy=True))
             await asyncio.sleep(NODES_PERIOD_S)
+
+    async def _watch_devices(self) -> None:
+        """Ask the nodes' drivers for ever who their GPUs are and how."""
+        while True:
+            await self._devices.look(self._nodes.shown())
+            await asyncio.sleep(DEVICES_PERIOD_S)
 
     async def _probe(self, node: str) -> None:
         """Measure on the node; a node that is missing, or does not answer, gives no reading."""

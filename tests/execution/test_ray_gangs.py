@@ -19,6 +19,7 @@ from scheduler.execution.processes import identity
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
+    DevicesFound,
     Launch,
     NodeMissing,
     NodeSeen,
@@ -280,6 +281,18 @@ def test_a_probe_measures_and_a_slowed_node_measures_less(watcher: Watcher, loca
         assert reading("node-1").ppm < usual // 2
     finally:
         local_ray.slow_node("node-1", None)
+
+
+def test_a_node_without_devices_of_its_own_says_that_its_gpus_are_a_stand_in(
+    local_ray: LocalRay, tmp_path: Path
+) -> None:
+    executor = executor_at(local_ray, tmp_path, "devices")
+    try:
+        found = Watcher(executor).wait(DevicesFound)
+    finally:
+        executor.close()
+    assert (found.source, found.devices) == ("stand-in", ())
+    assert "nodes share this machine, so their GPUs are logical" in found.detail
 
 
 def test_a_killed_node_takes_its_gang_and_leaves_no_process(

@@ -1290,6 +1290,46 @@ class Share(_message.Message):
 Global___Share: _TypeAlias = Share  # noqa: Y015
 
 @_typing.final
+class Device(_message.Message):
+    """A device as its driver tells of it; empty or 0: it does not tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GPU_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    BOARD_FIELD_NUMBER: _builtins.int
+    VBIOS_FIELD_NUMBER: _builtins.int
+    MEMORY_MIB_FIELD_NUMBER: _builtins.int
+    gpu: _builtins.int
+    """Its number on the node."""
+    uuid: _builtins.str
+    name: _builtins.str
+    serial: _builtins.str
+    board: _builtins.str
+    vbios: _builtins.str
+    memory_mib: _builtins.int
+    def __init__(
+        self,
+        *,
+        gpu: _builtins.int = ...,
+        uuid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        board: _builtins.str = ...,
+        vbios: _builtins.str = ...,
+        memory_mib: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["board", b"board", "gpu", b"gpu", "memory_mib", b"memory_mib", "name", b"name", "serial", b"serial", "uuid", b"uuid", "vbios", b"vbios"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
 class Node(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1309,6 +1349,9 @@ class Node(_message.Message):
     SHARES_FIELD_NUMBER: _builtins.int
     MAINTENANCE_FROM_MS_FIELD_NUMBER: _builtins.int
     MAINTENANCE_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    DEVICES_BY_FIELD_NUMBER: _builtins.int
+    DEVICES_DETAIL_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     grade: _builtins.str
     site: _builtins.str
@@ -1323,6 +1366,9 @@ class Node(_message.Message):
     maintenance_from_ms: _builtins.int
     """Its announced maintenance, now or next."""
     maintenance_until_ms: _builtins.int
+    devices_by: _builtins.str
+    """Who tells of its devices: nvml, or stand-in where its GPUs are logical ones; empty: nobody has yet. `detail` says why."""
+    devices_detail: _builtins.str
     @_builtins.property
     def owners(self) -> _containers.RepeatedCompositeFieldContainer[Global___Owner]:
         """Its GPUs by the position that they cover; the rest is unsold."""
@@ -1337,6 +1383,8 @@ class Node(_message.Message):
     def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Share]:
         """Who shares its shared GPUs."""
 
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
     def __init__(
         self,
         *,
@@ -1356,10 +1404,13 @@ class Node(_message.Message):
         shares: _abc.Iterable[Global___Share] | None = ...,
         maintenance_from_ms: _builtins.int | None = ...,
         maintenance_until_ms: _builtins.int | None = ...,
+        devices_by: _builtins.str = ...,
+        devices_detail: _builtins.str = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "_maintenance_from_ms", b"_maintenance_from_ms", "_maintenance_until_ms", b"_maintenance_until_ms", "drain_by_ms", b"drain_by_ms", "maintenance_from_ms", b"maintenance_from_ms", "maintenance_until_ms", b"maintenance_until_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "_maintenance_from_ms", b"_maintenance_from_ms", "_maintenance_until_ms", b"_maintenance_until_ms", "block", b"block", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "maintenance_from_ms", b"maintenance_from_ms", "maintenance_until_ms", b"maintenance_until_ms", "name", b"name", "occupants", b"occupants", "owners", b"owners", "shares", b"shares", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms", "_maintenance_from_ms", b"_maintenance_from_ms", "_maintenance_until_ms", b"_maintenance_until_ms", "block", b"block", "devices", b"devices", "devices_by", b"devices_by", "devices_detail", b"devices_detail", "domain", b"domain", "drain_by_ms", b"drain_by_ms", "gpus", b"gpus", "grade", b"grade", "idle_gpus", b"idle_gpus", "ill", b"ill", "least_ppm", b"least_ppm", "maintenance_from_ms", b"maintenance_from_ms", "maintenance_until_ms", b"maintenance_until_ms", "name", b"name", "occupants", b"occupants", "owners", b"owners", "shares", b"shares", "site", b"site", "unsold_gpus", b"unsold_gpus"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drain_by_ms: _TypeAlias = _typing.Literal["drain_by_ms"]  # noqa: Y015
     _WhichOneofArgType__drain_by_ms: _TypeAlias = _typing.Literal["_drain_by_ms", b"_drain_by_ms"]  # noqa: Y015

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.events import (
+    DevicesSeen,
     Event,
     GangEnded,
     GangStarted,
@@ -76,6 +77,18 @@ def measured(state: State, node: str, gpus: tuple[int, ...] | None, ppm: int, su
     if node not in state.fleet.index_of_node:
         return []
     return [PerformanceMeasured(at_ms=at_ms, node=node, gpus=gpus, ppm=ppm, suite=suite)]
+
+
+def devices_seen(state: State, seen: DevicesSeen) -> list[Event]:
+    """Who a node's GPUs are, where that is news."""
+    if seen.node not in state.fleet.index_of_node:
+        return []
+    known = state.health.devices.get(seen.node)
+    same = known is not None and (known.source, known.detail, known.devices) == (
+        *(seen.source, seen.detail),
+        seen.devices,
+    )
+    return [] if same else [seen]
 
 
 def started(state: State, gang_id: str, attempt: int, at_ms: int) -> list[Event]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
 from scheduler.core.errors import Damaged
-from scheduler.core.events import ScoreChosen
+from scheduler.core.events import DevicesSeen, ScoreChosen
 from scheduler.core.holdings import Holding
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import StepFunction
@@ -79,6 +79,8 @@ def dump(state: State) -> bytes:
     settled = state.settled.dump()
     if settled is not None:
         plain["settled"] = settled
+    if state.health.devices:
+        plain["devices"] = [seen.model_dump(mode="json") for _, seen in sorted(state.health.devices.items())]
     if state.clock_error_ms:
         plain["clock_error_ms"] = state.clock_error_ms
     if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
@@ -125,6 +127,9 @@ def _load_fleet(state: State, plain: dict[str, Any]) -> None:
     state.health.marked[:] = plain["marked"]
     state.health.since_ms[:] = plain["since_ms"]
     state.health.draining = plain["draining"]
+    for told in plain.get("devices", ()):
+        seen = DevicesSeen.model_validate_json(json.dumps(told))
+        state.health.devices[seen.node] = seen
     state.health.refresh(state.fleet)
     state.outages = Outages.load(plain["outages"])
     state.calendar.holdings = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["holdings"])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import UnknownName
-from scheduler.core.events import DrainOrdered, GpusMarked, HealthChanged, PerformanceMeasured
+from scheduler.core.events import DevicesSeen, DrainOrdered, GpusMarked, HealthChanged, PerformanceMeasured
 from scheduler.core.quantities import ONE_PPM
 
 HEALTHY = 0
@@ -34,6 +34,9 @@ class FleetHealth:
         self.since_ms: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         """(n_gpus): the instant at which each GPU's health was last told: what is older is an echo."""
 
+        self.devices: dict[str, DevicesSeen] = {}
+        """By node, what its driver last said of its GPUs; none of a node that was not asked yet."""
+
     def grow(self, n_gpus: int) -> None:
         """New GPUs are healthy and at the reference."""
         more = n_gpus - len(self.cause)
@@ -51,8 +54,15 @@ class FleetHealth:
         self.refresh(fleet)
         return gpus
 
-    def on_marked(self, event: GpusMarked, fleet: Fleet) -> None:
-        """What operators say; what it makes of the GPUs' health is told by itself."""
+    def on_said(self, event: GpusMarked | DevicesSeen, fleet: Fleet) -> None:
+        """What operators say is wrong (that it makes GPUs ill is told by itself), or who a driver says that they are.
+
+        Raises UnknownName.
+        """
+        if isinstance(event, DevicesSeen):
+            gpus_named(fleet, event.node, None)
+            self.devices[event.node] = event
+            return
         self.marked[gpus_named(fleet, event.node, event.gpus)] = HEALTHY if event.cause is None else int(event.cause)
 
     def on_performance(self, event: PerformanceMeasured, fleet: Fleet) -> npt.NDArray[np.int64]:

@@ -24,6 +24,7 @@ from scheduler.core.events import (
     ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DevicesSeen,
     DisputeAnswered,
     DisputeHeard,
     DrainOrdered,
@@ -204,8 +205,8 @@ class State:
                 gpus = self.health.on_health(event, self.fleet)
                 self.gangs.touched.gpus.update(gpus.tolist())
                 self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
-            case GpusMarked():
-                self.health.on_marked(event, self.fleet)
+            case GpusMarked() | DevicesSeen():
+                self.health.on_said(event, self.fleet)
             case PerformanceMeasured():
                 gpus = self.health.on_performance(event, self.fleet)
                 self.meter.set_ppm(event.at_ms, gpus, event.ppm, event.suite)

@@ -6,12 +6,14 @@ import pytest
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.devices import DeviceIdentity
 from scheduler.core.errors import Damaged, Equivocation
 from scheduler.core.events import (
     BindOverdue,
     CalendarTurned,
     CancelAsked,
     CellsSwapped,
+    DevicesSeen,
     DrainOrdered,
     Event,
     ForceMajeureDeclared,
@@ -55,6 +57,9 @@ STORY: tuple[Event, ...] = (
     LotsReleased(at_ms=T + 7_030, position="bolt-1", lots=1, from_ms=T + 40_000, until_ms=T + 50_000),
     GpusMarked(at_ms=T + 7_050, node="node-1", gpus=(0,), cause=Cause.THERMAL),
     PerformanceMeasured(at_ms=T + 7_100, node="node-0", ppm=900_000, suite="matmul"),
+    DevicesSeen(
+        at_ms=T + 7_150, node="node-1", source="nvml", devices=(DeviceIdentity(uuid="GPU-1", serial="7"), None)
+    ),
     MaintenanceAnnounced(at_ms=T + 7_200, node="node-0", from_ms=T + 60_000, until_ms=T + 90_000),
     DrainOrdered(at_ms=T + 8_000, node="node-1", by_ms=T + 20_000),
     ForceMajeureDeclared(at_ms=T + 8_500, nodes=("node-1",), from_ms=T, until_ms=T + 9_000, evidence="ab" * 32),
