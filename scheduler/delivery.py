@@ -18,13 +18,17 @@ from scheduler.core.events import (
     LotsRecalled,
     LotsReleased,
     MaintenanceAnnounced,
+    PositionChanged,
+    PositionsLoaded,
     ShortageDecided,
 )
 from scheduler.core.metering.closing import Closing
+from scheduler.core.positions import PositionEvent, PositionEventKind
 from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
 from scheduler.core.state.closings import ClosedInterval
 from scheduler.core.state.state import State
+from scheduler.exchange.consents import consents_of, encode_consent
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.outages import (
     DeclaredNode,
@@ -64,6 +68,24 @@ def _declared(fleet: Fleet, nodes: Sequence[str]) -> tuple[DeclaredNode, ...]:
     return tuple(found)
 
 
+def _agreed(event: PositionEvent, state: State) -> tuple[tuple[str, int], ...]:
+    """(grade, from when on its owner agrees to it) of what an event adds to a position."""
+    match event.kind:
+        case PositionEventKind.CONSENT:
+            return tuple((grade, event.effective_ms) for grade in event.grades)
+        case PositionEventKind.SPLIT:
+            source = state.book.positions.get(event.source or "")
+            return () if source is None else source.consents
+        case _:
+            return ()
+
+
+def _consents(
+    position: str, agreed: tuple[tuple[str, int], ...], instrument: str, written_ms: int
+) -> tuple[bytes, ...]:
+    return tuple(encode_consent(said, written_ms) for said in consents_of(position, instrument, agreed))
+
+
 @dataclass(frozen=True, slots=True)
 class LogWriter:
     """Writes one stream's log. `signer`'s name is the log's origin."""
@@ -76,23 +98,32 @@ class LogWriter:
         records = [encode_record(record, written_ms) for record in closing.records]
         return records + [encode_pool(pool, written_ms) for pool in closing.pools]
 
-    def leaf_of(self, event: Event, state: State) -> bytes | None:
-        """The leaf that an event leaves by itself, written at its instant; None for most."""
+    def leaves_of_event(self, event: Event, state: State) -> tuple[bytes, ...]:
+        """The leaves that an event leaves by itself, written at its instant; none for most. `state`: before it."""
         match event:
             case ShortageDecided():
-                return encode_shortage(event.certificate, event.at_ms)
+                return (encode_shortage(event.certificate, event.at_ms),)
             case MaintenanceAnnounced():
                 notice = MaintenanceNotice(_declared(state.fleet, (event.node,)), event.from_ms, event.until_ms)
-                return encode_maintenance(notice, event.at_ms)
+                return (encode_maintenance(notice, event.at_ms),)
             case ForceMajeureDeclared():
                 nodes, evidence = _declared(state.fleet, event.nodes), bytes.fromhex(event.evidence)
-                return encode_force_majeure(ForceMajeure(nodes, event.from_ms, event.until_ms, evidence), event.at_ms)
+                declared = ForceMajeure(nodes, event.from_ms, event.until_ms, evidence)
+                return (encode_force_majeure(declared, event.at_ms),)
             case LotsRecalled() | LotsReleased():
                 instrument = state.book.positions[event.position].instrument
                 said = WithheldLots(event.position, instrument, event.lots, event.from_ms, event.until_ms)
-                return encode_withheld(said, event.at_ms, recalled=isinstance(event, LotsRecalled))
+                return (encode_withheld(said, event.at_ms, recalled=isinstance(event, LotsRecalled)),)
+            case PositionChanged():
+                return _consents(event.event.position, _agreed(event.event, state), event.event.instrument, event.at_ms)
+            case PositionsLoaded():
+                known = state.book.positions
+                changed = [each for each in event.positions if each.consents]
+                changed = [each for each in changed if each.id not in known or known[each.id].consents != each.consents]
+                found = (_consents(each.id, each.consents, each.instrument, event.at_ms) for each in changed)
+                return tuple(leaf for leaves in found for leaf in leaves)
             case _:
-                return None
+                return ()
 
     def size(self, journal: Journal) -> int:
         """How many leaves the log holds durably."""

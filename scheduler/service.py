@@ -33,11 +33,10 @@ from scheduler.core.events import (
     encode,
 )
 from scheduler.core.instruments import InstrumentTerms
-from scheduler.core.intervals import StepFunction
 from scheduler.core.metering.disputes import Answer, Dispute, Losses
 from scheduler.core.placement.snapshot import Plan, Policy
 from scheduler.core.positions import Cursor, Position, PositionEvent
-from scheduler.core.rounds import closing, covering, deadlines, observing, outages, placing
+from scheduler.core.rounds import closing, covering, deadlines, observing, outages, placing, settling
 from scheduler.core.rounds.making_room import make_room
 from scheduler.core.state import observed
 from scheduler.core.state.state import State
@@ -136,14 +135,12 @@ class Scheduler:
             self.state.book.check_snapshot(cursor, positions)
             now_ms = self._clock_ms()
             self._turn_calendar(now_ms)
-            before = dict(self.state.contracted)
+            before = settling.owned(self.state)
             loaded = PositionsLoaded(at_ms=now_ms, cursor=cursor, positions=tuple(positions))
             self._emit(loaded)
             self._emit_all(covering.after_snapshot(self.state, now_ms, self.settings.spares))
-            for name, contracted in sorted(self.state.contracted.items()):
-                since_ms = contracted.differs_from_ms(before.get(name, StepFunction()))
-                if since_ms is not None and since_ms < now_ms:
-                    self.books.correct((name,), since_ms, now_ms, encode(loaded))
+            for name, since_ms in settling.changed_since(before, settling.owned(self.state), now_ms):
+                self.books.correct((name,), since_ms, now_ms, encode(loaded))
             self._save_or_raise()
             self.woken.set()
 
@@ -426,12 +423,12 @@ class Scheduler:
     # -- events and their durability -----------------------------------------------------------------------------------
 
     def _emit(self, event: Event) -> None:
+        leaves = self._log.leaves_of_event(event, self.state)
         self.state.apply(event)
         self._planner.heard(event)
         self._unsaved.append(Entry(at_ms=event.at_ms, kind=event.kind, version=VERSION, body=encode(event)))
-        leaf = self._log.leaf_of(event, self.state)
-        if leaf is not None:
-            self._outgoing.append([leaf])
+        if leaves:
+            self._outgoing.append(leaves)
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True

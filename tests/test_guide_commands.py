@@ -36,6 +36,7 @@ ELSEWHERE = {
     "up": "stays up until Ctrl-C: tests/chaos",
     "exchange serve": "stays up until Ctrl-C: tests/cli/test_exchange.py, tests/exchange/test_access.py",
     "exchange trade book --exchange exchange.example:7001": "another machine's: tests/exchange/test_access.py",
+    "exchange trade consent": "of an instrument that asks for one: tests/test_substitution.py",
     "exchange conformance": "tests of its own",
     "exchange fault": "tests of its own",
     "dispute": "of a record that a cluster answers for: tests/cli/test_dispute.py, tests/test_disputes.py",

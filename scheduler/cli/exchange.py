@@ -173,6 +173,20 @@ def correct(
 
 
 @trade.command()
+def consent(
+    position: Annotated[str, typer.Argument()],
+    grades: Annotated[list[str], typer.Argument(metavar="GRADE...", help="Deliverables that need consent.")],
+    effective: EffectiveOption = None,
+    request_id: RequestOption = "",
+    exchange: ExchangeOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Agree, for good, that a position may be delivered in other grades; what they are worth, the terms say."""
+    with venue_at(exchange) as venue:
+        _told(venue.consent(position, grades, effective_ms=effective or 0, request_id=request_id), output)
+
+
+@trade.command()
 def book(exchange: ExchangeOption = None, output: OutputOption = Output.TABLE) -> None:
     """What is listed, and who owns what."""
     from scheduler.api.wording import instant
@@ -224,6 +238,9 @@ def _told(event: PositionEvent, output: Output) -> None:
         write_json(event.model_dump(mode="json"))
         return
     write_lines([event.position])
+    if event.grades:
+        say(f"{event.kind} {event.cursor.seq}: {', '.join(event.grades)} for {event.instrument} of {event.account}")
+        return
     source = f" from {event.source}" if event.source else ""
     say(
         f"{event.kind} {event.cursor.seq}{source}: {count(event.lots, 'lot')} of {event.instrument} for {event.account}"

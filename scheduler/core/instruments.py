@@ -433,12 +433,6 @@ class InstrumentTerms(Model):
         return canonical_hash(self)
 
     @property
-    def grades(self) -> tuple[str, ...]:
-        """The grades that may be delivered without asking the buyer, in order of preference; par first."""
-        further = (each.grade for each in self.deliverables if not each.needs_consent)
-        return tuple(dict.fromkeys((self.grade.klass, *further)))
-
-    @property
     def interval_ms(self) -> int:
         """The length of a metering interval."""
         return self.metering_interval_s * 1_000

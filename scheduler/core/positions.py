@@ -12,14 +12,17 @@ import hashlib
 from collections.abc import Container, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import assert_never
+from typing import Any, assert_never
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from scheduler.core.errors import Conflict, Equivocation, Fenced, InvalidValue, Oversold, SequenceGap, UnknownName
 from scheduler.core.ids import Name
 from scheduler.core.intervals import StepFunction
 from scheduler.core.models import Model
+
+MOST_GRADES = 64
+"""As many as terms may list."""
 
 
 class PositionEventKind(StrEnum):
@@ -30,6 +33,7 @@ class PositionEventKind(StrEnum):
     SPLIT = "split"
     EXPIRY = "expiry"
     CORRECTION = "correction"
+    CONSENT = "consent"
 
 
 class Cursor(Model):
@@ -46,7 +50,8 @@ class PositionEvent(Model):
     TRADE: `position` comes into being with `lots` for `account` from `effective_ms`. TRANSFER: `lots` leave `source`
     for the new `position` of another `account`. SPLIT: the same for the same account. EXPIRY: `position` has no lots
     from `effective_ms` on (`lots` is 0). CORRECTION: `position` has `lots` from `effective_ms` on, as the exchange now
-    says. `source` is given for TRANSFER and SPLIT alone.
+    says. CONSENT: `position` may be delivered in `grades` from `effective_ms` on, where its terms ask for consent
+    (`lots` is 0). `source` is given for TRANSFER and SPLIT alone, `grades` for CONSENT alone.
     """
 
     cursor: Cursor
@@ -58,16 +63,36 @@ class PositionEvent(Model):
     lots: int = Field(ge=0, le=10_000_000)
     effective_ms: int = Field(ge=0)
     committed_ms: int = Field(ge=0, description="When the exchange made it durable.")
+    grades: tuple[Name, ...] = Field(default=(), max_length=MOST_GRADES)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Came later than the other fields: events without it keep the bytes that they had."""
+        plain: dict[str, Any] = written(self)
+        if not self.grades:
+            del plain["grades"]
+        return plain
 
 
 class Position(Model):
-    """One position: `lots` are (instant, lots from then on) steps."""
+    """One position: `lots` are (instant, lots from then on) steps, `consents` (grade, from when on its owner agrees to
+    it), by grade.
+    """
 
     id: Name
     account: Name
     instrument: str
     acquired_ms: int
     lots: tuple[tuple[int, int], ...]
+    consents: tuple[tuple[Name, int], ...] = Field(default=(), max_length=MOST_GRADES)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of position events."""
+        plain: dict[str, Any] = written(self)
+        if not self.consents:
+            del plain["consents"]
+        return plain
 
     @property
     def lots_over_time(self) -> StepFunction:
@@ -210,6 +235,8 @@ class PositionBook:
 
     def _changed(self, event: PositionEvent) -> tuple[Position, ...]:
         """The positions as they are after the event, those that it changes."""
+        if event.grades and event.kind is not PositionEventKind.CONSENT:
+            raise InvalidValue("grades", _which(event), event.grades, "none: it is no consent")
         match event.kind:
             case PositionEventKind.TRADE:
                 self._require_new(event)
@@ -224,6 +251,8 @@ class PositionBook:
                 return (_from_then_on(self._known(event), event),)
             case PositionEventKind.CORRECTION:
                 return (_from_then_on(self._known(event), event),)
+            case PositionEventKind.CONSENT:
+                return (_consented(self._known(event), event),)
             case _:
                 assert_never(event.kind)
 
@@ -248,8 +277,10 @@ class PositionBook:
             moved = (*moved, (end_ms, 0))
         left = _less(source, event, end_ms)
         # The buyer of a transfer acquires now; a split is still what its owner acquired then.
-        acquired_ms = event.committed_ms if event.kind is PositionEventKind.TRANSFER else source.acquired_ms
-        return left, _position(event, acquired_ms, moved)
+        # What it agreed to, too; the buyer of a transfer has agreed to nothing.
+        if event.kind is PositionEventKind.TRANSFER:
+            return left, _position(event, event.committed_ms, moved)
+        return left, _position(event, source.acquired_ms, moved, source.consents)
 
     def _known(self, event: PositionEvent) -> Position:
         """The position that an expiry or a correction is about."""
@@ -279,7 +310,7 @@ def fold(
 
 
 def _content(position: Position) -> tuple[object, ...]:
-    return position.account, position.instrument, position.lots_over_time
+    return position.account, position.instrument, position.lots_over_time, position.consents
 
 
 def _end_ms(position: Position) -> int | None:
@@ -313,19 +344,42 @@ def _from_then_on(position: Position, event: PositionEvent) -> Position:
     return position.model_validate(_fields(position, [*steps, (event.effective_ms, event.lots)]))
 
 
-def _fields(position: Position, steps: list[tuple[int, int]]) -> dict[str, object]:
+def _fields(position: Position, steps: Iterable[tuple[int, int]]) -> dict[str, object]:
     return {
         "id": position.id,
         "account": position.account,
         "instrument": position.instrument,
         "acquired_ms": position.acquired_ms,
         "lots": StepFunction.of(steps).steps,
+        "consents": position.consents,
     }
 
 
-def _position(event: PositionEvent, acquired_ms: int, lots: tuple[tuple[int, int], ...]) -> Position:
+def _consented(position: Position, event: PositionEvent) -> Position:
+    """The position with the event's grades; of two consents to one the earlier holds. Raises InvalidValue."""
+    if event.lots:
+        raise InvalidValue("lots", _which(event), event.lots, "0")
+    if not event.grades:
+        raise InvalidValue("grades", _which(event), event.grades, "one or more")
+    since_ms = dict(position.consents)
+    for grade in event.grades:
+        since_ms[grade] = min(event.effective_ms, since_ms.get(grade, event.effective_ms))
+    return position.model_validate(_fields(position, position.lots) | {"consents": tuple(sorted(since_ms.items()))})
+
+
+def _position(
+    event: PositionEvent,
+    acquired_ms: int,
+    lots: tuple[tuple[int, int], ...],
+    consents: tuple[tuple[str, int], ...] = (),
+) -> Position:
     return Position(
-        id=event.position, account=event.account, instrument=event.instrument, acquired_ms=acquired_ms, lots=lots
+        id=event.position,
+        account=event.account,
+        instrument=event.instrument,
+        acquired_ms=acquired_ms,
+        lots=lots,
+        consents=consents,
     )
 
 

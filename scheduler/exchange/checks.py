@@ -17,6 +17,7 @@ from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatu
 from scheduler.core.metering.versions import Promotion, Stage
 from scheduler.core.positions import Position
 from scheduler.core.settlement_times import final_ms, final_through_ms
+from scheduler.exchange.consents import ConsentLeaf, SubstituteConsent, wrong_consent
 from scheduler.exchange.leaves import (
     KeyChangeLeaf,
     Leaf,
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     UNKNOWN_DISPUTE = "UNKNOWN_DISPUTE"
     NOT_EXPLAINED = "NOT_EXPLAINED"
     TOO_LATE = "TOO_LATE"
+    NOT_CONSENTED = "NOT_CONSENTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Rejected:
     detail: str
 
 
-def checked_leaf(
+def checked_leaf(  # noqa: C901 - one line a kind of leaf
     leaf: bytes, known: Callable[[str], tuple[Position, InstrumentTerms] | None]
 ) -> tuple[Leaf | None, Rejected | None]:
     """What a leaf says where it can be read, and why the leaf is not settled; None: it is, as far as the leaf alone
@@ -89,6 +91,8 @@ def checked_leaf(
             return decoded, None
         case SettlingLeaf(told=Promotion() as promotion):
             return decoded, _of_promotion(promotion, decoded.written_ms, known(promotion.position))
+        case ConsentLeaf():
+            return decoded, _of_consent(decoded.said, known(decoded.said.position))
         case PledgeLeaf() | WithdrawalLeaf() | SettlingLeaf() | MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
             return decoded, None
 
@@ -167,6 +171,13 @@ def _of_promotion(
         )
         return Rejected(Reason.WRONG_PROMOTION, detail)
     return None
+
+
+def _of_consent(said: SubstituteConsent, known: tuple[Position, InstrumentTerms] | None) -> Rejected | None:
+    if known is None:
+        return Rejected(Reason.UNKNOWN_POSITION, f"position {said.position} is not known")
+    wrong = wrong_consent(said, *known)
+    return Rejected(Reason.NOT_CONSENTED, wrong) if wrong else None
 
 
 def _of_pool(pool: PoolRecord) -> Rejected | None:

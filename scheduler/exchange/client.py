@@ -121,6 +121,19 @@ class ExchangeClient(Connection):
         answer = self._asked(lambda: self._trading.Correct(request, timeout=self._timeout_s))
         return convert.event_from_wire(answer.event)
 
+    def consent(
+        self, position: str, grades: Sequence[str], *, effective_ms: int = 0, request_id: str = ""
+    ) -> PositionEvent:
+        """The position's owner agrees to delivery in these grades from then on, for good. Raises as `trade`."""
+        request = positions_pb2.ConsentRequest(
+            request_id=request_id or _request_id(),
+            position=position,
+            grades=grades,
+            effective_ms=_number("effective_ms", effective_ms, 2**63 - 1),
+        )
+        answer = self._asked(lambda: self._trading.Consent(request, timeout=self._timeout_s))
+        return convert.event_from_wire(answer.event)
+
     def snapshot(self, stream: str = "", account: str = "") -> Snapshot:
         """All positions and instruments as they are now; `stream` empty: the exchange's own; `account` empty: of all
         whose positions the caller may see.

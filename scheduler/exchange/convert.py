@@ -35,6 +35,7 @@ _KIND_NUMBERS = {
     PositionEventKind.SPLIT: positions_pb2.POSITION_EVENT_KIND_SPLIT,
     PositionEventKind.EXPIRY: positions_pb2.POSITION_EVENT_KIND_EXPIRY,
     PositionEventKind.CORRECTION: positions_pb2.POSITION_EVENT_KIND_CORRECTION,
+    PositionEventKind.CONSENT: positions_pb2.POSITION_EVENT_KIND_CONSENT,
 }
 _KINDS = {int(number): kind for kind, number in _KIND_NUMBERS.items()}
 
@@ -103,6 +104,7 @@ def event_to_wire(event: PositionEvent) -> positions_pb2.PositionEvent:
         lots=event.lots,
         effective_ms=event.effective_ms,
         committed_ms=event.committed_ms,
+        grades=event.grades,
     )
 
 
@@ -123,6 +125,7 @@ def event_from_wire(sent: positions_pb2.PositionEvent) -> PositionEvent:
             lots=sent.lots,
             effective_ms=sent.effective_ms,
             committed_ms=sent.committed_ms,
+            grades=tuple(sent.grades),
         )
     except ValidationError as error:
         raise _refused(which, error) from error
@@ -136,6 +139,7 @@ def position_to_wire(position: Position) -> positions_pb2.Position:
         instrument=position.instrument,
         acquired_ms=position.acquired_ms,
         lots=[positions_pb2.LotStep(from_ms=from_ms, lots=lots) for from_ms, lots in position.lots],
+        consents=[positions_pb2.GradeConsent(grade=grade, from_ms=from_ms) for grade, from_ms in position.consents],
     )
 
 
@@ -149,6 +153,7 @@ def position_from_wire(sent: positions_pb2.Position) -> Position:
             instrument=sent.instrument,
             acquired_ms=sent.acquired_ms,
             lots=tuple((step.from_ms, step.lots) for step in sent.lots),
+            consents=tuple((each.grade, each.from_ms) for each in sent.consents),
         )
     except ValidationError as error:
         raise _refused(which, error) from error

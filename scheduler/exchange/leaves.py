@@ -32,6 +32,7 @@ from scheduler.core.metering.records import (
     RecordStatus,
 )
 from scheduler.exchange import settling_leaves
+from scheduler.exchange.consents import ConsentLeaf, consent_from_wire
 from scheduler.exchange.outages import OutageLeaf, outage_of
 from scheduler.exchange.settling_leaves import Settling
 from scheduler.exchange.v1 import delivery_pb2 as wire
@@ -122,7 +123,17 @@ class SettlingLeaf:
     told: Settling
 
 
-Leaf = RecordLeaf | PoolLeaf | ShortageLeaf | PledgeLeaf | WithdrawalLeaf | KeyChangeLeaf | OutageLeaf | SettlingLeaf
+Leaf = (
+    RecordLeaf
+    | PoolLeaf
+    | ShortageLeaf
+    | PledgeLeaf
+    | WithdrawalLeaf
+    | KeyChangeLeaf
+    | OutageLeaf
+    | SettlingLeaf
+    | ConsentLeaf
+)
 
 
 def encode_record(record: MeterRecord, written_ms: int) -> bytes:
@@ -240,6 +251,8 @@ def decode(leaf: bytes) -> Leaf:  # noqa: C901, PLR0911, PLR0912 - one line a ki
             return SettlingLeaf(entry.written_ms, settling_leaves.answer_from_wire(entry.dispute_answer))
         case "late_fact":
             return SettlingLeaf(entry.written_ms, settling_leaves.late_fact_from_wire(entry.late_fact))
+        case "consent":
+            return ConsentLeaf(entry.written_ms, consent_from_wire(entry.consent))
         case kind if (outage := outage_of(entry, kind)) is not None:
             return outage
         case _:

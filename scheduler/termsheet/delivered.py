@@ -86,7 +86,8 @@ def _deliverables(terms: InstrumentTerms) -> Iterator[Sentence]:
             alone = " Nothing else may stand in for it." if len(terms.deliverables) == 1 else ""
             yield said(f"{each.grade} is par: a GPU-hour of it counts as one.{alone}", *fields)
             continue
-        asked = ", if the buyer agrees" if each.needs_consent else ", without asking the buyer"
+        agrees = ", once the buyer agreed to it at the exchange, for good"
+        asked = agrees if each.needs_consent else ", without asking the buyer"
         yield said(
             f"{each.grade} may stand in{asked}: a GPU-hour of it counts as {percent(each.conversion_ppm)} of one of "
             "par.",

@@ -1,7 +1,7 @@
 """Every calendar of lots in `calendars/` of the traces' folder, planned on the fleet that its name says.
 
 `carved` calendars were cut out of a perfect packing, for `counted` ones a packing without a move may not exist. Rows
-`tenor` are the plan within a second, `tenor, thorough` the one that takes its time where not all lots fit; baselines are
+`tenor` are the plan within a second, `tenor, thorough` one that takes its time where not all lots fit; baselines are
 first fit, by start and by level and start, without repair. Of each: lots that find no cell, how many planned handovers
 then place them (of ours), how much of the free capacity lies in whole domains, and the seconds of the plan. Then
 trades, one after the other, on the largest calendar with positions: each finds cells for a position like one of the

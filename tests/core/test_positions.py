@@ -21,7 +21,7 @@ from scheduler.core.errors import (
 )
 from scheduler.core.positions import Cursor, Position, PositionBook, PositionEvent, PositionEventKind, fold
 
-TRADE, TRANSFER, SPLIT, EXPIRY, CORRECTION = PositionEventKind
+TRADE, TRANSFER, SPLIT, EXPIRY, CORRECTION, CONSENT = PositionEventKind
 WORLD = range(45)
 """Every instant at which a drawn event may take effect, and some after."""
 
@@ -38,9 +38,10 @@ def event(seq: int, kind: PositionEventKind = TRADE, **fields: Any) -> PositionE
         "position": f"p{seq}",
         "account": "acme",
         "instrument": "BASE@1",
-        "lots": 0 if kind is EXPIRY else 5,
+        "lots": 0 if kind in {EXPIRY, CONSENT} else 5,
         "effective_ms": 10,
         "committed_ms": 100 + seq,
+        "grades": ("A100SXM",) if kind is CONSENT else (),
     }
     return PositionEvent(**{**plain, **fields})
 
@@ -105,6 +106,29 @@ def test_an_expiry_before_the_beginning_leaves_nothing() -> None:
     assert book.positions["p1"].lots == ()
 
 
+def test_a_consent_holds_from_its_instant_on_for_its_owner_alone() -> None:
+    book = fold(
+        [
+            event(1),
+            event(2, CONSENT, position="p1", grades=("H200SXM", "A100SXM"), effective_ms=20),
+            event(3, CONSENT, position="p1", effective_ms=25),
+            event(4, CONSENT, position="p1", effective_ms=15),
+            event(5, SPLIT, source="p1", lots=2, effective_ms=12),
+            event(6, TRANSFER, source="p1", account="borealis", lots=1, effective_ms=30),
+        ]
+    )
+    agreed = (("A100SXM", 15), ("H200SXM", 20))
+    assert [book.positions[name].consents for name in ("p1", "p5", "p6")] == [agreed, agreed, ()]
+    assert book.positions["p1"].lots == ((10, 5), (12, 3), (30, 2)), "it changes no lots"
+
+
+def test_events_and_positions_without_consents_keep_the_bytes_that_they_had() -> None:
+    assert "grades" not in event(1).model_dump_json()
+    assert "consents" not in fold([event(1)]).positions["p1"].model_dump_json()
+    agreed = fold([event(1), event(2, CONSENT, position="p1")]).positions["p1"]
+    assert Position.model_validate_json(agreed.model_dump_json()) == agreed
+
+
 # -- what is refused, and that it changes nothing ----------------------------------------------------------------------
 
 HELD = (
@@ -151,6 +175,10 @@ REFUSALS: Sequence[tuple[str, PositionEvent, type[Refused], str]] = [
     ("an expiry of another's", event(4, EXPIRY, position="p2"), InvalidValue, "was 'acme', expected borealis"),
     ("a correction of nothing known", event(4, CORRECTION, position="p9"), UnknownName, "position 'p9'"),
     ("a correction with a source", event(4, CORRECTION, position="p1", source="p2"), InvalidValue, "expected none"),
+    ("a consent to nothing", event(4, CONSENT, position="p1", grades=()), InvalidValue, "grades .* expected one or"),
+    ("a consent with lots", event(4, CONSENT, position="p1", lots=1), InvalidValue, "lots .* was 1, expected 0"),
+    ("a consent of another's", event(4, CONSENT, position="p2"), InvalidValue, "was 'acme', expected borealis"),
+    ("grades of a trade", event(4, grades=("A100SXM",)), InvalidValue, "grades .* expected none"),
     (
         "a correction of another instrument",
         event(4, CORRECTION, position="p1", instrument="OTHER@1"),
@@ -247,7 +275,7 @@ def attempts(draw: st.DrawFn) -> list[dict[str, Any]]:
         st.lists(
             st.fixed_dictionaries(
                 {
-                    "kind": st.sampled_from([TRADE, TRANSFER, SPLIT, TRANSFER, SPLIT, EXPIRY, CORRECTION]),
+                    "kind": st.sampled_from([TRADE, TRANSFER, SPLIT, TRANSFER, SPLIT, EXPIRY, CORRECTION, CONSENT]),
                     "position": st.sampled_from(names),
                     "source": st.sampled_from(names),
                     "account": st.sampled_from(["acme", "borealis"]),
@@ -267,7 +295,9 @@ def said_in_order(tries: list[dict[str, Any]]) -> tuple[list[PositionEvent], Pos
     for fields in tries:
         kind = fields["kind"]
         sourced = kind in {TRANSFER, SPLIT}
-        given_up = {"source": fields["source"] if sourced else None, "lots": 0 if kind is EXPIRY else fields["lots"]}
+        given_up: dict[str, Any] = {"source": fields["source"] if sourced else None}
+        given_up |= {"lots": 0 if kind in {EXPIRY, CONSENT} else fields["lots"]}
+        given_up["grades"] = ("A100SXM",) if kind is CONSENT else ()
         tried = event(len(accepted) + 1, **{**fields, **given_up})
         before, totals_before = state_of(book), totals(book)
         try:

@@ -104,6 +104,7 @@ CALLS: tuple[tuple[str, Ask, str], ...] = (
         f"{OWNER} {MARKET}",
     ),
     ("sell", lambda on: on.transfer("pos-1", "x", 1, request_id="s", effective_ms=START_MS), f"{OWNER} {MARKET}"),
+    ("consent to what is not asked for", lambda on: on.consent("pos-1", ["A100SXM"], request_id="a"), OWNER),
     ("sell what is not there", lambda on: on.transfer("pos-9", "x", 1, request_id="t"), ""),
 )
 PEERS = {
@@ -130,6 +131,8 @@ def test_each_may_what_is_its_own(market: Market, what: str, ask: Ask, allowed: 
             except Unauthorised as error:
                 assert f"{peer} may not ask" in str(error)  # noqa: PT017 - others must pass
                 continue
+            except InvalidValue:
+                assert "not asked for" in what
             except Refused as error:
                 assert error.code == "UNKNOWN_NAME"  # noqa: PT017 - let in, and nothing of that name is there
                 continue

@@ -30,7 +30,7 @@ from tests.exchange.evidence import (
 from tests.exchange.frauds.certificates import ACCREDITED, POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
 from tests.exchange.frauds.outages import HONEST, OUTAGES
-from tests.exchange.frauds.records import RECORDS
+from tests.exchange.frauds.records import AGREED, RECORDS
 from tests.exchange.frauds.settling import SETTLING
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
@@ -81,9 +81,9 @@ def test_the_game_has_fifty_frauds_or_more_and_honest_logs_pass(
         assert (code, [check for check in checks if check[1] != "ok"]) == (0, [])
 
 
-@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("name", HONEST | AGREED)
 def test_what_was_declared_in_time_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    code, checks = audited(capsys, str(HONEST[name]().write(tmp_path / "bundle")))
+    code, checks = audited(capsys, str((HONEST | AGREED)[name]().write(tmp_path / "bundle")))
     assert (code, [check for check in checks if check[1] != "ok"]) == (0, [])
 
 

@@ -21,6 +21,7 @@ from scheduler.core.errors import (
 from scheduler.core.merkle import leaf_hash, root, verify_consistency, verify_inclusion
 from scheduler.core.metering.records import RecordStatus
 from scheduler.exchange.checks import Reason
+from scheduler.exchange.consents import SubstituteConsent, encode_consent
 from scheduler.exchange.leaves import encode_pool, encode_record, encode_shortage
 from scheduler.exchange.reference.intake import Session
 from scheduler.ledger.journal import Journal
@@ -201,6 +202,7 @@ def test_bad_leaves_are_rejected_alone_and_kept(exchange: Embedded) -> None:
         Reason.WRONG_VERSION: encode_record(
             metered("pos-2", 2, 3, version=2, supersedes=1, status=RecordStatus.CORRECTED), 1
         ),
+        Reason.NOT_CONSENTED: encode_consent(SubstituteConsent("pos-1", "H100.BASE@1", ("A100SXM",), START_MS), 1),
         Reason.WRONG_CERTIFICATE: encode_shortage(shortage().replace('"awarded":1', '"awarded":0'), 1),
     }
     good = encode_record(metered("pos-3", 1, 0), 1)

@@ -15,6 +15,7 @@ from scheduler.core.errors import (
     TenorError,
     UnknownName,
 )
+from scheduler.core.instruments import Deliverable
 from scheduler.core.positions import PositionBook, PositionEventKind
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.reference.venue import VenueRules
@@ -72,6 +73,9 @@ Call = Callable[[ExchangeClient], object]
         (lambda client: client.correct("pos-9", 1), UnknownName, "pos-9"),
         (lambda client: client.transfer("pos-1", "borealis", 6), Oversold, "holds 5"),
         (lambda client: client.correct("pos-1", 9), Oversold, "8 are listed"),
+        (lambda client: client.consent("pos-9", ["A100SXM"]), UnknownName, "pos-9"),
+        (lambda client: client.consent("pos-1", ["A100SXM"]), InvalidValue, "H100.BASE@1 asks for no consent"),
+        (lambda client: client.consent("pos-1", []), InvalidValue, "grades of the consent of pos-1 was 'empty'"),
         (lambda client: client.statement("pos-1"), InvalidValue, "at least one record"),
         (lambda client: client.statement("pos-9"), UnknownName, "pos-9"),
         (lambda client: client.checkpoint("nobody"), UnknownName, "nobody"),
@@ -125,6 +129,22 @@ def test_a_correction_to_nothing_ends_the_position(exchange: Embedded) -> None:
     assert ended.kind is PositionEventKind.EXPIRY
     with pytest.raises(Oversold, match="ended"):
         exchange.client.transfer("pos-1", "borealis", 1, effective_ms=START_MS + 40_000)
+
+
+def test_an_owner_agrees_to_a_substitute_for_good_and_a_split_keeps_it(exchange: Embedded) -> None:
+    client, others = exchange.client, (Deliverable(grade="A100SXM", conversion_ppm=450_000, needs_consent=True),)
+    client.list_instrument(terms("SUB", deliverables=(*terms("SUB").deliverables, *others)))
+    client.trade("acme", "SUB@1", 5)
+    with pytest.raises(InvalidValue, match="grades of the consent of pos-1 was 'H100SXM', expected some of A100SXM"):
+        client.consent("pos-1", ["H100SXM"])
+    agreed = client.consent("pos-1", ["A100SXM"], effective_ms=START_MS + 9, request_id="c")
+    assert (agreed.kind, agreed.lots, agreed.grades) == (PositionEventKind.CONSENT, 0, ("A100SXM",))
+    assert client.consent("pos-1", ["A100SXM"], effective_ms=START_MS + 9, request_id="c") == agreed
+    client.transfer("pos-1", "acme", 2)
+    client.transfer("pos-1", "borealis", 1)
+    held = {each.id: (each.lots_at(START_MS), each.consents) for each in client.snapshot().positions}
+    given = (("A100SXM", START_MS + 9),)
+    assert held == {"pos-1": (2, given), "pos-2": (2, given), "pos-3": (1, ())}
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from scheduler.core.metering.disputes import Answer, Dispute, DisputeState
 from scheduler.core.metering.records import RecordStatus
 from scheduler.core.metering.versions import LateFact, Promotion
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
-from scheduler.exchange import convert, leaves, outages, settling_leaves
+from scheduler.exchange import consents, convert, leaves, outages, settling_leaves
 from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, feed_pb2, instruments_pb2, positions_pb2
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import SignerKey
@@ -92,6 +92,9 @@ def settling() -> dict[str, bytes]:
     return {
         "leaf of a recall": outages.encode_withheld(withheld, NOW_MS, recalled=True),
         "leaf of a release": outages.encode_withheld(withheld, NOW_MS, recalled=False),
+        "leaf of a consent": consents.encode_consent(
+            consents.SubstituteConsent("pos-7", INSTRUMENT, ("A100SXM", "H200SXM"), NOW_MS + 1), NOW_MS
+        ),
         "leaf of a promotion": settling_leaves.encode_settling(
             Promotion(position="pos-7", start_ms=NOW_MS, end_ms=NOW_MS + 300_000, status=RecordStatus.FINAL), NOW_MS
         ),

@@ -5,7 +5,7 @@ What a covered GPU-ms counts as is decided by the first of these that holds:
 1. nobody saw the fleet: unknown (NOT_OBSERVED); a bridged gap keeps its state and is `estimated_gpu_ms` besides
 2. the GPU is ill: its cause's state; else its cell is, where lots ask for whole cells: the lowest cause in the cell;
    what was declared of it, and the contract's terms, say which cause that is (`declared.py`)
-3. its grade is not deliverable: out_forced (WRONG_GRADE)
+3. its grade is not deliverable, or only with a consent that was not given by then: out_forced (WRONG_GRADE)
 4. the owner's gang waits for it beyond the bind limit: out_forced (LATE_BIND)
 5. it is slower than `reject_below_ppm`: out_forced (UNDER_PERFORMANCE)
 6. a gang of its owner runs there: used; otherwise available_unused, idle or lent
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,8 +38,7 @@ from scheduler.core.metering.uncovered import Coverage, covered_and_contracted
 from scheduler.core.quantities import ONE_PPM
 
 PPM_MASK = (1 << PPM_BITS) - 1
-WRONG = -1
-"""The conversion of a grade that is not deliverable."""
+_NEVER_MS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ class _Columns:
     account: IntArray
     reject_below_ppm: IntArray
     conversion_ppm: IntArray
-    """(n_contracts, n_grades): WRONG where the grade is not deliverable."""
+    """(n_contracts, n_grades): 0 where the grade is not deliverable."""
+    accepted_from_ms: IntArray
+    """(n_contracts, n_grades): from when on the grade counts as delivered; `_NEVER_MS` where it does not."""
     grade_of_gpu: IntArray
     pool_of_gpu: IntArray
 
@@ -82,7 +84,7 @@ def close_interval(
     pools = np.zeros((len(fleet.pools), _POOL_PARTS), dtype=np.int64)
     causes = with_declared(history.cause, declarations, fleet, interval)
     judge = Judge(ordered, declarations)
-    for span, sight in _spans(history, interval):
+    for span, sight in _spans(history, interval, _consents(ordered)):
         segments = cut(history, fleet, span, columns.level_of_owner, causes)
         _add_pools(pools, segments, columns, sight)
         _add_covered(tally, segments, columns, sight, judge)
@@ -91,14 +93,19 @@ def close_interval(
     return Closing(interval, records, _pool_records(pools, ordered, coverage, fleet, interval))
 
 
-def _spans(history: FleetHistory, interval: Interval) -> list[tuple[Interval, Sight]]:
-    """The parts of the interval through which the fleet was seen alike."""
-    instants, _, sights = history.sight.between(interval.start_ms, interval.end_ms)
-    cuts = {interval.start_ms: int(history.sight.at(interval.start_ms)[0])}
-    cuts |= dict(zip(instants.tolist(), sights.tolist(), strict=True))
-    ends = [*list(cuts)[1:], interval.end_ms]
+def _consents(contracts: Sequence[Contract]) -> set[int]:
+    """The instants from which on an owner agrees to a grade."""
+    return {since_ms for each in contracts for _, since_ms in each.consented_since_ms if since_ms is not None}
+
+
+def _spans(history: FleetHistory, interval: Interval, consents: set[int]) -> list[tuple[Interval, Sight]]:
+    """The parts of the interval through which the fleet was seen alike, and the same grades were accepted."""
+    instants, _, _ = history.sight.between(interval.start_ms, interval.end_ms)
+    inside = {at_ms for at_ms in consents if interval.start_ms < at_ms < interval.end_ms}
+    cuts = sorted({interval.start_ms, *instants.tolist(), *inside})
     return [
-        (Interval(start_ms, end_ms), Sight(sight)) for (start_ms, sight), end_ms in zip(cuts.items(), ends, strict=True)
+        (Interval(start_ms, end_ms), Sight(int(history.sight.at(start_ms)[0])))
+        for start_ms, end_ms in pairwise([*cuts, interval.end_ms])
     ]
 
 
@@ -109,12 +116,16 @@ def _columns(history: FleetHistory, contracts: Sequence[Contract], fleet: Fleet,
     contract_of_owner = np.full(highest + 2, -1, dtype=np.int64)
     level_of_owner = np.zeros(highest + 2, dtype=np.int64)
     conversion = np.full((len(contracts), len(grades)), ONE_PPM, dtype=np.int64)
+    accepted_from_ms = np.zeros_like(conversion)
     for row, contract in enumerate(contracts):
         contract_of_owner[contract.index + 1] = row
         level_of_owner[contract.index + 1] = contract.terms.cell
         if contract.terms.deliverables:
             known = dict(contract.terms.deliverables)
-            conversion[row] = [known.get(grade, WRONG) for grade in grades]
+            asked = dict(contract.consented_since_ms)
+            conversion[row] = [known.get(grade, 0) for grade in grades]
+            since_ms = [asked.get(grade, 0) if grade in known else None for grade in grades]
+            accepted_from_ms[row] = [_NEVER_MS if each is None else each for each in since_ms]
     grade_of_pool = np.array([grades.index(grade) for grade, _ in fleet.pools], dtype=np.int64)
     pool_of_gpu = fleet.pool_of_node[fleet.node_of_gpu]
     return _Columns(
@@ -123,6 +134,7 @@ def _columns(history: FleetHistory, contracts: Sequence[Contract], fleet: Fleet,
         np.array([contract.account for contract in contracts], dtype=np.int64),
         np.array([0 if c.terms.total else c.terms.reject_below_ppm for c in contracts], dtype=np.int64),
         conversion,
+        accepted_from_ms,
         grade_of_pool[pool_of_gpu],
         pool_of_gpu,
     )
@@ -143,7 +155,8 @@ def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sig
     outcome = np.where(segments.occupant[mine] == columns.account[contract], USED, AVAILABLE)
     outcome = np.where(ppm < columns.reject_below_ppm[contract], int(Cause.UNDER_PERFORMANCE), outcome)
     outcome = np.where(segments.late[mine] != 0, int(Cause.LATE_BIND), outcome)
-    outcome = np.where(columns.conversion_ppm[contract, grade] == WRONG, int(Cause.WRONG_GRADE), outcome)
+    unaccepted = segments.start_ms[mine] < columns.accepted_from_ms[contract, grade]
+    outcome = np.where(unaccepted, int(Cause.WRONG_GRADE), outcome)
     outcome = np.where(ill != 0, judge.outcome(contract, ill), outcome)
     drained_ms = judge.drained_ms(contract, ill, segments.start_ms[mine], length_ms)
     if sight is Sight.NOT_OBSERVED:

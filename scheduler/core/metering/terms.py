@@ -78,3 +78,5 @@ class Contract:
     """GPUs over time that nothing is to cover, by cause: what is not covered is first that."""
     planned_left_gpu_ms: int = 0
     """What the maintenance budget has left before the interval: planned outages beyond it are the seller's."""
+    consented_since_ms: tuple[tuple[str, int | None], ...] = ()
+    """(grade, since when the owner agrees to it) of deliverables that need consent, by grade; None: it does not."""

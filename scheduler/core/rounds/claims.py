@@ -12,8 +12,9 @@ from scheduler.core.cluster import Fleet
 from scheduler.core.coverage.waterfall import Rank
 from scheduler.core.entitlements import demands
 from scheduler.core.holdings import Demand
-from scheduler.core.instruments import InstrumentTerms
+from scheduler.core.instruments import Deliverable, InstrumentTerms
 from scheduler.core.state.state import State
+from scheduler.core.substitution import accepted_grades
 from scheduler.core.workloads import ends_by_ms
 
 
@@ -39,13 +40,20 @@ def short_now(state: State, now_ms: int) -> list[str]:
 
 
 def pools_of(state: State, name: str) -> tuple[int, ...]:
-    """The pools that may deliver a position without asking its buyer, par first; those that the fleet has."""
-    return pools_of_terms(state.fleet, terms_of(state, name))
+    """The pools that may deliver a position now and from now on, as its terms and its owner's consents have it, par
+    first; those that the fleet has.
+    """
+    terms = terms_of(state, name)
+    return _pools(state.fleet, terms, accepted_grades(terms, state.book.positions[name], state.now_ms))
 
 
 def pools_of_terms(fleet: Fleet, terms: InstrumentTerms) -> tuple[int, ...]:
-    """The same of an instrument."""
-    pools = [(grade, terms.site) for grade in terms.grades]
+    """Those that may deliver an instrument without asking the buyer."""
+    return _pools(fleet, terms, [each for each in terms.deliverables if not each.needs_consent])
+
+
+def _pools(fleet: Fleet, terms: InstrumentTerms, grades: Iterable[Deliverable]) -> tuple[int, ...]:
+    pools = [(each.grade, terms.site) for each in grades]
     return tuple(fleet.pools.index(pool) for pool in pools if pool in fleet.pools)
 
 

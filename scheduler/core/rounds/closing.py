@@ -19,6 +19,7 @@ from scheduler.core.quantities import floor_div
 from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
 from scheduler.core.state.withheld import gpus_withheld
+from scheduler.core.substitution import asked_since_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +128,5 @@ def _contract(state: State, name: str, interval: Interval) -> Contract:
         uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
         withheld_gpus=gpus_withheld(state.withheld.get(name, ()), terms.lot.gpus),
         planned_left_gpu_ms=left_gpu_ms,
+        consented_since_ms=asked_since_ms(terms, position),
     )

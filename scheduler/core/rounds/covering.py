@@ -8,6 +8,7 @@ or closed, work that cannot be preempted ended.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -20,6 +21,7 @@ from scheduler.core.coverage.follow import follow_work
 from scheduler.core.coverage.grades import cover_grades
 from scheduler.core.coverage.replace import Covering, replace_failed, transfer
 from scheduler.core.coverage.shortage import changes_nothing
+from scheduler.core.coverage.topology import topology_of
 from scheduler.core.errors import UnknownName
 from scheduler.core.events import (
     CellsSwapped,
@@ -91,6 +93,8 @@ def after_position_event(state: State, event: PositionEvent, now_ms: int, spares
             yield from _transferred(state, event, now_ms, spares)
         case PositionEventKind.EXPIRY | PositionEventKind.CORRECTION:
             yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
+            yield from retry(state, now_ms, spares)
+        case PositionEventKind.CONSENT:
             yield from retry(state, now_ms, spares)
 
 
@@ -335,14 +339,23 @@ def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[st
 def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     source = event.source or ""
     busy = _worked_by(state, state.book.positions[source].account)
+    fleet, buyers = state.fleet, pools_of(state, event.position)
+    busy |= ~np.isin(fleet.pool_of_node[fleet.node_of_gpu], buyers)  # of grades that the buyer may not get: the last
     lots = event.lots * state.instruments[event.instrument].lot.cells
     holdings = (*state.calendar.past, *state.calendar.holdings)
     if any(held.position == source and held.end_ms > event.effective_ms for held in holdings):
         covering = transfer(state.fleet, holdings, source, event.position, lots, event.effective_ms, busy)
-        yield from _assigned(covering, "transferred", now_ms, event.effective_ms)
+        accepted = tuple(held for held in covering.holdings if held.position == source or _is_in(state, held, buyers))
+        yield from _assigned(replace(covering, holdings=accepted), "transferred", now_ms, event.effective_ms)
+        if accepted != covering.holdings and source not in state.refused:
+            yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
     if source in state.refused:
         yield from _fitted(state, source, event.effective_ms, now_ms, spares)
         yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
+
+
+def _is_in(state: State, held: Holding, pools: Sequence[int]) -> bool:
+    return int(topology_of(state.fleet).pool[held.level][held.cell]) in pools
 
 
 def withheld(state: State, event: LotsRecalled | LotsReleased, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:

@@ -202,7 +202,7 @@ def pool_number(fleet: Fleet, terms: InstrumentTerms) -> int:
     pools = pools_of_terms(fleet, terms)
     if not pools:
         known = [f"{grade} at {site}" for grade, site in fleet.pools]
-        raise UnknownName(f"pool of {terms.id}", f"{' or '.join(terms.grades)} at {terms.site}", known)
+        raise UnknownName(f"pool of {terms.id}", f"{terms.grade.klass} at {terms.site}", known)
     return pools[0]
 
 

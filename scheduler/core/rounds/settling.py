@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from scheduler.core.cluster import Level
 from scheduler.core.events import Event, GangEnded, GangStarted, HealthChanged, PerformanceMeasured
-from scheduler.core.intervals import Interval
+from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.cells import cell_of_gpu
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, RecordStatus, superseding
@@ -179,6 +180,29 @@ def touched_positions(state: State, event: Event, now_ms: int) -> tuple[str, ...
     _, changed, later = owners.between(from_ms, now_ms + 1)
     numbers = {*owners.at(from_ms)[gpus].tolist(), *later[np.isin(changed, gpus)].tolist()}
     return tuple(name for name, number in state.position_index.items() if number in numbers)
+
+
+class Owned(NamedTuple):
+    """GPUs contracted over time, and the consents of the owner."""
+
+    contracted: StepFunction
+    consents: tuple[tuple[str, int], ...]
+
+
+def owned(state: State) -> dict[str, Owned]:
+    """What is known of all positions, by name."""
+    return {name: Owned(gpus, state.book.positions[name].consents) for name, gpus in state.contracted.items()}
+
+
+def changed_since(before: Mapping[str, Owned], after: Mapping[str, Owned], now_ms: int) -> Iterator[tuple[str, int]]:
+    """(position, the first instant that is past and of which something else is known), by position."""
+    for name, now in sorted(after.items()):
+        then = before.get(name, Owned(StepFunction(), ()))
+        since_ms = now.contracted.differs_from_ms(then.contracted)
+        instants = [from_ms for _, from_ms in set(now.consents) ^ set(then.consents)]
+        first_ms = min([*instants, *([] if since_ms is None else [since_ms])], default=now_ms)
+        if first_ms < now_ms:
+            yield name, first_ms
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def due(position: Position, withheld: Iterable[Withheld]) -> Position:
         instrument=position.instrument,
         acquired_ms=position.acquired_ms,
         lots=lots.steps,
+        consents=position.consents,
     )
 
 

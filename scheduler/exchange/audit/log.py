@@ -17,6 +17,7 @@ from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.audit.settling import SettlingChecks
 from scheduler.exchange.checks import broken_pool, wrong_claim, wrong_interval
+from scheduler.exchange.consents import ConsentLeaf, SubstituteConsent, unasked
 from scheduler.exchange.leaves import (
     KeyChangeLeaf,
     PledgeLeaf,
@@ -56,6 +57,8 @@ class Log:
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
         self._outages = Outages(terms, findings)
+        self._agreed_ms: dict[str, dict[str, int]] = defaultdict(dict)
+        """By position, since when its owner agrees to each grade."""
         self._pledged: dict[str, tuple[int, tuple[int, int]]] = {}
         """By pool: since when its pledges are all in, and what `PledgeBook.standing` says of them."""
 
@@ -67,7 +70,7 @@ class Log:
             return
         self.key_changes.append(change)
 
-    def add(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:
+    def add(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:  # noqa: C901 - one line a kind of leaf
         """Checks one leaf."""
         findings = self._findings
         findings.examined["leaves"] += 1
@@ -88,6 +91,8 @@ class Log:
                 self._add_shortage(where, decoded.certificate)
             case MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
                 self._outages.declare(where, decoded)
+            case ConsentLeaf():
+                self._add_consent(where, decoded.said)
             case SettlingLeaf():
                 self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
@@ -149,7 +154,7 @@ class Log:
         wrong = wrong_interval(record, terms)
         if wrong:
             self._findings.fail("intervals", f"{which}: {wrong}")
-        self._note("contracted", which, wrong_contracted(record, terms))
+        self._note("contracted", which, wrong_contracted(record, terms, self._agreed_ms[record.position]))
         self._outages.hold_against(which, record, terms)
         self._note("throughput", which, wrong_throughput(record, terms))
         if record.version == 1:
@@ -193,6 +198,16 @@ class Log:
             expected = f"at most {pledged - largest}, the devices pledged less those of the largest domain"
             return f"accredited_gpus was {accredited_gpus}, expected {expected}"
         return ""
+
+    def _add_consent(self, where: str, said: SubstituteConsent) -> None:
+        """A consent of the position's owner; that it gave it the exchange has checked, who cosigns."""
+        terms = self.terms.get(said.instrument)
+        unknown = unasked(said.grades, terms) if terms is not None else ()
+        wrong = f"a consent to {', '.join(unknown)}, for which {said.instrument} asks none" if unknown else ""
+        self._note("consents", f"{where}, {said.position}", wrong)
+        agreed = self._agreed_ms[said.position]
+        for grade in said.grades:
+            agreed[grade] = min(said.from_ms, agreed.get(grade, said.from_ms))
 
     def _add_shortage(self, where: str, certificate: Certificate) -> None:
         self._findings.examined["shortages"] += 1

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from scheduler.core.causes import Cause
-from scheduler.core.instruments import InstrumentTerms, ThroughputScope
+from scheduler.core.instruments import MAX_INSTANT_MS, InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import overlap
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.records import MeterRecord, Quality
 from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
 
+LATER = MAX_INSTANT_MS + 1
 
-def wrong_contracted(record: MeterRecord, terms: InstrumentTerms) -> str:
-    """Why the record cannot be of whole lots inside the profile, or is worth more than any deliverable."""
+
+def wrong_contracted(record: MeterRecord, terms: InstrumentTerms, agreed_ms: Mapping[str, int]) -> str:
+    """Why the record cannot be of whole lots inside the profile, or is worth more than any grade that was accepted.
+    `agreed_ms`: since when the owner agrees to each grade, as the log has it before.
+    """
     if record.start_ms >= record.end_ms:
         return ""
     if record.contracted_gpu_ms % terms.lot.gpus:
@@ -20,7 +26,14 @@ def wrong_contracted(record: MeterRecord, terms: InstrumentTerms) -> str:
         )
     if record.contracted_gpu_ms and not overlap(delivery_intervals(terms), record.interval):
         return f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected 0 outside the profile"
-    best_ppm = max((each.conversion_ppm for each in terms.deliverables), default=ONE_PPM)
+    accepted = [
+        each
+        for each in terms.deliverables
+        if not each.needs_consent or agreed_ms.get(each.grade, LATER) < record.end_ms
+    ]
+    if record.quality is Quality.SUBSTITUTED and len(accepted) == 1 and len(terms.deliverables) > 1:
+        return f"quality was {record.quality}, expected a consent in the log before: {terms.grade.klass} alone counts"
+    best_ppm = max((each.conversion_ppm for each in accepted), default=ONE_PPM)
     most = floor_div(record.delivered_gpu_ms * best_ppm, ONE_PPM)
     if record.par_gpu_ms > most:
         return f"par_gpu_ms was {record.par_gpu_ms}, expected at most {most} for what was delivered"

@@ -29,6 +29,7 @@ CHECKS = (
     "written",
     "identities",
     "intervals",
+    "consents",
     "contracted",
     "throughput",
     "versions",

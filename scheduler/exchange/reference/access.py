@@ -30,6 +30,7 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
         trading + "Trade": own.trade,
         trading + "Transfer": own.transfer,
         trading + "Correct": only(Role.EXCHANGE),
+        trading + "Consent": own.consent,
         delivery + "Publish": own.publishing,
         delivery + "GetStatement": own.statement,
         disputes + "OpenDispute": own.dispute,
@@ -70,6 +71,13 @@ class _Own:
             return request
         if not _may_trade(peer, ""):
             raise _refused(peer, f"transfers of {request.source}")
+        return request
+
+    def consent(self, peer: Peer, request: positions_pb2.ConsentRequest) -> positions_pb2.ConsentRequest:
+        """An account consents for its own positions, and nobody for another: not the exchange, who profits from it."""
+        own = peer.role is Role.ACCOUNT and self._account_of(request.position) == peer.name
+        if not own and peer.role is not Role.LOCAL:
+            raise _refused(peer, f"consents of {request.position}")
         return request
 
     def publishing(

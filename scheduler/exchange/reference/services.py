@@ -139,6 +139,14 @@ class Trading(positions_pb2_grpc.TradingServiceServicer):
         event = self._venue.correct(request.request_id, request.position, request.lots, request.effective_ms)
         return positions_pb2.TradeResponse(event=convert.event_to_wire(event))
 
+    @answers
+    def Consent(  # noqa: N802 - the wire's name
+        self, request: positions_pb2.ConsentRequest
+    ) -> positions_pb2.TradeResponse:
+        """The owner agrees to substitutes."""
+        event = self._venue.consent(request.request_id, request.position, tuple(request.grades), request.effective_ms)
+        return positions_pb2.TradeResponse(event=convert.event_to_wire(event))
+
 
 class Delivery(delivery_pb2_grpc.DeliveryServiceServicer):
     """Logs of delivery in, statements out."""

@@ -19,6 +19,7 @@ from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.listing import GradeShapes, check_listing
 from scheduler.core.models import canonical_bytes
 from scheduler.core.positions import Cursor, Position, PositionBook, PositionEvent, PositionEventKind
+from scheduler.exchange.consents import unasked
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.exchange.errors import CursorCompacted
 from scheduler.exchange.reference.database import Database
@@ -175,6 +176,36 @@ class Venue:
                 lots=lots,
                 effective_ms=from_ms,
                 committed_ms=now_ms,
+            )
+            return self._commit(request_id, content, event)
+
+    def consent(self, request_id: str, position: str, grades: tuple[str, ...], effective_ms: int = 0) -> PositionEvent:
+        """The position's owner agrees to delivery in these grades from `effective_ms` on, for good.
+
+        Raises UnknownName, InvalidValue for grades for which the terms ask no consent, Conflict.
+        """
+        with self._database.guard:
+            content = ["consent", position, list(grades), effective_ms]
+            done = self._done(request_id, content)
+            if done is not None:
+                return done
+            held = self.position(position)
+            terms = self.terms(held.instrument)
+            unknown = unasked(grades, terms)
+            if unknown or not grades:
+                asked = ", ".join(each.grade for each in terms.deliverables if each.needs_consent)
+                expected = f"some of {asked}" if asked else f"none: {terms.id} asks for no consent"
+                raise InvalidValue("grades", f"the consent of {position}", ", ".join(unknown) or "empty", expected)
+            now_ms, from_ms = self._instants(terms, effective_ms, held)
+            event = self._event(
+                kind=PositionEventKind.CONSENT,
+                position=position,
+                account=held.account,
+                instrument=held.instrument,
+                lots=0,
+                effective_ms=from_ms,
+                committed_ms=now_ms,
+                grades=tuple(sorted(set(grades))),
             )
             return self._commit(request_id, content, event)
 

@@ -691,6 +691,39 @@ class WithheldLots(_message.Message):
 Global___WithheldLots: _TypeAlias = WithheldLots  # noqa: Y015
 
 @_typing.final
+class SubstituteConsent(_message.Message):
+    """The owner of a position agrees, from `from_ms` on, to delivery in grades for which the terms ask for consent, as the
+    exchange told it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    GRADES_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    position: _builtins.str
+    instrument: _builtins.str
+    from_ms: _builtins.int
+    @_builtins.property
+    def grades(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.str = ...,
+        instrument: _builtins.str = ...,
+        grades: _abc.Iterable[_builtins.str] | None = ...,
+        from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "grades", b"grades", "instrument", b"instrument", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubstituteConsent: _TypeAlias = SubstituteConsent  # noqa: Y015
+
+@_typing.final
 class LogEntry(_message.Message):
     """One leaf of the log. Its bytes as sent are what is hashed and kept: nobody encodes a leaf twice."""
 
@@ -711,6 +744,7 @@ class LogEntry(_message.Message):
     FORCE_MAJEURE_FIELD_NUMBER: _builtins.int
     RECALL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -741,6 +775,8 @@ class LogEntry(_message.Message):
     def recall(self) -> Global___WithheldLots: ...
     @_builtins.property
     def release(self) -> Global___WithheldLots: ...
+    @_builtins.property
+    def consent(self) -> Global___SubstituteConsent: ...
     def __init__(
         self,
         *,
@@ -759,12 +795,13 @@ class LogEntry(_message.Message):
         force_majeure: Global___ForceMajeure | None = ...,
         recall: Global___WithheldLots | None = ...,
         release: Global___WithheldLots | None = ...,
+        consent: Global___SubstituteConsent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure", "recall", "release"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure", "recall", "release", "consent"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -32,6 +32,7 @@ class _PositionEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Pos
     POSITION_EVENT_KIND_SPLIT: _PositionEventKind.ValueType  # 3
     POSITION_EVENT_KIND_EXPIRY: _PositionEventKind.ValueType  # 4
     POSITION_EVENT_KIND_CORRECTION: _PositionEventKind.ValueType  # 5
+    POSITION_EVENT_KIND_CONSENT: _PositionEventKind.ValueType  # 6
 
 class PositionEventKind(_PositionEventKind, metaclass=_PositionEventKindEnumTypeWrapper): ...
 
@@ -41,6 +42,7 @@ POSITION_EVENT_KIND_TRANSFER: PositionEventKind.ValueType  # 2
 POSITION_EVENT_KIND_SPLIT: PositionEventKind.ValueType  # 3
 POSITION_EVENT_KIND_EXPIRY: PositionEventKind.ValueType  # 4
 POSITION_EVENT_KIND_CORRECTION: PositionEventKind.ValueType  # 5
+POSITION_EVENT_KIND_CONSENT: PositionEventKind.ValueType  # 6
 Global___PositionEventKind: _TypeAlias = PositionEventKind  # noqa: Y015
 
 @_typing.final
@@ -73,7 +75,8 @@ Global___Cursor: _TypeAlias = Cursor  # noqa: Y015
 @_typing.final
 class PositionEvent(_message.Message):
     """One sequenced fact. TRADE: `position` comes into being. TRANSFER and SPLIT: `lots` leave `source` for the new `position`.
-    EXPIRY: no lots from `effective_ms` on. CORRECTION: `lots` from `effective_ms` on.
+    EXPIRY: no lots from `effective_ms` on. CORRECTION: `lots` from `effective_ms` on. CONSENT: the owner agrees, from
+    `effective_ms` on and for good, to delivery in `grades`, where the terms ask for consent.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -87,6 +90,7 @@ class PositionEvent(_message.Message):
     LOTS_FIELD_NUMBER: _builtins.int
     EFFECTIVE_MS_FIELD_NUMBER: _builtins.int
     COMMITTED_MS_FIELD_NUMBER: _builtins.int
+    GRADES_FIELD_NUMBER: _builtins.int
     kind: Global___PositionEventKind.ValueType
     position: _builtins.str
     source: _builtins.str
@@ -97,6 +101,10 @@ class PositionEvent(_message.Message):
     committed_ms: _builtins.int
     @_builtins.property
     def cursor(self) -> Global___Cursor: ...
+    @_builtins.property
+    def grades(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of CONSENT alone."""
+
     def __init__(
         self,
         *,
@@ -109,10 +117,11 @@ class PositionEvent(_message.Message):
         lots: _builtins.int = ...,
         effective_ms: _builtins.int = ...,
         committed_ms: _builtins.int = ...,
+        grades: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "committed_ms", b"committed_ms", "cursor", b"cursor", "effective_ms", b"effective_ms", "instrument", b"instrument", "kind", b"kind", "lots", b"lots", "position", b"position", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "committed_ms", b"committed_ms", "cursor", b"cursor", "effective_ms", b"effective_ms", "grades", b"grades", "instrument", b"instrument", "kind", b"kind", "lots", b"lots", "position", b"position", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -141,6 +150,30 @@ class LotStep(_message.Message):
 Global___LotStep: _TypeAlias = LotStep  # noqa: Y015
 
 @_typing.final
+class GradeConsent(_message.Message):
+    """The owner agrees to delivery in a grade from then on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRADE_FIELD_NUMBER: _builtins.int
+    FROM_MS_FIELD_NUMBER: _builtins.int
+    grade: _builtins.str
+    from_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        grade: _builtins.str = ...,
+        from_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_ms", b"from_ms", "grade", b"grade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GradeConsent: _TypeAlias = GradeConsent  # noqa: Y015
+
+@_typing.final
 class Position(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -149,12 +182,17 @@ class Position(_message.Message):
     INSTRUMENT_FIELD_NUMBER: _builtins.int
     ACQUIRED_MS_FIELD_NUMBER: _builtins.int
     LOTS_FIELD_NUMBER: _builtins.int
+    CONSENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     account: _builtins.str
     instrument: _builtins.str
     acquired_ms: _builtins.int
     @_builtins.property
     def lots(self) -> _containers.RepeatedCompositeFieldContainer[Global___LotStep]: ...
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___GradeConsent]:
+        """By grade."""
+
     def __init__(
         self,
         *,
@@ -163,10 +201,11 @@ class Position(_message.Message):
         instrument: _builtins.str = ...,
         acquired_ms: _builtins.int = ...,
         lots: _abc.Iterable[Global___LotStep] | None = ...,
+        consents: _abc.Iterable[Global___GradeConsent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "acquired_ms", b"acquired_ms", "id", b"id", "instrument", b"instrument", "lots", b"lots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "acquired_ms", b"acquired_ms", "consents", b"consents", "id", b"id", "instrument", b"instrument", "lots", b"lots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,6 +517,38 @@ class CorrectRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CorrectRequest: _TypeAlias = CorrectRequest  # noqa: Y015
+
+@_typing.final
+class ConsentRequest(_message.Message):
+    """The owner of `position` agrees to delivery in `grades` from `effective_ms` on, for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    GRADES_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_MS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    position: _builtins.str
+    effective_ms: _builtins.int
+    """0: now, or when the position begins where that is later."""
+    @_builtins.property
+    def grades(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        position: _builtins.str = ...,
+        grades: _abc.Iterable[_builtins.str] | None = ...,
+        effective_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_ms", b"effective_ms", "grades", b"grades", "position", b"position", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsentRequest: _TypeAlias = ConsentRequest  # noqa: Y015
 
 @_typing.final
 class TradeResponse(_message.Message):

@@ -216,6 +216,11 @@ class TradingServiceStub:
                 request_serializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.CorrectRequest.SerializeToString,
                 response_deserializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.FromString,
                 _registered_method=True)
+        self.Consent = channel.unary_unary(
+                '/tenor.exchange.v1.TradingService/Consent',
+                request_serializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.ConsentRequest.SerializeToString,
+                response_deserializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.FromString,
+                _registered_method=True)
 
 
 class TradingServiceServicer:
@@ -246,6 +251,12 @@ class TradingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Consent(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TradingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +278,11 @@ def add_TradingServiceServicer_to_server(servicer, server):
             'Correct': grpc.unary_unary_rpc_method_handler(
                     servicer.Correct,
                     request_deserializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.CorrectRequest.FromString,
+                    response_serializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.SerializeToString,
+            ),
+            'Consent': grpc.unary_unary_rpc_method_handler(
+                    servicer.Consent,
+                    request_deserializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.ConsentRequest.FromString,
                     response_serializer=scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.SerializeToString,
             ),
     }
@@ -378,6 +394,33 @@ class TradingService:
             target,
             '/tenor.exchange.v1.TradingService/Correct',
             scheduler_dot_exchange_dot_v1_dot_positions__pb2.CorrectRequest.SerializeToString,
+            scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Consent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tenor.exchange.v1.TradingService/Consent',
+            scheduler_dot_exchange_dot_v1_dot_positions__pb2.ConsentRequest.SerializeToString,
             scheduler_dot_exchange_dot_v1_dot_positions__pb2.TradeResponse.FromString,
             options,
             channel_credentials,

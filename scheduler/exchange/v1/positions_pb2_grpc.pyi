@@ -83,6 +83,7 @@ class TradingServiceStub:
     Trade: _grpc.UnaryUnaryMultiCallable[_positions_pb2.TradeRequest, _positions_pb2.TradeResponse]
     Transfer: _grpc.UnaryUnaryMultiCallable[_positions_pb2.TransferRequest, _positions_pb2.TradeResponse]
     Correct: _grpc.UnaryUnaryMultiCallable[_positions_pb2.CorrectRequest, _positions_pb2.TradeResponse]
+    Consent: _grpc.UnaryUnaryMultiCallable[_positions_pb2.ConsentRequest, _positions_pb2.TradeResponse]
 
 @_typing.type_check_only
 class TradingServiceAsyncStub(TradingServiceStub):
@@ -93,6 +94,7 @@ class TradingServiceAsyncStub(TradingServiceStub):
     Trade: _aio.UnaryUnaryMultiCallable[_positions_pb2.TradeRequest, _positions_pb2.TradeResponse]  # type: ignore[assignment]
     Transfer: _aio.UnaryUnaryMultiCallable[_positions_pb2.TransferRequest, _positions_pb2.TradeResponse]  # type: ignore[assignment]
     Correct: _aio.UnaryUnaryMultiCallable[_positions_pb2.CorrectRequest, _positions_pb2.TradeResponse]  # type: ignore[assignment]
+    Consent: _aio.UnaryUnaryMultiCallable[_positions_pb2.ConsentRequest, _positions_pb2.TradeResponse]  # type: ignore[assignment]
 
 class TradingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the reference exchange, for those who trade on it."""
@@ -122,6 +124,13 @@ class TradingServiceServicer(metaclass=_abc_1.ABCMeta):
     def Correct(
         self,
         request: _positions_pb2.CorrectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_positions_pb2.TradeResponse, _abc.Awaitable[_positions_pb2.TradeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Consent(
+        self,
+        request: _positions_pb2.ConsentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_positions_pb2.TradeResponse, _abc.Awaitable[_positions_pb2.TradeResponse]]: ...
 

@@ -96,13 +96,20 @@ def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | 
         return Cause.FORCE_MAJEURE
     if sick:
         return Cause.MAINTENANCE_OVER_BUDGET if sick == Cause.DRAIN else Cause(sick)
-    if terms.deliverables and grade not in dict(terms.deliverables):
+    if not accepted(contract, grade, at_ms):
         return Cause.WRONG_GRADE
     if told.value("late", gpu, at_ms):
         return Cause.LATE_BIND
     if not terms.total and ppm < terms.reject_below_ppm:
         return Cause.UNDER_PERFORMANCE
     return State.USED if told.value("occupant", gpu, at_ms) == contract.account else State.AVAILABLE_UNUSED
+
+
+def accepted(contract: Contract, grade: str, at_ms: int) -> bool:
+    """Whether a grade counts as delivered at an instant: by the terms, and by consent where they ask for it."""
+    agreed_ms = dict(contract.consented_since_ms).get(grade, 0)
+    deliverables = dict(contract.terms.deliverables)
+    return not deliverables or (grade in deliverables and agreed_ms is not None and agreed_ms <= at_ms)
 
 
 @dataclass

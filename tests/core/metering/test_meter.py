@@ -98,9 +98,10 @@ withheld = st.lists(
     ),
     max_size=2,
 ).map(tuple)
+consents = st.sampled_from([(), (("A100", None),), (("A100", 0),), (("A100", 11),), (("A100", SPAN_MS + 9),)])
 # Positions 0 to 2 have contracts; 3 owns GPUs too, but is not closed here.
 contract_sets = st.tuples(
-    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets, withheld
+    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets, withheld, consents
 ).map(
     lambda drawn: tuple(
         Contract(
@@ -113,6 +114,7 @@ contract_sets = st.tuples(
             uncovered_cause=drawn[3 + i],
             planned_left_gpu_ms=drawn[9],
             withheld_gpus=drawn[10],
+            consented_since_ms=drawn[11] if i else (),
         )
         for i in range(3)
     )

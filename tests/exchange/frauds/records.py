@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from scheduler.core.causes import Cause
-from scheduler.core.metering.records import MeterRecord, RecordStatus
+from scheduler.core.instruments import Deliverable
+from scheduler.core.metering.records import MeterRecord, Quality, RecordStatus
+from scheduler.exchange.consents import SubstituteConsent, encode_consent
 from scheduler.exchange.leaves import encode_record
 from tests.exchange.evidence import FIRST, Evidence, as_delivered, later, record_at, told
 from tests.exchange.frauds.kinds import Fraud, lie, settled
@@ -28,7 +30,36 @@ def slow(ppm: int, **changes: object) -> dict[str, object]:
     return {"measured_mean_ppm": ppm, "measured_min_ppm": ppm, "suite": "matmul.v1", **changes}
 
 
+A100 = Deliverable(grade="A100SXM", conversion_ppm=450_000, needs_consent=True)
+
+
+def substituted(*before: bytes) -> Evidence:
+    """Two lots of pos-1's third interval are told to be delivered in another grade."""
+    record = record_at("pos-1", 2, quality=Quality.SUBSTITUTED)
+    instruments = (terms(deliverables=(*terms().deliverables, A100)),)
+    return Evidence(leaves=[*before, *told(record)], settled={}, instruments=instruments)
+
+
+def agreed(grade: str = "A100SXM", from_ms: int = START_MS) -> bytes:
+    """The consent of pos-1's owner."""
+    return encode_consent(SubstituteConsent("pos-1", "H100.BASE@1", (grade,), from_ms), START_MS)
+
+
+AGREED = {"a substitute that its buyer agreed to": lambda: substituted(agreed())}
+"""A log in which another grade stands in as the terms say."""
+
 RECORDS: dict[str, Fraud] = {
+    "a substitute is delivered that nobody agreed to": settled(
+        substituted, "contracted", "quality was substituted, expected a consent in the log before: H100SXM alone counts"
+    ),
+    "a substitute is delivered before it was agreed to": settled(
+        lambda: substituted(agreed(from_ms=START_MS + 3 * INTERVAL_MS)),
+        "contracted",
+        "quality was substituted, expected a consent in the log before",
+    ),
+    "a consent is to a grade that nobody may deliver": settled(
+        lambda: substituted(agreed("V100")), "consents", "a consent to V100, for which H100.BASE@1 asks none"
+    ),
     "more is used than there was": lie(
         lambda: told(record_at("pos-1", 2, used_gpu_ms=WHOLE)),
         "identities",

@@ -30,6 +30,7 @@ _UNARY: Mapping[str, Place] = {
     "TradingService/Trade": Place.TRADE,
     "TradingService/Transfer": Place.TRADE,
     "TradingService/Correct": Place.TRADE,
+    "TradingService/Consent": Place.TRADE,
 }
 _LIES: Mapping[tuple[Place, Kind], Callable[[Any], Any]] = {
     (Place.WATCH, Kind.OVERSELL): lies.oversold_event,
