@@ -106,7 +106,7 @@ def assign(
     rounds: int = ROUNDS,
     orders: Sequence[Order] = ORDERS,
     handovers: bool = False,
-    thorough: bool = False,
+    quick: bool = False,
 ) -> Assignment:
     """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see
     `replace.cover`).
@@ -116,8 +116,8 @@ def assign(
     free. `account_of` (account by position; missing: the position itself) lets an account keep its cells from one
     window to the next where that costs nothing. `rounds` bounds the repair of each try, `orders` are tried until
     nothing is left. `handovers`: whether a lot that no cell can take throughout may be split in time between several.
-    `thorough`: whether thousands of lots may take many seconds where not all of them fit, so that fewer are left out
-    (see `planning.TURN_LOTS`); with handovers they always may.
+    `quick`: whether thousands of lots of which not all fit are to take about a second, not many, and leave out more
+    (see `planning.TURN_LOTS`).
     Raises InvalidValue on a demand that no fleet could mean, Conflict where the pinned contradict themselves.
     """
     return plan(
@@ -130,7 +130,7 @@ def assign(
         rounds=rounds,
         orders=orders,
         handovers=handovers,
-        thorough=thorough,
+        quick=quick,
     ).assignment()
 
 
@@ -145,7 +145,7 @@ def plan(
     rounds: int = ROUNDS,
     orders: Sequence[Order] = ORDERS,
     handovers: bool = False,
-    thorough: bool = False,
+    quick: bool = False,
 ) -> Plan:
     """`assign`, as columns."""
     _check_demands(fleet, demands)
@@ -160,7 +160,7 @@ def plan(
         theirs = [asked[k] for k in mine]
         board = board_of(fleet, pool, theirs, columns, mask)
         request = _request(board, theirs, liked)
-        turn_lots = None if thorough or handovers else TURN_LOTS
+        turn_lots = TURN_LOTS if quick else None
         layouts = planned(board, request.groups, rounds, orders, turn_lots=turn_lots)
         layout, splits = fewest_handovers(board, request.groups, layouts) if handovers else (layouts[0], ())
         rows = dealt(board, request, layout, splits, columns, mask, account_of or {})

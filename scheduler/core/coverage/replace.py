@@ -300,7 +300,6 @@ def _replanned(
             account_of=account_of,
             rounds=rounds,
             handovers=bool(handovers),
-            thorough=True,
         )
         short = lots_by_position(plan.unplaced)
         new = {demand.position for demand in trying}
