@@ -25,9 +25,8 @@ from scheduler.ledger.journal import Entry, Journal
 from scheduler.own_exchange import MARK as EXCHANGE_MARK
 from scheduler.recovery import fold
 from tests.chaos.composition import Composition, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 SMALL = {"TENOR_NODES": "1", "TENOR_GPUS_PER_NODE": "4"}
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -243,6 +242,7 @@ REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
     "not an address": ({"TENOR_LISTEN": "here"}, 2, "address of the API was 'here', expected host:port"),
     "not loopback": ({"TENOR_LISTEN": "0.0.0.0:0"}, 2, "which is for a loopback address only"),
     "no exchange's address": ({"TENOR_EXCHANGE": "there"}, 2, "address of the exchange was 'there'"),
+    "no list of denied": ({"TENOR_DENIED": "/none"}, 2, "denied of /none was 'unreadable'"),
     "not a number": ({"TENOR_NODES": "many"}, 2, "nodes of the settings was 'many'"),
     "unknown setting": ({"CONFIG": "gpus = 8"}, 2, "gpus of the settings was 8"),
     "not TOML": ({"CONFIG": "nodes ="}, 2, "content of config.toml was "),

@@ -162,6 +162,16 @@ def test_reclaiming_a_shared_device_ends_all_that_share_it() -> None:
     assert world.gangs[owner.number].status is GangStatus.RUNNING
 
 
+def test_what_cannot_be_preempted_joins_no_device_that_changes_owners_before_it_ends() -> None:
+    world = World(fleet_of([3]), owners_of({"a": 3}))
+    firm: dict[str, Any] = {"gpu_milli": 300, "preemptible": False}
+    world.running(spec_of("a", max_runtime_ms=30 * MINUTE_MS, **firm), [0])
+    world.until_ms[0] = world.now_ms + HOUR_MS
+    short, long = (world.submit(spec_of("a", max_runtime_ms=each, **firm)) for each in (HOUR_MS, HOUR_MS + 1))
+    planned(world)
+    assert (gpus_of(world, short), gpus_of(world, long)) == ((0,), (1,))
+
+
 def test_what_cannot_be_preempted_shares_with_its_like_alone() -> None:
     world = World(fleet_of([3]), owners_of({"a": 3}))
     soft = world.running(spec_of("a", gpu_milli=100), [0])
@@ -240,6 +250,32 @@ def test_it_is_not_moved_for_a_whole_node_before_it_ran_as_long_as_it_wished(ran
     assert sum(isinstance(action, Stop) for action in planned(world).actions) == moves
 
 
+# -- to be moved for a whole node
+
+
+@pytest.mark.parametrize(
+    ("waits", "moved", "size", "moves"),
+    [
+        ({}, {}, 2, 1),
+        ({"max_runtime_ms": MINUTE_MS}, {}, 2, 0),  # in a minute it gains less than is lost
+        ({}, {"checkpoint_ms": 0}, 2, 1),  # it declares two minutes
+        ({}, {"checkpoint_ms": 0, "max_runtime_ms": None}, 2, 0),  # reckless: it would lose all that it ever did
+        ({}, {}, 5, 0),  # enough is free in all, but a mover would have nowhere to go
+    ],
+)
+def test_it_is_moved_where_that_is_worth_it_and_it_has_room_elsewhere(
+    waits: dict[str, Any], moved: dict[str, Any], size: int, moves: int
+) -> None:
+    world = World(fleet_of([8, 8, 8]), owners_of({None: 24}))
+    for first in (0, 8, 16):
+        moving = {"max_runtime_ms": 2 * MINUTE_MS, **moved}
+        gpus = range(first, first + size)
+        world.running(spec_of("b", 1, size, **moving), gpus, started_ms=world.now_ms - MINUTE_MS)
+    world.submit(spec_of("c", 1, 8, **waits))
+    stops = [action.cause for action in planned(world).actions if isinstance(action, Stop)]
+    assert stops == [StopCause.CONSOLIDATED] * moves
+
+
 # -- not to be overtaken
 
 LONG, SHORT = {"max_runtime_ms": 5 * HOUR_MS}, {"max_runtime_ms": 30 * MINUTE_MS}
@@ -269,6 +305,14 @@ def test_only_what_has_ended_by_then_goes_before_one_that_waited_long() -> None:
     assert (told.expected_start_ms, dict(told.numbers)["protected_start_ms"]) == (start_ms, start_ms)
 
 
+def test_of_those_who_waited_long_the_first_is_protected_and_no_other() -> None:
+    world, large = crowded()
+    later = world.submit(spec_of("c", 4, 4), submitted_ms=2 * HOUR_MS)
+    waiting = planned(world).waiting
+    told = [dict(waiting[gang.account, gang.shape].numbers).get("protected_start_ms") for gang in (large, later)]
+    assert told == [world.now_ms + 2 * HOUR_MS, None]
+
+
 def test_nobody_is_moved_for_another_than_the_protected_one() -> None:
     """Emptying a node for a gang of eight would cost nothing; but another waits for three nodes since long."""
     world = World(fleet_of([8, 8, 8]), owners_of({None: 24}))
@@ -293,6 +337,25 @@ def test_a_long_gang_may_have_what_the_protected_one_does_not_need() -> None:
     planned(world)
     assert set(gpus_of(world, long[0])) <= set(range(10, 16))
     assert not gpus_of(world, long[1])
+
+
+def test_what_a_long_gang_took_of_that_is_gone_for_the_next_one() -> None:
+    """Four GPUs of the free node are not needed: two long gangs share them, and four stay free."""
+    world = World(fleet_of([8, 8]), owners_of({None: 16}))
+    world.now_ms = 10 * HOUR_MS
+    world.running(spec_of("b", 1, 8, max_runtime_ms=2 * HOUR_MS), range(8))
+    world.submit(spec_of("a", 3, 4), submitted_ms=HOUR_MS)
+    long = [world.submit(spec_of("c", 1, 2, **LONG)) for _ in range(3)]
+    planned(world)
+    assert [len(gpus_of(world, each)) for each in long] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(("grace_ms", "goes"), [(30 * MINUTE_MS, True), (30 * MINUTE_MS + 1, False)])
+def test_a_gang_has_ended_when_its_grace_is_over_too(grace_ms: int, *, goes: bool) -> None:
+    world, _ = crowded()
+    short = world.submit(spec_of("c", 1, 8, grace_ms=grace_ms, max_runtime_ms=90 * MINUTE_MS))
+    planned(world)
+    assert bool(gpus_of(world, short)) is goes
 
 
 def test_nobody_is_held_back_for_one_that_has_not_waited_long() -> None:
