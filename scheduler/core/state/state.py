@@ -92,8 +92,7 @@ class State:
         self.book = PositionBook()
         self.meter = Meter()
         self.instruments: dict[str, InstrumentTerms] = {}
-        self.floors_ppm: set[int] = set()
-        """The floors of all of them."""
+        self.floors_ppm: set[int] = set()  # of all of them
         self.accounts: dict[str, int] = {}
         """Index by account name, in order of first appearance."""
         self.position_index: dict[str, int] = {}
