@@ -27,11 +27,10 @@ from scheduler.core.device_probes import (
 )
 from scheduler.core.errors import Conflict, Damaged, InvalidValue, UnknownName
 from scheduler.core.models import canonical_bytes
-from scheduler.core.quantities import INT64_MAX
 from scheduler.exchange.checks import Reason, Rejected
 from scheduler.exchange.leaves import PledgeLeaf, decode
 from scheduler.exchange.probe_leaves import ProbeLeaf
-from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.database import Database, checked_place
 from scheduler.exchange.reference.venue import Venue
 from scheduler.exchange.reference.witness import Witness
 
@@ -163,12 +162,12 @@ class Probes:
             return self._found(known, Outcome.DECLINED, why.value)
 
     def after(self, seq: int, stream: str = "") -> tuple[Found, ...]:
-        """A page of the findings after a place; `stream`: only of this one."""
+        """A page of the findings after a place; `stream`: only of this one. Raises InvalidValue for no place."""
         query = (
             "SELECT seq, stream, body, leaf FROM probe WHERE seq > ? AND step = ? AND (? = '' OR stream = ?)"
             " ORDER BY seq LIMIT ?"
         )
-        rows = self._database.all(query, min(seq, INT64_MAX), _FOUND, stream, stream, PAGE)
+        rows = self._database.all(query, checked_place(seq), _FOUND, stream, stream, PAGE)
         return tuple(
             Found(at, name, DeviceProbe.model_validate_json(body), leaf is not None) for at, name, body, leaf in rows
         )
