@@ -140,7 +140,7 @@ class Stage:
             site=like.site,
             cell=level,
             gpus=self._gpus_of(level, like),
-            **{**wished, "firmness": _firmness(wished.get("firmness", "firm"))},
+            **{"replace_within_s": 0, **wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
         self.told(PositionEventKind.TRADE, name, account, lots, terms.id)

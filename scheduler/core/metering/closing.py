@@ -4,7 +4,8 @@ What a covered GPU-ms counts as is decided by the first of these that holds:
 
 1. nobody saw the fleet: unknown (NOT_OBSERVED); a bridged gap keeps its state and is `estimated_gpu_ms` besides
 2. the GPU is ill: its cause's state; else its cell is, where lots ask for whole cells: the lowest cause in the cell;
-   what was declared of it, and the contract's terms, say which cause that is (`declared.py`)
+   what was declared of it, the contract's terms, and how long it has been so, say which cause that is (`declared.py`,
+   `grace.py`)
 3. its grade is not deliverable, or only with a consent that was not given by then: out_forced (WRONG_GRADE)
 4. the owner's gang waits for it beyond the bind limit: out_forced (LATE_BIND)
 5. it is slower than `reject_below_ppm`: out_forced (UNDER_PERFORMANCE)
@@ -30,6 +31,7 @@ from scheduler.core.intervals import Interval
 from scheduler.core.metering.declared import Declaration, Judge, with_declared
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.fleet_history import PPM_BITS, FleetHistory
+from scheduler.core.metering.grace import Graces
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.segments import Segments, cut
 from scheduler.core.metering.tally import AVAILABLE, USED, Tally
@@ -83,11 +85,12 @@ def close_interval(
     tally = Tally(ordered, grades, columns.conversion_ppm)
     pools = np.zeros((len(fleet.pools), _POOL_PARTS), dtype=np.int64)
     causes = with_declared(history.cause, declarations, fleet, interval)
-    judge = Judge(ordered, declarations)
+    judge, graces = Judge(ordered, declarations), Graces(ordered)
+    ages = graces.ages(history.cause, interval)
     for span, sight in _spans(history, interval, _consents(ordered)):
-        segments = cut(history, fleet, span, columns.level_of_owner, causes)
+        segments = cut(history, fleet, span, columns.level_of_owner, causes, ages)
         _add_pools(pools, segments, columns, sight)
-        _add_covered(tally, segments, columns, sight, judge)
+        _add_covered(tally, segments, columns, sight, judge, graces)
     tally.add_uncovered(coverage.uncovered)
     records = tally.records(interval, coverage.contracted_gpu_ms, history.suites, status)
     return Closing(interval, records, _pool_records(pools, ordered, coverage, fleet, interval))
@@ -140,7 +143,9 @@ def _columns(history: FleetHistory, contracts: Sequence[Contract], fleet: Fleet,
     )
 
 
-def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sight, judge: Judge) -> None:
+def _add_covered(
+    tally: Tally, segments: Segments, columns: _Columns, sight: Sight, judge: Judge, graces: Graces
+) -> None:
     """Count what stood behind the contracts; the order of the steps is the precedence of the module, from last to
     first.
     """
@@ -157,7 +162,8 @@ def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sig
     outcome = np.where(segments.late[mine] != 0, int(Cause.LATE_BIND), outcome)
     unaccepted = segments.start_ms[mine] < columns.accepted_from_ms[contract, grade]
     outcome = np.where(unaccepted, int(Cause.WRONG_GRADE), outcome)
-    outcome = np.where(ill != 0, judge.outcome(contract, ill), outcome)
+    judged = graces.outcome(contract, judge.outcome(contract, ill), segments.age[mine])
+    outcome = np.where(ill != 0, judged, outcome)
     drained_ms = judge.drained_ms(contract, ill, segments.start_ms[mine], length_ms)
     if sight is Sight.NOT_OBSERVED:
         outcome = np.full(len(mine), int(Cause.NOT_OBSERVED), dtype=np.int64)

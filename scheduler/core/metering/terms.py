@@ -34,6 +34,8 @@ class MeteringTerms:
     """How long before its beginning maintenance must be announced to be planned."""
     excused: bool = False
     """Whether force majeure excuses the seller."""
+    replace_within_ms: int = 0
+    """How long a failed device may be away before it is the seller's."""
     drain_from_ms: int | None = None
     """From when on a drained GPU is lost by the terms' own drain; None: they have none."""
 
@@ -54,6 +56,7 @@ class MeteringTerms:
             total=throughput.scope is ThroughputScope.TOTAL,
             notice_ms=terms.maintenance.notice_s * 1_000,
             excused=terms.force_majeure_excuses,
+            replace_within_ms=terms.replace_within_s * 1_000,
             drain_from_ms=terms.window.end_ms - terms.drain_s * 1_000 if terms.drain_s else None,
         )
 

@@ -62,6 +62,9 @@ class Outages:
             self._note("maintenance", which, _wrong_drain(record, terms))
         if Cause.FORCE_MAJEURE in losses:
             self._note("excused", which, self._wrong_excused(record, terms))
+        if Cause.REPLACEMENT in losses:
+            wrong = "" if terms.replace_within_s else f"replace_within_s of {terms.id} is 0, so nothing is lost to it"
+            self._note("replacement", which, f"{Cause.REPLACEMENT.name}: {wrong}" if wrong else "")
         if Cause.RECALL in losses:
             self._note("recalls", which, self._wrong_withheld(record, terms, losses[Cause.RECALL], recalled=True))
         if record.released_gpu_ms:

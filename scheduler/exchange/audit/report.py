@@ -42,6 +42,7 @@ CHECKS = (
     "shortages",
     "maintenance",
     "excused",
+    "replacement",
     "recalls",
     "releases",
     "tiling",
