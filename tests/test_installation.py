@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.marks import WHOLE_SYSTEM
 from tests.sources import ROOT
 
 UV = Path(sys.executable).parent / "uv"
 
-pytestmark = [pytest.mark.slow, pytest.mark.installation, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.slow, pytest.mark.installation]
 
 
 needs_command = pytest.mark.skipif(

@@ -16,9 +16,8 @@ from scheduler.ledger.notes import open_checkpoint
 from tests.chaos.composition import Composition, now_ms, wait_until
 from tests.exchange.processes import ExchangeProcess
 from tests.exchange.trust import Trust
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 STREAM = "east"
 INTERVAL_MS = 10_000

@@ -40,9 +40,8 @@ from scheduler.ledger.notes import open_checkpoint
 from scheduler.own_exchange import MARK as EXCHANGE_MARK
 from scheduler.recovery import fold
 from tests.chaos.composition import Composition, now_ms, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 SEED = int(os.environ.get("TENOR_CHAOS_SEED", "20261122"))
 KILLS = 30

@@ -11,9 +11,8 @@ from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.reference.faults.control import FaultClient
 from tests.chaos.composition import Composition, now_ms, wait_until
 from tests.exchange.processes import ExchangeProcess
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 INTERVAL_MS = 10_000
 LOSSES = ("drop:watch:0.3", "reorder:watch:0.2", "cut:heartbeats:0.1", "drop:acks:0.3")

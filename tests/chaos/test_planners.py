@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.composition import Composition, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 ON_RAY = "1 of 1 pools on Ray"
 

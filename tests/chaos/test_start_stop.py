@@ -25,9 +25,8 @@ from scheduler.ledger.journal import Entry, Journal
 from scheduler.own_exchange import MARK as EXCHANGE_MARK
 from scheduler.recovery import fold
 from tests.chaos.composition import Composition, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.chaos]
 
 SMALL = {"TENOR_NODES": "1", "TENOR_GPUS_PER_NODE": "4"}
 IGNORES = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"

@@ -14,9 +14,8 @@ from scheduler.execution.processes import identity
 from scheduler.execution.protocol import AttemptEnded, AttemptStarted, NodeMissing, NodeSeen
 from scheduler.execution.ray_gangs import RayExecutor
 from tests.execution.conftest import Watcher, executor_at, launch, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray]
 
 QUICK = (sys.executable, "-c", "pass")
 LASTING = (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)")

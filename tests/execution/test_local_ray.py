@@ -14,9 +14,8 @@ from scheduler.execution.logs import log_path
 from scheduler.execution.processes import descendants, identity, kill, marked
 from scheduler.execution.protocol import AttemptStarted
 from tests.execution.conftest import Watcher, executor_at, launch, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray]
 
 
 def test_a_running_cluster_is_found_again_and_not_started_twice(local_ray: LocalRay) -> None:

@@ -28,9 +28,8 @@ from scheduler.execution.protocol import (
 )
 from scheduler.execution.ray_gangs import RayExecutor
 from tests.execution.conftest import Watcher, executor_at, launch, wait_until
-from tests.marks import WHOLE_SYSTEM
 
-pytestmark = [pytest.mark.ray, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray]
 
 SAY_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 # Each prints its pid and that of a grandchild in a session of its own, then waits.

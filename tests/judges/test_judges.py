@@ -30,8 +30,6 @@ from scheduler.ledger.treestore import TILE_WIDTH
 from tests.exchange.world import SIGNER, START_MS, STREAM, delivered, embedded, terms, trade_all, write_log
 from tests.judges.conftest import Judge
 
-pytestmark = pytest.mark.xdist_group("judges")  # one worker builds them
-
 TEXT = "größer than ASCII\n\nwith an empty line\n"
 VKEY = SIGNER.verifier.encode()
 

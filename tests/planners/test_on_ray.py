@@ -16,10 +16,9 @@ from scheduler.execution.processes import marked
 from scheduler.planners.planner import HERE
 from scheduler.planners.ray_workers import RayWorkers
 from tests.execution.conftest import wait_until
-from tests.marks import WHOLE_SYSTEM
 from tests.planners.crowds import Crowd
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, WHOLE_SYSTEM]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SEED = 4
 """A crowd of four pools."""

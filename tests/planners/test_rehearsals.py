@@ -15,7 +15,6 @@ from scheduler.core.placement.scores.rehearsal import Scene, rehearse
 from scheduler.execution.local_ray import LocalRay
 from scheduler.planners.rehearsal_lines import answer_of, chosen_of, request_of, scene_of
 from scheduler.planners.rehearsals import Lost, Rehearsals, Rehearsed
-from tests.marks import WHOLE_SYSTEM
 
 WITHIN_S = 120.0
 MIX = mix_of((Kind(Ask(1, 470), 5, 60_000), Kind(Ask(1, 810), 3, 60_000), Kind(Ask(4, 1_000), 1, 60_000)))
@@ -74,7 +73,6 @@ def test_a_rehearsal_that_fails_is_lost_and_another_may_be_asked(here: Rehearsal
 
 @pytest.mark.ray
 @pytest.mark.slow
-@WHOLE_SYSTEM
 def test_on_ray_the_trials_are_tasks_and_the_answer_is_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
     cluster = LocalRay.start(tmp_path_factory.mktemp("rehearsals"), (NodeSpec(name="node-0", grade="H100SXM", gpus=8),))
     rehearsals = Rehearsals(cluster.address, token_path=cluster.token_path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scheduler.api.trail import Trail
+from scheduler.api.why import Facts
 from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
 from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
@@ -19,14 +20,16 @@ from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.settlement import latest
+from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
 from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
-from scheduler.execution.protocol import Launch
+from scheduler.execution.protocol import Launch, Observation
 from scheduler.execution.simulated import Fault, SimulatedExecutor, Work
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.planners.planner import LocalPlanner, Planner
+from scheduler.recovery import fold, reconcile
 from scheduler.replay.checks import LawChecker
 from scheduler.service import Scheduler, ServiceSettings
 
@@ -43,6 +46,25 @@ FIRMNESS: dict[str, Firmness] = {
 }
 
 
+class Execution(SimulatedExecutor):
+    """Execution that can fall silent: what happens meanwhile is told once it answers again."""
+
+    answers = True
+
+    @property
+    def healthy(self) -> bool:
+        """See Executor.healthy."""
+        return self.answers
+
+    def observe(self) -> tuple[Observation, ...]:
+        """See Executor.observe."""
+        return super().observe() if self.answers else ()
+
+    def next_event_ms(self) -> int | None:
+        """See SimulatedExecutor."""
+        return super().next_event_ms() if self.answers else None
+
+
 @dataclass
 class Stage:
     """See the module. `nodes`, `spares` and `settings` are set before anything else happens."""
@@ -57,8 +79,10 @@ class Stage:
     heard: list[tuple[int, Event]] = field(default_factory=list)
     """(instant, event) of what nobody was told of yet."""
     laws: LawChecker = field(default_factory=LawChecker)
+    is_down: bool = False
+    """Whether the scheduler was shut down."""
     _scheduler: Scheduler | None = None
-    _executor: SimulatedExecutor | None = None
+    _executor: Execution | None = None
     _journal: Journal | None = None
     _seq: int = 0
 
@@ -67,16 +91,22 @@ class Stage:
         """The scheduler; it starts when it is first asked for, and sees the fleet."""
         if self._scheduler is None:
             self._journal = Journal.open(":memory:", durable=False)
-            self._executor = SimulatedExecutor(self.nodes, lambda: self.now_ms, self._work)
-            log = LogWriter("scenario", SIGNER)
-            self._scheduler = Scheduler(
-                self._journal, self._executor, log, lambda: self.now_ms, self.settings, planner=self.planner()
-            )
-            self._scheduler.listeners.append(lambda event: self.heard.append((self.now_ms, event)))
-            self._scheduler.closing_listeners.append(self._on_closing)
+            self._executor = Execution(self.nodes, lambda: self.now_ms, self._work)
+            self._scheduler = self._started(None)
             self.rounds()
             self.heard.clear()
         return self._scheduler
+
+    def _started(self, state: State | None) -> Scheduler:
+        assert self._journal is not None
+        assert self._executor is not None
+        log = LogWriter("scenario", SIGNER)
+        scheduler = Scheduler(
+            self._journal, self._executor, log, lambda: self.now_ms, self.settings, state, self.planner()
+        )
+        scheduler.listeners.append(lambda event: self.heard.append((self.now_ms, event)))
+        scheduler.closing_listeners.append(self._on_closing)
+        return scheduler
 
     @property
     def trail(self) -> Trail:
@@ -90,6 +120,27 @@ class Stage:
     def _on_closing(self, closing: Closing) -> None:
         self.laws.on_records(closing.records, closing.interval.end_ms)
 
+    # -- the process ---------------------------------------------------------------------------------------------------
+
+    def hear_of_execution(self, *, answers: bool) -> None:
+        """Whether execution answers from now on."""
+        self.scheduler  # noqa: B018 - it was there before
+        assert self._executor is not None
+        self._executor.answers = answers
+
+    def shut_down(self) -> None:
+        """The scheduler stops all that runs, and places nothing any more."""
+        self.scheduler.shut_down()
+        self.is_down = True
+
+    def start_again(self) -> None:
+        """A new scheduler comes up on what the last one left in its journal."""
+        assert self._journal is not None
+        assert self._executor is not None
+        self._scheduler = self._started(fold(self._journal).state)
+        reconcile(self._scheduler, self._journal, self._executor, self.now_ms, self.settings)
+        self.is_down = False
+
     def close(self) -> None:
         """Let go of the journal."""
         if self._journal is not None:
@@ -98,13 +149,16 @@ class Stage:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def rounds(self) -> None:
-        """Rounds at this instant until nothing more happens at it; every law after each of them."""
+        """Rounds at this instant until nothing more happens at it; every law after each of them, as long as anything is
+        planned: who is inside its entitlement may well wait meanwhile.
+        """
         scheduler = self.scheduler
         assert self._journal is not None
         while True:
             before = self._journal.head[0]
             scheduler.round()
-            self.laws.after_round(scheduler.state, self.now_ms)
+            if not (scheduler.paused or self.is_down):
+                self.laws.after_round(scheduler.state, self.now_ms)
             assert self.laws.found == [], self.laws.found
             if self._journal.head[0] == before:
                 return
@@ -231,6 +285,11 @@ class Stage:
     def gang(self, name: str) -> Gang:
         """The gang of that name."""
         return self.scheduler.state.gangs.get(self.gang_ids[name])
+
+    def facts(self, gang_id: str) -> Facts:
+        """What is known of a gang to whoever asks why."""
+        scheduler = self.scheduler
+        return Facts(scheduler.state, scheduler.last_plan, scheduler.paused, self.now_ms, self.trail.of(gang_id))
 
     def name_of(self, gang_id: str) -> str:
         """The name of a gang."""

@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
+from scheduler.api.why import why
 from scheduler.core.causes import Cause
 from scheduler.core.coverage.shortage import Certificate, certificate_of
 from scheduler.core.events import (
@@ -141,9 +142,14 @@ def _certified(certificate: Certificate) -> list[str]:
 
 
 def waiting(stage: Stage) -> Iterator[str]:
-    """Every gang that waits, in the published order, with the last round's reason."""
+    """Every gang that waits, in the published order, with the last round's reason; why there is none, while planning is
+    paused.
+    """
     plan, state = stage.scheduler.last_plan, stage.scheduler.state
     for gang in sorted(state.gangs.waiting(), key=lambda gang: gang.order):
+        if stage.scheduler.paused:
+            yield f"{gang.spec.name} waits: {why(stage.facts(gang.id), gang.id).reason}, {stage.scheduler.paused}"
+            continue
         reason = None if plan is None else plan.waiting.get((gang.account, gang.shape))
         if reason is None:
             yield f"{gang.spec.name} waits: no round has looked at it"

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from scheduler.core.workloads import Reason, StopCause
 from tests.scenarios.stage import Stage
 from tests.scenarios.text import Step, length, length_ms, parsed, ranges, written
 from tests.scenarios.words import DEEDS, ORDERS, run
@@ -52,6 +54,16 @@ def test_every_word_is_used_in_some_scenario() -> None:
     ]
     used = {words[0] for words in commands} | {words[1] for words in commands if len(words) > 1}
     assert {*ORDERS, *DEEDS} <= used
+
+
+@pytest.mark.parametrize(
+    ("told", "closed"), [(r" waits: (\w+)[, ]", Reason), (r" is told to stop: (\w+)[, ]", StopCause)]
+)
+def test_every_reason_and_every_cause_of_a_stop_is_in_some_scenario(
+    told: str, closed: type[Reason | StopCause]
+) -> None:
+    said = {word for path in FILES for word in re.findall(told, path.read_text(encoding="utf-8"))}
+    assert {str(each) for each in closed} <= said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 
-from scheduler.api.why import Facts, why
+from scheduler.api.why import why
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Refused
@@ -158,9 +158,8 @@ def score(stage: Stage, words: list[str]) -> Iterator[str]:
 def tell_why(stage: Stage, words: list[str]) -> Iterator[str]:
     """`train`: what its team is told when it asks why."""
     (name,) = words
-    scheduler, gang = stage.scheduler, stage.gang_ids[name]
-    facts = Facts(scheduler.state, scheduler.last_plan, scheduler.paused, stage.now_ms, stage.trail.of(gang))
-    told = why(facts, gang)
+    gang = stage.gang_ids[name]
+    told = why(stage.facts(gang), gang)
     yield from (told.headline, *told.sentences)
 
 
@@ -213,6 +212,29 @@ def excuse(stage: Stage, words: list[str]) -> Iterator[str]:
         lambda state, now_ms: outages.declare(state, nodes, from_ms, until_ms, EVIDENCE, now_ms)
     )
     yield f"{corrected} intervals corrected"
+
+
+def execution(stage: Stage, words: list[str]) -> Iterator[str]:
+    """`silent`: execution does not answer from now on; `answers`: it does again."""
+    (word,) = words
+    if word not in ("silent", "answers"):
+        raise ValueError(f"{word!r} is nothing that execution does, expected silent or answers")
+    stage.hear_of_execution(answers=word == "answers")
+    yield from ()
+
+
+def shut_down(stage: Stage, words: list[str]) -> Iterator[str]:
+    """The scheduler is shut down: all that runs is told to stop, and nothing is placed any more."""
+    _none(words)
+    stage.shut_down()
+    yield from ()
+
+
+def start_again(stage: Stage, words: list[str]) -> Iterator[str]:
+    """The scheduler is started again, on its journal."""
+    _none(words)
+    stage.start_again()
+    yield from ()
 
 
 def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
@@ -356,6 +378,9 @@ ORDERS: Mapping[str, Callable[[Stage, list[str]], Iterator[str]]] = {
     "recall": recall,
     "release": release,
     "cancel": cancel,
+    "execution": execution,
+    "shut_down": shut_down,
+    "start_again": start_again,
 }
 DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {
     "buys": buys,

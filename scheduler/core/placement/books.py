@@ -33,6 +33,7 @@ from scheduler.core.placement.rows import Rows
 from scheduler.core.placement.scan import fit_by_scan
 from scheduler.core.placement.search import Search, Tiers
 from scheduler.core.placement.snapshot import Action, Place, Policy, Snapshot, Stop
+from scheduler.core.placement.view import View
 from scheduler.core.placement.wants import Want, demand
 from scheduler.core.workloads import MOVED, Gang, GangStatus, StopCause, stop_price_ms
 
@@ -78,6 +79,7 @@ class Books(Rows):
         holder, leaver = held_rows(snapshot, self.rank_of_row, stopping)
         firm = np.array([*self.firm_of_row, False], dtype=np.bool_)[holder]
         self.floor, self.units = floor_of(snapshot, holder, leaver, firm, len(self.account_index))
+        self.view = View()
         self.ownership = self.floor.owner.copy(), self.floor.until_ms.copy()
         self._usable_by_pool = np.bincount(self.pool_of_gpu[snapshot.usable], minlength=self.n_pools).tolist()
         self._tally(holder, firm)
@@ -310,6 +312,7 @@ class Books(Rows):
 
     def lift(self, row: int) -> IntArray:
         """Make the books as if the row were gone already, until `put_back` with the GPUs that this gives."""
+        self.remember(row)
         gpus = self.held_by(row)
         self._let_go(self.floor, gpus, row, int(self.firm_of_row[row]), NOWHERE)
         self._count(row, -1)
@@ -333,6 +336,7 @@ class Books(Rows):
         if row in self.action_of_row:
             self.withdraw(row)
             return
+        self.remember(row)
         gang, account, pool = self.rows[row], self.account_of_row[row], self.pool_of_row[row]
         if cause is None:
             cause = StopCause.RECLAIMED if self.headroom(account, pool) < 0 else StopCause.CONSOLIDATED
@@ -350,6 +354,7 @@ class Books(Rows):
 
     def withdraw(self, row: int) -> None:
         """Undo a placement of this round; the gang is found at the end of `withdrawn`, what had joined it before."""
+        self.remember(row)
         self.devices.withdraw(self, row)
         at = self.action_of_row.pop(row)
         gang, inside = self.decided.pop(row)
@@ -432,12 +437,14 @@ class Books(Rows):
 
     def renew_row(self, row: int, gang: Gang) -> None:
         """The row's gang is another value, on the same GPUs."""
+        self.remember(row)
         self.rows[row], self.rank_of_row[row] = gang, gang.number
         self.releases.forget(row)
         self._overdrawn.forget(row)
 
     def drop_row(self, row: int) -> None:
         """The gang is placed no more, or elsewhere; its GPUs are for `set_anew`."""
+        self.remember(row)
         del self.row_of_number[self.rows[row].number]
         if self.counts_of_row[row]:
             self._count(row, -1)

@@ -33,6 +33,7 @@ from scheduler.core.quantities import ONE_PPM, ceil_div, floor_div
 from scheduler.core.workloads import Gang, Shape
 
 FREE = tiers(Kind.ANY)
+UNSOLD = tiers(Kind.UNSOLD)
 FIRM = tiers(Kind.LASTING_UNSOLD)
 ENDLESS = tiers(Kind.UNSOLD, Kind.ANY)
 ENDING = tiers(Kind.UNSOLD, Kind.UNSOLD_OR_LASTING, Kind.ANY)
@@ -46,10 +47,10 @@ class Borrowed:
         self._books = books
         self._lines = lines
         self._listed = listed
-        self._refused: set[Shape] = set()
-        self._fitting: set[Shape] = set()
+        self._fits: dict[Shape, bool] = {}
         self._moving: set[str] = set()
         self._roomy_wants: dict[tuple[int, Want], bool] = {}
+        self._unsold_wants: dict[tuple[int, Want], bool] = {}
         self._held_keys: set[Shape | Key] = set()
         self._not_unsold: set[tuple[Shape, int]] = set()
         """Shapes that cannot be preempted, and pools on whose unsold GPUs they have no room, whoever asks."""
@@ -147,12 +148,10 @@ class Borrowed:
 
     def _may_fit(self, shape: Shape) -> bool:
         """Whether the shape fitted when it was first asked for; asked once a round."""
-        if shape in self._fitting:
-            return True
-        if shape in self._refused:
-            return False
-        fits = any(self._fits_in(shape, pool) for pool in self._books.pools_for(shape.grade))
-        (self._fitting if fits else self._refused).add(shape)
+        fits = self._fits.get(shape)
+        if fits is None:
+            pools = self._books.pools_for(shape.grade)
+            fits = self._fits[shape] = any(self._fits_in(shape, pool) for pool in pools)
         return fits
 
     def _in_turn(self, shape: Shape) -> list[Turn]:
@@ -186,9 +185,17 @@ class Borrowed:
         """Whether unsold GPUs have room for the shape, wherever it may use them."""
         want, end_ms = least_demand(shape), self._books.now_ms + shape.runtime_ms
         pools = self._books.pools_for(shape.grade)
-        if want and not any(self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms)) for pool in pools):
+        if want and not any(self._has_unsold(want, pool, end_ms) for pool in pools):
             self._not_unsold.update((shape, pool) for pool in pools)
             self._own_only.add(shape)
+
+    def _has_unsold(self, want: Want, pool: int, end_ms: int) -> bool:
+        """Whether the pool's unsold GPUs have room for the want until then: where none have now, none have."""
+        key = (pool, want)
+        some = self._unsold_wants.get(key)
+        if some is None:
+            some = self._unsold_wants[key] = self._books.has_room(want, Tiers(UNSOLD, pool))
+        return some and self._books.has_room(want, Tiers(FIRM, pool, end_ms=end_ms))
 
     def _fits_in(self, shape: Shape, pool: int) -> bool:
         """Whether free GPUs of the pool have room for the shape, as its topology must be, wherever it may borrow."""

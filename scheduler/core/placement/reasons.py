@@ -27,11 +27,11 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.borrowed import idle_share
 from scheduler.core.placement.fits import has_slots, parts_on
-from scheduler.core.placement.floor import LEAVER, N_FREE, N_OPEN, N_UNSOLD
+from scheduler.core.placement.floor import LEAVER
 from scheduler.core.placement.lines import Key, Lines
 from scheduler.core.placement.snapshot import Backfill
 from scheduler.core.placement.wants import Want, least_demand
-from scheduler.core.workloads import GangStatus, Reason, Shape, Waiting
+from scheduler.core.workloads import Gang, GangStatus, Reason, Shape, Waiting
 
 REMEDIES: Mapping[Reason, str] = {
     Reason.NO_SUCH_GRADE: "ask for a grade that the fleet has",
@@ -55,7 +55,7 @@ Physical = tuple[Reason | None, tuple[tuple[str, int], ...], int | None]
 class Reasons(Mapping[Key, Waiting]):
     """A reason for every line that still has a gang when the round is over; each is worked out when it is asked for.
 
-    What it needs of the state is copied here, so that an answer tells of its round however late it is asked.
+    An answer tells of its round however late it is asked: what it needs is copied here, or kept as it was (`view`).
     """
 
     def __init__(self, books: Books, lines: Lines, backfill: Backfill) -> None:
@@ -64,16 +64,16 @@ class Reasons(Mapping[Key, Waiting]):
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms = books.fleet, books.policy, books.now_ms
         self._owner, self._until_ms = books.ownership
-        self._nodes, self._holder, self._free = books.floor.nodes.copy(), books.floor.holder.copy(), books.floor.free
-        self._rows, self._account_of_row = list(books.rows), list(books.account_of_row)
-        self._pool_of_row, self._counts_of_row = list(books.pool_of_row), list(books.counts_of_row)
+        self._seen, self._past, self._n_rows = books.view.now(books.floor), books.past(), len(books.rows)
+        self._rows, self._counts_of_row = books.rows, books.counts_of_row
+        self._account_of_row, self._pool_of_row = books.account_of_row, books.pool_of_row
         self._placed_now = set(books.decided)
         self._owned, self._entitled, self._excess = list(books.owned_gpus), list(books.entitled), books.excess.copy()
         self._idle = [(books.free_gpus(pool), books.usable_gpus(pool)) for pool in range(books.n_pools)]
         self._opens, self._account_index = dict(books.opens), books.account_index
         self._leavers_gone_ms = _leavers_gone_ms(books)
         self._pools_for = books.pools_for
-        self._rows_of: dict[tuple[int, int], list[int]] | None = None
+        self._rows_of: dict[tuple[int, int], list[tuple[int, Gang]]] | None = None
         self._known: dict[Key, Waiting] = {}
         self._of_shape: dict[Shape, Physical] = {}
         self._of_account: dict[tuple[int, str | None], tuple[tuple[str, int], ...]] = {}
@@ -155,7 +155,7 @@ class Reasons(Mapping[Key, Waiting]):
 
     def _lent_by(self, account: int) -> int:
         if self._lent is None:
-            holders = np.array([*self._account_of_row, -1], dtype=np.int64)[self._holder]
+            holders = np.array([*self._account_of_row[: self._n_rows], -1], dtype=np.int64)[self._seen.holder]
             owner = self._owner
             lent = (owner >= 0) & (holders >= 0) & (holders != owner)
             self._lent = np.bincount(owner[lent], minlength=len(self._owned)).tolist()
@@ -170,8 +170,8 @@ class Reasons(Mapping[Key, Waiting]):
         if want is None or not any(has_slots(self._fleet, each, want) for each in all_gpus):
             return Reason.LARGER_THAN_FLEET, (("fleet_gpus", max(int(each.sum()) for each in all_gpus)),), None
         # What cannot be preempted may borrow unsold GPUs only: others' idle ones are not free to it.
-        column = N_FREE if shape.preemptible else N_UNSOLD
-        free = [self._in_pool(pool, self._nodes[:-1, column]) for pool in pools]
+        by_node = self._seen.n_free if shape.preemptible else self._seen.n_unsold
+        free = [self._in_pool(pool, by_node) for pool in pools]
         numbers = self._free_numbers(want, free)
         if not shape.preemptible:
             fits_unsold = any(has_slots(self._fleet, each, want) for each in free)
@@ -179,7 +179,7 @@ class Reasons(Mapping[Key, Waiting]):
         if any(has_slots(self._fleet, each, want) for each in free):
             roomy = not shape.reckless or any(self._keeps_idle(pool, shape.least_gpus) for pool in pools)
             return None if roomy else Reason.BORROWING_RESTRICTED, numbers, None
-        opening = [self._in_pool(pool, self._nodes[:-1, N_OPEN]) for pool in pools]
+        opening = [self._in_pool(pool, self._seen.n_open) for pool in pools]
         if any(has_slots(self._fleet, each, want) for each in opening):
             return Reason.AWAITING_RECLAIM, numbers, self._leavers_gone_ms
         fragmented = any(int(each.sum()) >= want.gpus for each in free)
@@ -197,7 +197,7 @@ class Reasons(Mapping[Key, Waiting]):
         ]
         if not open_pools:
             return None
-        may = self._free & ((self._owner < 0) | (self._owner == account))
+        may = self._seen.free & ((self._owner < 0) | (self._owner == account))
         lasting = may & (self._until_ms >= self._now_ms + shape.runtime_ms)
         n_nodes = len(self._fleet.nodes)
         now, then = (np.bincount(self._fleet.node_of_gpu[gpus], minlength=n_nodes) for gpus in (may, lasting))
@@ -207,8 +207,8 @@ class Reasons(Mapping[Key, Waiting]):
         return Reason.OUTLASTS_WINDOW if fits and not stays else None, self._free_numbers(want, free), None
 
     def _firm_used(self, account: int, pool: int) -> int:
-        gangs = (self._rows[row].shape for row in self._rows_in(account, pool))
-        return sum(shape.gpus for shape in gangs if not shape.preemptible)
+        shapes = (gang.shape for _, gang in self._rows_in(account, pool))
+        return sum(shape.gpus for shape in shapes if not shape.preemptible)
 
     def _free_numbers(self, want: Want, free: Sequence[IntArray]) -> tuple[tuple[str, int], ...]:
         return (
@@ -243,8 +243,7 @@ class Reasons(Mapping[Key, Waiting]):
         key = (account, pool)
         if key not in self._ends:
             ends: list[tuple[int, int]] = []
-            for row in self._rows_in(account, pool):
-                gang = self._rows[row]
+            for row, gang in self._rows_in(account, pool):
                 if gang.status is not GangStatus.STOPPING and gang.spec.max_runtime_ms is not None:
                     began_ms = None if row in self._placed_now else gang.started_ms
                     ends.append(((began_ms or self._now_ms) + gang.spec.max_runtime_ms, gang.shape.gpus))
@@ -252,13 +251,15 @@ class Reasons(Mapping[Key, Waiting]):
             self._ends[key] = ([end for end, _ in ends], list(accumulate(gpus for _, gpus in ends)))
         return self._ends[key]
 
-    def _rows_in(self, account: int, pool: int) -> Sequence[int]:
-        """The account's placed work that counts in the pool."""
+    def _rows_in(self, account: int, pool: int) -> Sequence[tuple[int, Gang]]:
+        """The account's placed work that counts in the pool, by row."""
         if self._rows_of is None:
             self._rows_of = {}
-            for row, part in enumerate(zip(self._account_of_row, self._pool_of_row, strict=True)):
-                if self._counts_of_row[row]:
-                    self._rows_of.setdefault(part, []).append(row)
+            for row in range(self._n_rows):
+                gang, counts = self._past.at(row, (self._rows[row], self._counts_of_row[row]))
+                if counts:
+                    part = self._account_of_row[row], self._pool_of_row[row]
+                    self._rows_of.setdefault(part, []).append((row, gang))
         return self._rows_of.get((account, pool), ())
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from scheduler.core.cluster import Fleet
 from scheduler.core.placement.devices import Rider
+from scheduler.core.placement.view import Past
 from scheduler.core.workloads import MOVED, Gang, GangStatus
 
 
@@ -34,6 +35,20 @@ class Rows:
         self._by_part: tuple[list[int], list[int]] | None = None
         self._dealt = 0
         """How many rows are in parts."""
+        self._past: Past | None = None
+
+    def past(self) -> Past:
+        """Rows as they are now, to be asked later."""
+        past, before = Past(), self._past
+        if before is not None:
+            before.after = past
+        self._past = past
+        return past
+
+    def remember(self, row: int) -> None:
+        """The row will be another: what it is, for whoever asks what it was."""
+        if self._past is not None and row not in self._past.changed:
+            self._past.changed[row] = self.rows[row], self.counts_of_row[row]
 
     def pools_of(self, gangs: Sequence[Gang]) -> list[int]:
         """The pool of each of these, which are placed."""

@@ -98,7 +98,7 @@ class Register:
         """What these rows are, but for their prices and GPUs."""
         if not rows:
             return
-        noted = [
+        numbers = chain.from_iterable(
             (
                 0,
                 books.rank_of_row[row],
@@ -107,14 +107,15 @@ class Register:
                 int(books.firm_of_row[row]),
                 gang.shape.gpu_milli,
                 NOT_STARTED_MS if gang.started_ms is None else gang.started_ms,
-                gang.spec.checkpoint_ms,
-                gang.spec.restart_ms + gang.spec.grace_ms,
-                gang.spec.min_runtime_ms,
+                (spec := gang.spec).checkpoint_ms,
+                spec.restart_ms + spec.grace_ms,
+                spec.min_runtime_ms,
                 gang.evicted_ms[-1] if gang.evicted_ms else -MS_PER_HOUR,
             )
             for row in rows
-        ]
-        self.victims.rows[rows, :HELD] = np.array(noted, dtype=np.int64)
+        )
+        noted = np.fromiter(numbers, dtype=np.int64, count=HELD * len(rows))
+        self.victims.rows[rows, :HELD] = noted.reshape(len(rows), HELD)
 
     def _price(self, books: Rows, known: Collection[int]) -> None:
         """`Books.price` of these rows, which is `workloads.stop_price_ms` of most; what a round decided has none."""
@@ -139,5 +140,6 @@ def _with_room(table: IntArray, number: int) -> IntArray:
     """The table with room for so many entries, or a longer one that begins with it."""
     if number <= len(table):
         return table
-    more = np.zeros((2 * number - len(table), *table.shape[1:]), dtype=np.int64)
-    return np.concatenate([table, more])
+    longer = np.zeros((2 * number, *table.shape[1:]), dtype=np.int64)
+    longer[: len(table)] = table
+    return longer

@@ -80,6 +80,14 @@ def test_the_future_is_planned_anew_where_a_trade_needs_it() -> None:
     assert covering == Covering((), (), (("new", 1),))
 
 
+def test_what_a_new_plan_places_only_in_part_is_refused_whole() -> None:
+    """The lots of one position fit by count at every instant, and yet no plan places all of them without a move."""
+    fleet = fleet_of(nodes=2, gpus=2)
+    windows = [(Level.GPU, 1, 3), (Level.GPU, 1, 4), (Level.GPU, 2, 4), (Level.NODE, 1, 2), (Level.NODE, 3, 4)]
+    new = [Demand("new", level, 1, start, end, 0) for level, start, end in windows]
+    assert cover(fleet, new, [], 0, all_well(fleet)) == Covering((), (), (("new", 1),))
+
+
 def test_what_is_in_force_stays_even_where_moving_it_would_make_room() -> None:
     fleet = fleet_of(domains=2, nodes=2)
     apart = [held("x", Level.NODE, 0, 0, 9), held("y", Level.NODE, 2, 0, 9)]
@@ -292,6 +300,8 @@ def test_a_transfer_takes_idle_cells_and_keeps_to_them() -> None:
     covering = transfer(fleet, holdings, "p", "new", 1, 1, busy)
     assert [h for h in covering.holdings if h.position == "new"] == [held("new", Level.NODE, 1, 1, 3)]
     assert covering.positions == ("new", "p")
+    joins_later = [held("p", Level.NODE, 1, 0, 3), held("p", Level.NODE, 0, 1, 3)]
+    assert held("new", Level.NODE, 1, 0, 3) in transfer(fleet, joins_later, "p", "new", 1, 0).holdings
     assert transfer(fleet, holdings, "p", "new", 4, 1).refused == (("new", 1),)
     with pytest.raises(InvalidValue, match="1 or more"):
         transfer(fleet, holdings, "p", "new", 0, 1)

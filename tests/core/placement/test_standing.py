@@ -18,13 +18,18 @@ from tests.core.placement.world import World
 
 
 class Pair:
-    """A standing planner beside one that begins anew; their plans must be equal."""
+    """A standing planner beside one that begins anew; their plans must be equal, and reasons of three rounds are asked
+    for after the third.
+    """
 
     def __init__(self, world: World, policy: Policy) -> None:
         self.world, self.policy = world, policy
         self.standing = Standing(policy)
         self.watcher = Watcher(world.snapshot())
         self.opened: set[int] = set()
+        self.rounds = 0
+        self.late: list[tuple[Plan, Plan]] = []
+        """Plans whose reasons nobody asked for yet, and what they should be."""
 
     def round(self, *, carried_out: bool = True) -> Plan:
         """One round of both."""
@@ -33,8 +38,13 @@ class Pair:
         self.opened.add(id(self.standing._books))
         anew = plan(snapshot, self.policy)
         assert list(map(repr, made.actions)) == list(map(repr, anew.actions))
-        assert dict(made.waiting) == dict(anew.waiting)
         assert len(made.waiting) == len(anew.waiting)
+        self.rounds += 1
+        self.late.append((made, anew))
+        if self.rounds % 3 == 0:
+            for told, expected in self.late:
+                assert dict(told.waiting) == dict(expected.waiting)
+            self.late.clear()
         if carried_out:
             self.world.apply(made)
         return made
@@ -78,15 +88,14 @@ def test_long_runs_are_followed(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [200, 202, 203, 205, 206, 207])
 def test_nodes_that_trade_owners_are_followed(seed: int) -> None:
-    """By books that stand, wherever whole nodes are owned; reasons that were given before tell of their own round."""
+    """By books that stand, wherever whole nodes are owned."""
     run = Run(seed, shares=False)
     for _ in range(12):
         run.world.submit(run.spec())
     pair = Pair(run.world, run.policy)
     followed, nodes = 0, range(len(run.world.fleet.nodes))
     for step in range(60):
-        made = pair.round(carried_out=step % 10 != 9)
-        expected = dict(plan(run.world.snapshot(), run.policy).waiting) if step % 10 == 9 else {}
+        pair.round(carried_out=step % 10 != 9)
         books, owner = pair.standing._books, run.world.owner.copy()
         run.happen()
         run.world.now_ms += 1
@@ -94,5 +103,4 @@ def test_nodes_that_trade_owners_are_followed(seed: int) -> None:
         same_counts = np.array_equal(np.sort(owner), np.sort(run.world.owner))
         pair.round()
         followed += same_counts and not np.array_equal(owner, run.world.owner) and pair.standing._books is books
-        assert not expected or dict(made.waiting) == expected
     assert followed > 10

@@ -240,6 +240,32 @@ def test_it_is_not_moved_for_a_whole_node_before_it_ran_as_long_as_it_wished(ran
     assert sum(isinstance(action, Stop) for action in planned(world).actions) == moves
 
 
+# -- to be moved for a whole node
+
+
+@pytest.mark.parametrize(
+    ("waits", "moved", "size", "moves"),
+    [
+        ({}, {}, 2, 1),
+        ({"max_runtime_ms": MINUTE_MS}, {}, 2, 0),  # in a minute it gains less than is lost
+        ({}, {"checkpoint_ms": 0}, 2, 1),  # it declares two minutes
+        ({}, {"checkpoint_ms": 0, "max_runtime_ms": None}, 2, 0),  # reckless: it would lose all that it ever did
+        ({}, {}, 5, 0),  # enough is free in all, but a mover would have nowhere to go
+    ],
+)
+def test_it_is_moved_where_that_is_worth_it_and_it_has_room_elsewhere(
+    waits: dict[str, Any], moved: dict[str, Any], size: int, moves: int
+) -> None:
+    world = World(fleet_of([8, 8, 8]), owners_of({None: 24}))
+    for first in (0, 8, 16):
+        moving = {"max_runtime_ms": 2 * MINUTE_MS, **moved}
+        gpus = range(first, first + size)
+        world.running(spec_of("b", 1, size, **moving), gpus, started_ms=world.now_ms - MINUTE_MS)
+    world.submit(spec_of("c", 1, 8, **waits))
+    stops = [action.cause for action in planned(world).actions if isinstance(action, Stop)]
+    assert stops == [StopCause.CONSOLIDATED] * moves
+
+
 # -- not to be overtaken
 
 LONG, SHORT = {"max_runtime_ms": 5 * HOUR_MS}, {"max_runtime_ms": 30 * MINUTE_MS}

@@ -16,6 +16,7 @@ from scheduler.core.coverage.shortage import certificate_of, verify
 from scheduler.core.events import (
     DrainOrdered,
     Event,
+    HealthChanged,
     PositionChanged,
     ShortageDecided,
     ShortageOver,
@@ -89,6 +90,21 @@ def test_unit_firm_and_system_firm_are_one_class_and_an_equal_class_is_not_distu
     (decided,) = site.ill(site.state.fleet.nodes[held[0][0]].name)
     assert isinstance(decided, ShortageDecided)
     assert (site.cells("unit"), site.cells("system")) == held
+
+
+def test_of_one_class_the_largest_lots_are_served_first() -> None:
+    """A GPU and a node are lost at once, and one node is left: the lot of a node gets it, though the other is older."""
+    site = Site(domains=2)
+    site.trade("small", 0, Level.GPU)
+    site.trade("large", 0, Level.NODE)
+    site.trade("other", 0, Level.NODE)
+    ill = {int(site.state.fleet.node_of_gpu[site.cells("small")[0]]), *site.cells("large")}
+    for node in ill:
+        site.apply([HealthChanged(at_ms=NOW, node=site.state.fleet.nodes[node].name, gpus=None, cause=Cause.ECC)])
+    site.look()
+    left = {*range(4)} - ill - {*site.cells("other")}
+    assert ({*site.cells("large")}, len(left)) == (left, 1)
+    assert int(site.state.fleet.node_of_gpu[site.cells("small")[0]]) in ill
 
 
 def test_a_displaced_domain_waits_as_short_by_the_rule_and_is_whole_again() -> None:
