@@ -5,6 +5,7 @@ from __future__ import annotations
 from scheduler.core.metering.records import RecordStatus
 from scheduler.core.positions import Cursor, Position, PositionEventKind
 from scheduler.core.state.dump import dump
+from scheduler.exchange.leaves import PoolLeaf, decode
 from tests.simulation.site import START_MS, Site, gang, listing, nodes
 
 Version = tuple[int, int, str, int, int]
@@ -185,3 +186,21 @@ def test_a_snapshot_of_positions_is_fitted_and_corrects_what_was_closed() -> Non
     assert {held.position for held in site.scheduler.state.calendar.holdings} == {"other"}
     site.until(61_000)
     assert site.refolded() == dump(site.scheduler.state)
+
+
+def test_certificates_of_several_lengths_say_the_same_of_one_pool() -> None:
+    site = Site(nodes(4))
+    site.round()
+    site.listed(listing(), listing("H100.MINUTE", metering_interval_s=60))
+    site.trade("short", "acme", 2)
+    site.trade("long", "bolt", 1, instrument="H100.MINUTE@1")
+    site.until(25_000)
+    site.transfer("short", "sold", "cedar", 1)
+    site.until(62_000)
+    decoded = map(decode, site.leaves())
+    pools = {(leaf.pool.start_ms, leaf.pool.end_ms): leaf.pool for leaf in decoded if isinstance(leaf, PoolLeaf)}
+    tens = [pools[START_MS + at_ms, START_MS + at_ms + 10_000] for at_ms in range(0, 60_000, 10_000)]
+    minute = pools[START_MS, START_MS + 60_000]
+    for name in [name for name in type(minute).model_fields if name.endswith("_gpu_ms")]:
+        assert sum(getattr(each, name) for each in tens) == getattr(minute, name), name
+    assert minute.sold_gpu_ms == minute.covered_gpu_ms == 3 * 8 * 60_000

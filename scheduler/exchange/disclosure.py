@@ -13,7 +13,7 @@ it was. What was bound too late is a loss besides, LATE_BIND.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,9 @@ class InstrumentMonth:
 
 @dataclass(frozen=True, slots=True)
 class PoolMonth:
-    """One pool of one seller in one month, over its certificates. `pledged_gpu_ms`: of devices, in those intervals."""
+    """One pool of one seller in one month, over certificates that count each instant once. `pledged_gpu_ms`: of
+    devices, in those intervals.
+    """
 
     seller: str
     pool: str
@@ -199,7 +201,7 @@ def _pool_months(seller: str, log: Log) -> list[PoolMonth]:
     pledged = log.devices.gpus_by_pool()
     shortages = Counter((each.pool, _month(each.start_ms)) for each in log.shortages)
     months: dict[tuple[str, str], list[PoolRecord]] = {}
-    for _, pool in log.pools.values():
+    for pool in _each_instant_once(pool for _, pool in log.pools.values()):
         months.setdefault((pool.pool, _month(pool.start_ms)), []).append(pool)
     return [
         PoolMonth(
@@ -222,6 +224,17 @@ def _pool_months(seller: str, log: Log) -> list[PoolMonth]:
         )
         for (name, month), pools in sorted(months.items())
     ]
+
+
+def _each_instant_once(pools: Iterable[PoolRecord]) -> Iterator[PoolRecord]:
+    """Certificates of which no two of one pool overlap, by pool and start. Metering intervals of several lengths have
+    one each, and the shorter ones lie within the longer ones, which say as much: of one instant the longest counts.
+    """
+    until_ms: dict[str, int] = {}
+    for each in sorted(pools, key=lambda each: (each.pool, each.start_ms, -each.end_ms)):
+        if each.start_ms >= until_ms.get(each.pool, each.start_ms):
+            until_ms[each.pool] = each.end_ms
+            yield each
 
 
 def _binds(pools: Iterable[PoolRecord]) -> tuple[int, ...]:

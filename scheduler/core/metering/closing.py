@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, IntArray
@@ -35,7 +36,7 @@ from scheduler.core.metering.grace import Graces
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.segments import Segments, cut
 from scheduler.core.metering.tally import AVAILABLE, USED, Tally
-from scheduler.core.metering.terms import Contract
+from scheduler.core.metering.terms import Contract, Counted
 from scheduler.core.metering.uncovered import Coverage, covered_and_contracted
 from scheduler.core.quantities import ONE_PPM
 
@@ -76,11 +77,13 @@ def close_interval(
     fleet: Fleet,
     status: RecordStatus,
     declarations: Sequence[Declaration] = (),
+    others: Sequence[Counted] = (),
 ) -> Closing:
     """The records and certificates of one interval; see `Meter.close`."""
     ordered = sorted(contracts, key=lambda contract: contract.position)
     grades = tuple(dict.fromkeys(grade for grade, _ in fleet.pools))
     columns = _columns(history, ordered, fleet, grades)
+    counted = _counted(columns.contract_of_owner, others)
     coverage = covered_and_contracted(history.owner, interval, ordered, columns.contract_of_owner)
     tally = Tally(ordered, grades, columns.conversion_ppm)
     pools = np.zeros((len(fleet.pools), _POOL_PARTS), dtype=np.int64)
@@ -89,11 +92,11 @@ def close_interval(
     ages = graces.ages(history.cause, interval)
     for span, sight in _spans(history, interval, _consents(ordered)):
         segments = cut(history, fleet, span, columns.level_of_owner, causes, ages)
-        _add_pools(pools, segments, columns, sight)
+        _add_pools(pools, segments, columns, counted, sight)
         _add_covered(tally, segments, columns, sight, judge, graces)
     tally.add_uncovered(coverage.uncovered)
     records = tally.records(interval, coverage.contracted_gpu_ms, history.suites, status)
-    return Closing(interval, records, _pool_records(pools, ordered, coverage, fleet, interval))
+    return Closing(interval, records, _pool_records(pools, ordered, others, coverage, fleet, interval))
 
 
 def _consents(contracts: Sequence[Contract]) -> set[int]:
@@ -181,12 +184,22 @@ _COVERED, _UNSOLD_USED, _UNSOLD_IDLE, _UNSOLD_UNHEALTHY, _UNKNOWN, _OF_OTHERS = 
 _POOL_PARTS = 6
 
 
-def _add_pools(pools: IntArray, segments: Segments, columns: _Columns, sight: Sight) -> None:
+def _counted(contract_of_owner: IntArray, others: Sequence[Counted]) -> npt.NDArray[np.bool_]:
+    """[position index + 1]: whether what is sold counts its contract, not what covers it."""
+    counted = contract_of_owner >= 0
+    owners = np.array([each.index for each in others], dtype=np.int64) + 1
+    counted[owners[owners < len(counted)]] = True  # who is not among them owns nothing
+    return counted
+
+
+def _add_pools(
+    pools: IntArray, segments: Segments, columns: _Columns, counted: npt.NDArray[np.bool_], sight: Sight
+) -> None:
     part = np.where(segments.occupant >= 0, _UNSOLD_USED, _UNSOLD_IDLE)
     part = np.where(segments.cause != 0, _UNSOLD_UNHEALTHY, part)
     if sight is Sight.NOT_OBSERVED:
         part = np.full(len(part), _UNKNOWN, dtype=np.int64)
-    covered = np.where(columns.contract_of_owner[segments.owner + 1] >= 0, _COVERED, _OF_OTHERS)
+    covered = np.where(counted[segments.owner + 1], _COVERED, _OF_OTHERS)
     part = np.where(segments.owner >= 0, covered, part)
     np.add.at(pools, (columns.pool_of_gpu[segments.gpu], part), segments.length_ms)
 
@@ -194,11 +207,15 @@ def _add_pools(pools: IntArray, segments: Segments, columns: _Columns, sight: Si
 def _pool_records(
     pools: IntArray,
     contracts: Sequence[Contract],
+    others: Sequence[Counted],
     coverage: Coverage,
     fleet: Fleet,
     interval: Interval,
 ) -> tuple[PoolRecord, ...]:
     sold = dict.fromkeys(fleet.pools, 0)
+    for other in others:
+        if (other.grade, other.site) in sold:
+            sold[other.grade, other.site] += other.contracted_gpu_ms
     for contract, contracted_gpu_ms in zip(contracts, coverage.contracted_gpu_ms, strict=True):
         pool = (contract.terms.grade, contract.terms.site)
         if pool in sold:

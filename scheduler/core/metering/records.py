@@ -124,7 +124,8 @@ class PoolRecord(Model):
     end_ms: int = Field(ge=1)
     total_gpu_ms: int = Field(ge=0)
     sold_gpu_ms: int = Field(ge=0)
-    """Contracted for the par grade of this pool; positions without a contract at the close count as they were covered.
+    """Contracted for the par grade of this pool, whatever the length of the metering interval; positions without a
+    contract at the close count as they were covered.
     """
     covered_gpu_ms: int = Field(ge=0)
     """What stood behind some position, in whatever state."""

@@ -62,6 +62,17 @@ class MeteringTerms:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """A position that is metered elsewhere, as far as the certificate of its pool speaks of it."""
+
+    index: int
+    grade: str
+    site: str
+    contracted_gpu_ms: int
+    """In the interval."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contract:
     """One position as the meter sees it. `contracted_gpus`: lots × GPUs a lot × profile, over time."""
 

@@ -7,14 +7,14 @@ tile its delivery intervals, without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scheduler.core.causes import Cause
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, RecordStatus
-from scheduler.core.metering.terms import Contract, MeteringTerms
+from scheduler.core.metering.terms import Contract, Counted, MeteringTerms
 from scheduler.core.quantities import floor_div
 from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
@@ -63,7 +63,7 @@ def next_close_ms(state: State) -> int | None:
 
 def close(state: State, due: DueInterval, status: RecordStatus = RecordStatus.INITIAL) -> Closing:
     """The records of a due interval, and one for each pool."""
-    return state.meter.close(due.interval, due.contracts, state.fleet, status, declarations=state.outages.declarations)
+    return _closed(state, due.interval, due.contracts, status)
 
 
 def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
@@ -83,8 +83,7 @@ def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[t
 
 def close_for(state: State, names: Iterable[str], interval: Interval) -> Closing:
     """What is now known of an interval, for some positions."""
-    contracts = [_contract(state, name, interval) for name in names]
-    return state.meter.close(interval, contracts, state.fleet, declarations=state.outages.declarations)
+    return _closed(state, interval, [_contract(state, name, interval) for name in names], RecordStatus.INITIAL)
 
 
 def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str, int], ...]:
@@ -95,6 +94,23 @@ def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str,
         if planned_gpu_ms or state.outages.planned.get(record.position, {}).get(record.end_ms):
             found.append((record.position, planned_gpu_ms))
     return tuple(found)
+
+
+def _closed(state: State, interval: Interval, contracts: Sequence[Contract], status: RecordStatus) -> Closing:
+    declarations, others = state.outages.declarations, _others(state, interval, contracts)
+    return state.meter.close(interval, contracts, state.fleet, status, declarations, others)
+
+
+def _others(state: State, interval: Interval, contracts: Sequence[Contract]) -> list[Counted]:
+    """All other positions that contract something in the interval, whatever the length of their own."""
+    metered = {contract.position for contract in contracts}
+    found = []
+    for name in sorted(state.contracted.keys() - metered):
+        contracted_gpu_ms = state.contracted[name].integral(interval)
+        if contracted_gpu_ms:
+            terms = state.instruments[state.book.positions[name].instrument]
+            found.append(Counted(state.position_index[name], terms.grade.klass, terms.site, contracted_gpu_ms))
+    return found
 
 
 def _by_length(state: State) -> dict[int, list[str]]:
