@@ -12,6 +12,8 @@ from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import StepFunction
 from scheduler.core.quantities import ONE_PPM
 
+NONE = StepFunction()
+
 
 @dataclass(frozen=True, slots=True)
 class MeteringTerms:
@@ -92,5 +94,7 @@ class Contract:
     """GPUs over time that nothing is to cover, by cause: what is not covered is first that."""
     planned_left_gpu_ms: int = 0
     """What the maintenance budget has left before the interval: planned outages beyond it are the seller's."""
+    excused_gpus: StepFunction = NONE
+    """GPUs over time that the shortage rule keeps from it because of a force majeure that excuses the seller."""
     consented_since_ms: tuple[tuple[str, int | None], ...] = ()
     """(grade, since when the owner agrees to it) of deliverables that need consent, by grade; None: it does not."""

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scheduler.core.causes import Cause
-from scheduler.core.intervals import Interval
+from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, RecordStatus
 from scheduler.core.metering.terms import Contract, Counted, MeteringTerms
 from scheduler.core.quantities import floor_div
+from scheduler.core.rounds.excusing import excused_gpus
 from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
 from scheduler.core.state.withheld import gpus_withheld
@@ -42,11 +43,8 @@ def due_intervals(state: State, now_ms: int, lag_ms: int) -> Iterator[DueInterva
             if start_ms is None or start_ms + interval_ms + lag_ms > now_ms:
                 break
             interval = Interval(start_ms, start_ms + interval_ms)
-            contracts = tuple(
-                _contract(state, position, interval)
-                for position in positions
-                if state.contracted[position].maximum(interval) > 0
-            )
+            names = [name for name in positions if state.contracted[name].maximum(interval) > 0]
+            contracts = tuple(_contracts(state, names, interval))
             yield DueInterval(interval_ms, interval, contracts)
             start_ms = interval.end_ms
 
@@ -68,14 +66,15 @@ def close(state: State, due: DueInterval, status: RecordStatus = RecordStatus.IN
 
 def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
     """(interval length, what is now known of it) of every interval from an instant on that is closed already, for
-    positions of which something was learnt late. As far as the meter remembers.
+    positions of which something was learnt late, and for all pools. As far as the meter remembers.
     """
+    names = frozenset(names)
     for interval_ms, positions in _by_length(state).items():
         theirs = [name for name in positions if name in names]
         start_ms = floor_div(max(from_ms, state.meter.history.horizon_ms, 0), interval_ms) * interval_ms
         if start_ms < state.meter.history.horizon_ms:
             start_ms += interval_ms
-        while theirs and start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
+        while start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
             interval = Interval(start_ms, start_ms + interval_ms)
             yield interval_ms, close_for(state, theirs, interval)
             start_ms = interval.end_ms
@@ -83,7 +82,7 @@ def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[t
 
 def close_for(state: State, names: Iterable[str], interval: Interval) -> Closing:
     """What is now known of an interval, for some positions."""
-    return _closed(state, interval, [_contract(state, name, interval) for name in names], RecordStatus.INITIAL)
+    return _closed(state, interval, _contracts(state, names, interval), RecordStatus.INITIAL)
 
 
 def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str, int], ...]:
@@ -129,7 +128,12 @@ def _next_start_ms(state: State, positions: Iterable[str], interval_ms: int, fro
     return None if start_ms is None else floor_div(start_ms, interval_ms) * interval_ms
 
 
-def _contract(state: State, name: str, interval: Interval) -> Contract:
+def _contracts(state: State, names: Iterable[str], interval: Interval) -> list[Contract]:
+    excused = excused_gpus(state, interval)
+    return [_contract(state, name, interval, excused.get(name, StepFunction())) for name in names]
+
+
+def _contract(state: State, name: str, interval: Interval, excused: StepFunction) -> Contract:
     position, contracted = state.book.positions[name], state.contracted[name]
     terms, left_gpu_ms = state.instruments[position.instrument], 0
     if terms.maintenance.budget_ms and state.outages.declarations:
@@ -144,5 +148,6 @@ def _contract(state: State, name: str, interval: Interval) -> Contract:
         uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
         withheld_gpus=gpus_withheld(state.withheld.get(name, ()), terms.lot.gpus),
         planned_left_gpu_ms=left_gpu_ms,
+        excused_gpus=excused,
         consented_since_ms=asked_since_ms(terms, position),
     )

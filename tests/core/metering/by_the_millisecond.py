@@ -166,6 +166,9 @@ def count(told: Told, contract: Contract, interval: Interval) -> Counted:
         for cause, gpus in contract.withheld_gpus:
             counted.outcomes[cause, "-", 0] += min(left, gpus.at(at_ms))
             left -= min(left, gpus.at(at_ms))
+        if missing is Cause.SHORTAGE_RULE:
+            counted.outcomes[Cause.FORCE_MAJEURE, "-", 0] += min(left, contract.excused_gpus.at(at_ms))
+            left -= min(left, contract.excused_gpus.at(at_ms))
         counted.outcomes[missing, "-", 0] += left
         for gpu in mine:
             outcome = outcome_of(told, contract, gpu, at_ms)

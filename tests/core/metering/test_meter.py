@@ -86,8 +86,12 @@ terms = st.builds(
     replace_within_ms=st.sampled_from([0, 0, 5, 13]),
     drain_from_ms=st.sampled_from([None, 9, 30]),
 )
-reasons = st.sampled_from(list(Cause)) | st.lists(st.tuples(instants, st.sampled_from([0, *Cause])), max_size=3).map(
-    lambda steps: StepFunction.of((at_ms, int(code)) for at_ms, code in steps)
+reasons = (
+    st.just(Cause.SHORTAGE_RULE)
+    | st.sampled_from(list(Cause))
+    | st.lists(st.tuples(instants, st.sampled_from([0, *Cause])), max_size=3).map(
+        lambda steps: StepFunction.of((at_ms, int(code)) for at_ms, code in steps)
+    )
 )
 contracted = st.lists(st.tuples(instants, st.integers(EVERY_GPU, EVERY_GPU + 2)), max_size=2).map(
     lambda steps: StepFunction.of([(0, EVERY_GPU), *steps])
@@ -100,10 +104,23 @@ withheld = st.lists(
     ),
     max_size=2,
 ).map(tuple)
+excused = st.lists(st.tuples(instants, st.integers(0, 3)), max_size=3).map(StepFunction.of)
 consents = st.sampled_from([(), (("A100", None),), (("A100", 0),), (("A100", 11),), (("A100", SPAN_MS + 9),)])
 # Positions 0 to 2 have contracts; 3 owns GPUs too, but is not closed here.
 contract_sets = st.tuples(
-    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets, withheld, consents
+    terms,
+    terms,
+    terms,
+    reasons,
+    reasons,
+    reasons,
+    contracted,
+    contracted,
+    contracted,
+    budgets,
+    withheld,
+    consents,
+    excused,
 ).map(
     lambda drawn: tuple(
         Contract(
@@ -117,6 +134,7 @@ contract_sets = st.tuples(
             planned_left_gpu_ms=drawn[9],
             withheld_gpus=drawn[10],
             consented_since_ms=drawn[11] if i else (),
+            excused_gpus=drawn[12],
         )
         for i in range(3)
     )
