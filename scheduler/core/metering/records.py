@@ -144,6 +144,8 @@ class PoolRecord(Model):
     of `BIND_EDGES_MS`, then longer. Empty: none was.
     """
     slowest_bind_ms: int = Field(default=0, ge=0)
+    version: int = Field(default=1, ge=1)
+    """A later one supersedes the one before: something was learnt late."""
 
     @property
     def pool(self) -> str:

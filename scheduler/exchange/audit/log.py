@@ -52,8 +52,6 @@ class Log:
         self._findings = findings
         self.settling = SettlingChecks(self.versions, terms, findings)
         self._contracted: Counter[tuple[str, str, int, int]] = Counter()
-        self._delivered: Counter[tuple[str, int, int]] = Counter()
-        self._covered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
         self._outages = Outages(terms, findings)
@@ -160,7 +158,6 @@ class Log:
         if record.version == 1:
             edges = (record.start_ms, record.end_ms)
             self._contracted[terms.grade.klass, terms.site, *edges] += record.contracted_gpu_ms
-            self._delivered[terms.site, *edges] += record.delivered_gpu_ms + record.derated_gpu_ms
 
     def _add_pool(self, where: str, pool: PoolRecord) -> None:
         """The certificates of an interval follow its records: what came before them is what they speak of."""
@@ -168,16 +165,20 @@ class Log:
         self._outages.closed(pool.end_ms)
         self._note("pools", which, broken_pool(pool))
         key = (pool.pool, pool.start_ms, pool.end_ms)
-        if key in self.pools:
-            self._findings.fail("pools", f"{which}: a second certificate, expected one, {self.pools[key][0]}")
+        before = self.pools.get(key)
+        expected = 1 if before is None else before[1].version + 1
+        if pool.version != expected:
+            after = "" if before is None else f": a second certificate after {before[0]}"
+            self._findings.fail("pools", f"{which}{after}: version was {pool.version}, expected {expected}")
         self.pools[key] = (where, pool)
+        if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
+            self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
+        if before is not None:
+            return  # that its records contract no more is looked at where they are first told of
         contracted = self._contracted[pool.grade, pool.site, pool.start_ms, pool.end_ms]
         if contracted > pool.sold_gpu_ms:
             was = f"sold_gpu_ms was {pool.sold_gpu_ms}, its records contract {contracted}"
             self._findings.fail("pools", f"{which}: {was}")
-        self._covered[pool.site, pool.start_ms, pool.end_ms] += pool.covered_gpu_ms
-        if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
-            self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
 
     def _wrong_accredited(self, pool: PoolRecord, pledged_gpus: int, accredited_gpus: int) -> str:
         """Whether it says of pledges what the log has before it, and honours no more than what the loss of the largest
@@ -233,9 +234,21 @@ class Log:
     # -- all of them ---------------------------------------------------------------------------------------------------
 
     def _check_delivered(self) -> None:
-        """At each site no more was delivered than stood behind all positions: a GPU-ms goes to one of them."""
-        for site, start_ms, end_ms in sorted(self._delivered):
-            delivered, covered = self._delivered[site, start_ms, end_ms], self._covered[site, start_ms, end_ms]
+        """At each site no more was delivered than stood behind all positions: a GPU-ms goes to one of them. By the last
+        versions: records and certificates are corrected together.
+        """
+        delivered_to, covered_by = Counter[tuple[str, int, int]](), Counter[tuple[str, int, int]]()
+        for position, told in self.by_position.items():
+            terms = self.terms.get(told[0].instrument)
+            if terms is None:
+                continue
+            for record in self.latest(position):
+                edges = (terms.site, record.start_ms, record.end_ms)
+                delivered_to[edges] += record.delivered_gpu_ms + record.derated_gpu_ms
+        for _, pool in self.pools.values():
+            covered_by[pool.site, pool.start_ms, pool.end_ms] += pool.covered_gpu_ms
+        for site, start_ms, end_ms in sorted(delivered_to):
+            delivered, covered = delivered_to[site, start_ms, end_ms], covered_by[site, start_ms, end_ms]
             if delivered > covered:
                 self._findings.fail(
                     "pools",
