@@ -46,6 +46,9 @@ class UpSettings(BaseSettings):
     streams_per_peer: int = Field(
         default=8, ge=1, description="Streams of the API, and of the feed, that each such peer may have open."
     )
+    denied: Path | None = Field(
+        default=None, description="File of peers, `ROLE/NAME` a line, that the API and the feed refuse; read again."
+    )
     feed: str = Field(
         default="127.0.0.1:0",
         description="Address of the delivery feed; without an identity loopback only. Empty: no feed.",

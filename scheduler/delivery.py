@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scheduler.core.cluster import Fleet
 from scheduler.core.errors import InvalidValue, UnknownName
 from scheduler.core.events import (
+    DeviceProbed,
     Event,
     ForceMajeureDeclared,
     LotsRecalled,
@@ -40,6 +41,7 @@ from scheduler.exchange.outages import (
     encode_maintenance,
     encode_withheld,
 )
+from scheduler.exchange.probe_leaves import encode_probe
 from scheduler.exchange.statements import statement_of, versions_of
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.ledger.keyring import LogSigner
@@ -112,6 +114,8 @@ class LogWriter:
         match event:
             case ShortageDecided():
                 return (encode_shortage(event.certificate, event.at_ms),)
+            case DeviceProbed():
+                return (encode_probe(event.probe, event.at_ms),)
             case MaintenanceAnnounced():
                 notice = MaintenanceNotice(_declared(state.fleet, (event.node,)), event.from_ms, event.until_ms)
                 return (encode_maintenance(notice, event.at_ms),)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from scheduler.answering import ProbeAnswering, failed_probes
 from scheduler.api.address import checked_address
 from scheduler.api.feed.server import FeedServer
 from scheduler.api.messages import ExchangeLink
@@ -28,6 +29,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.delivery import LogWriter, statement
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.clock_check import ClockCheck
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.dispute_listener import DisputeListener
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.tls import Tls, refuse_plaintext, stale
@@ -43,7 +45,7 @@ from scheduler.planners.planner import LocalPlanner, Planner
 from scheduler.planners.pools_planner import EVERY_FLEET, Extent, PoolsPlanner
 from scheduler.planners.ray_workers import RayWorkers
 from scheduler.planners.rehearsals import Rehearsals
-from scheduler.pledging import pledge, read_inventory
+from scheduler.pledging import Inventory, pledge, read_inventory
 from scheduler.probing import IdleProbe
 from scheduler.recovery import Folded, fold, healthy_nodes, last_seen_ms, reconcile, save_snapshot
 from scheduler.rehearsing import Rehearsing
@@ -70,6 +72,7 @@ class Embedded:
     scheduler: Scheduler
     watcher: Watcher
     dispute_listener: DisputeListener
+    answering: ProbeAnswering
     publisher: Publisher
     api: ApiServer
     feed: FeedServer | None
@@ -112,15 +115,14 @@ class Embedded:
             undo.callback(planner.close)
             scheduler = _scheduler(settings, journal, executor, signer, folded, planner)
             to_exchange = settings.exchange_tls()
-            epoch = _next_epoch(journal)
-            publisher = Publisher(address, journal, settings.stream, signer, epoch, tls=to_exchange).start()
-            undo.callback(publisher.stop)
-            clock_heard = ClockCheck(scheduler.learn_clock, wall_clock_ms).heard
-            cursor = scheduler.state.book.cursor
-            watcher = Watcher(address, scheduler, cursor=cursor, tls=to_exchange, clock_heard=clock_heard).start()
-            undo.callback(watcher.stop)
-            listener = _listener(settings, address, scheduler)
-            undo.callback(listener.stop)
+            publisher = undo.enter_context(
+                Publisher(address, journal, settings.stream, signer, _next_epoch(journal), tls=to_exchange)
+            )
+            heard, cursor = ClockCheck(scheduler.learn_clock, wall_clock_ms).heard, scheduler.state.book.cursor
+            watching = Watcher(address, scheduler, cursor=cursor, tls=to_exchange, clock_heard=heard)
+            watcher = undo.enter_context(watching)
+            listener = undo.enter_context(_listener(settings, address, scheduler))
+            answering = undo.enter_context(_answering(settings, address, scheduler, executor))
             rehearsing = _rehearsing(settings, ray)
             api = _api(settings, journal, scheduler, watcher, publisher, rehearsing)
             api.start()
@@ -139,12 +141,13 @@ class Embedded:
                 scheduler=scheduler,
                 watcher=watcher,
                 dispute_listener=listener,
+                answering=answering,
                 publisher=publisher,
                 api=api,
                 feed=feed,
                 exchange_address=address,
                 own_exchange=own,
-                probe=IdleProbe(executor, settings.probe_every_ms),
+                probe=IdleProbe(executor, settings.probe_every_ms, taken=lambda: answering.node),
                 rehearsing=rehearsing,
                 warming=warming,
                 key_changes=KeyChanges(home, journal, settings.stream, signer, settings.key_overlap_ms),
@@ -191,6 +194,7 @@ class Embedded:
             last_first.callback(self.watcher.stop)
             last_first.callback(self.dispute_listener.stop)
             last_first.callback(self._stop_gangs)
+            last_first.callback(self.answering.stop)
             if self.feed is not None:
                 last_first.callback(self.feed.stop)
             self.say("stopping: gangs get their grace")
@@ -296,11 +300,12 @@ def _about_files(error: OSError, settings: UpSettings) -> TenorError:
 
 def _check_addresses(settings: UpSettings) -> None:
     """What cannot be listened on or called is refused before anything is started, and so are certificates that are of
-    no use; what takes the port later is still told.
+    no use, and a list of denied peers that is none; what takes the port later is still told.
     """
     for tls in (settings.api_tls(), settings.exchange_tls(), settings.feed_tls()):
         if tls is not None:
             tls.valid()
+    Denied.of(settings.denied)
     if settings.exchange is not None:
         checked_address(settings.exchange, "the exchange")
         if settings.exchange_tls() is None:
@@ -337,7 +342,24 @@ def _next_epoch(journal: Journal) -> int:
 def _listener(settings: UpSettings, address: str, scheduler: Scheduler) -> DisputeListener:
     """Hears disputes from the last one on that the log tells of."""
     settled, tls = scheduler.state.settled, settings.exchange_tls()
-    return DisputeListener(address, scheduler, settings.stream, lambda: settled.heard_seq, tls=tls).start()
+    return DisputeListener(address, scheduler, settings.stream, lambda: settled.heard_seq, tls=tls)
+
+
+def _answering(settings: UpSettings, address: str, scheduler: Scheduler, executor: RayExecutor) -> ProbeAnswering:
+    """Lets the exchange probe pledged devices."""
+    return ProbeAnswering(
+        address,
+        scheduler,
+        executor,
+        settings.stream,
+        _inventory(settings),
+        wall_clock_ms,
+        tls=settings.exchange_tls(),
+    )
+
+
+def _inventory(settings: UpSettings) -> Inventory:
+    return {} if settings.devices is None else read_inventory(settings.devices)
 
 
 def _folded(journal: Journal, say: Say) -> Folded:
@@ -407,7 +429,6 @@ def _scheduler(
         close_lag_ms=settings.close_lag_ms, reading_ms=settings.reading_ms, spares=settings.spare_names()
     )
     log = LogWriter(settings.stream, signer)
-    inventory = {} if settings.devices is None else read_inventory(settings.devices)
     scheduler = Scheduler(journal, executor, log, wall_clock_ms, service, folded.state, planner)
     joined_ms: dict[str, int] = {}
     scheduler.listeners.append(lambda event: _note_joined(joined_ms, event))
@@ -415,7 +436,7 @@ def _scheduler(
         log.checkpoint(journal)
     reconcile(scheduler, journal, executor, wall_clock_ms(), service, same_nodes=not executor.missing)
     scheduler.round()
-    pledge(journal, log, inventory, scheduler.state.fleet, joined_ms, wall_clock_ms())
+    pledge(journal, log, _inventory(settings), scheduler.state.fleet, joined_ms, wall_clock_ms())
     return scheduler
 
 
@@ -443,6 +464,7 @@ def _api(
         told = [f"positions are frozen: {frozen.detail}"] if frozen.state is WatchState.FROZEN else []
         told += [f"delivery is refused: {refused.detail}"] if refused.state is PublishState.REFUSED else []
         told += stale(settings.api_tls(), wall_clock_ms())
+        told += failed_probes(scheduler.state)
         told += [f"leaf {leaf.index} is not settled: {leaf.reason}, {leaf.detail}" for leaf in refused.rejections]
         return tuple(told)
 
@@ -465,4 +487,5 @@ def _api(
         address_file=settings.home / "api.address",
         tls=settings.api_tls(),
         limits=Limits(settings.calls_per_s, 4 * settings.calls_per_s, settings.streams_per_peer),
+        denied=Denied.of(settings.denied),
     )

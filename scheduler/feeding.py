@@ -9,6 +9,7 @@ from scheduler.api.feed.services import FeedSources
 from scheduler.clock import wall_clock_ms
 from scheduler.config import UpSettings
 from scheduler.exchange.admission import Limits
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.witnessing import keep_cosigned
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keyring import Keyring
@@ -33,5 +34,6 @@ def feed_of(settings: UpSettings, journal: Journal, scheduler: Scheduler, signer
         keep_leaves=settings.feed_keep_leaves,
         tls=settings.feed_tls(),
         limits=Limits(settings.calls_per_s, 4 * settings.calls_per_s, settings.streams_per_peer),
+        denied=Denied.of(settings.denied),
     )
     return FeedServer(scheduler, settings.home / "journal.db", served, sources)

@@ -4,6 +4,8 @@ disturbed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
 from scheduler.execution.protocol import Executor
@@ -11,9 +13,10 @@ from scheduler.service import Scheduler
 
 
 class IdleProbe:
-    """Asks the executor for one reading at a time. `every_ms` 0: never."""
+    """Asks the executor for one reading at a time. `every_ms` 0: never. `taken`: the node that the exchange probes."""
 
-    def __init__(self, executor: Executor, every_ms: int) -> None:
+    def __init__(self, executor: Executor, every_ms: int, taken: Callable[[], str] = lambda: "") -> None:
+        self._taken = taken
         self._executor = executor
         self._every_ms = every_ms
         self._last_ms = 0
@@ -24,7 +27,7 @@ class IdleProbe:
         if not self._every_ms or now_ms - self._last_ms < self._every_ms // max(1, len(scheduler.state.fleet.nodes)):
             return
         with scheduler.guard:
-            idle = idle_nodes(scheduler.state)
+            idle = [name for name in idle_nodes(scheduler.state) if name != self._taken()]
         due = [name for name in idle if now_ms - self._probed_ms.get(name, 0) >= self._every_ms]
         if due:
             name = min(due, key=lambda node: (self._probed_ms.get(node, 0), node))

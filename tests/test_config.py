@@ -66,7 +66,7 @@ def test_every_option_says_what_it_is_and_can_be_set_in_every_way(
     default = field.get_default()
     few: dict[str, Any] = {"nodes": 5, "gpus_per_node": 5, "spares": 2, "planners": "ray"}
     few |= dict.fromkeys(
-        ("identity", "authority", "exchange_authority", "feed_authority", "devices"), Path("certs/one.pem")
+        ("identity", "authority", "exchange_authority", "feed_authority", "denied", "devices"), Path("certs/one.pem")
     )
     value = few.get(option, default + 200 if isinstance(default, int) else "127.0.0.1:7")
     assert getattr(load_settings(home=home, **{option: value}), option) == value

@@ -22,10 +22,10 @@ from scheduler.core.state.dump import dump
 from scheduler.delivery import statement
 from scheduler.exchange import bundles
 from scheduler.exchange.audit import audit
-from scheduler.exchange.audit.audited import audited
 from scheduler.exchange.dispute_listener import DisputeListener
 from scheduler.exchange.publisher import Publisher
 from scheduler.exchange.statements import statement_of, versions_of
+from scheduler.ledger.bundle import read_bundle
 from tests.exchange.world import Embedded, embedded
 from tests.simulation.site import SIGNER, START_MS, STREAM, Site, gang, listing, nodes
 
@@ -140,9 +140,8 @@ def test_a_dispute_is_answered_by_a_correction_and_every_version_set_is_settled_
     made = {"pos-1": canonical_bytes(last)}
     bundles.write(market.site.journal, STREAM, tmp_path / "bundle", [TERMS], made, vkeys)
     assert audit(tmp_path / "bundle").ok, audit(tmp_path / "bundle").first_wrong
-    log = audited(tmp_path / "bundle", ()).log
-    assert log is not None
-    assert canonical_bytes(statement_of(TERMS, market.position, log.versions.of["pos-1"])) == made["pos-1"]
+    versions = versions_of(enumerate(read_bundle(tmp_path / "bundle").leaves()), "pos-1")
+    assert canonical_bytes(statement_of(TERMS, market.position, versions)) == made["pos-1"]
     assert market.site.refolded() == dump(market.site.scheduler.state)
 
 

@@ -29,7 +29,7 @@ def rules(scheduler: Scheduler) -> dict[str, Rule]:
         "ListPositions": own.positions,
         "ListJobs": own.jobs,
         "GetJob": own.job,
-        "Why": own.job,
+        "Why": own.why,
         "GetFleet": admin,
         "GetCoverage": own.coverage,
         "GetDeliverable": delivery,
@@ -71,6 +71,11 @@ class _Own:
         if peer.role is not Role.ACCOUNT or self._account_of_job(request.job) != peer.name:
             raise _refused(peer, f"job {request.job}")
         return request
+
+    def why(self, peer: Peer, request: wire.WhyRequest) -> wire.WhyRequest:
+        """One job of the account's, and nothing of others' work; those that see everything may ask as an account."""
+        self.job(peer, request)
+        return request if peer.role in _EVERYTHING else wire.WhyRequest(job=request.job, told_to=peer.name)
 
     def coverage(self, peer: Peer, request: wire.GetCoverageRequest) -> wire.GetCoverageRequest:
         """An account asks for one position, its own."""

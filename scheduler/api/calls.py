@@ -228,14 +228,14 @@ def raised_by(failed: grpc.RpcError, address: str, tls: Tls | None = None) -> Te
     if never_arrived(failed):
         nobody = Unavailable(f"no Tenor answers at {address}: is `tenor up` running there?")
         return explained(nobody, address, tls, "the Tenor")
-    error = error_of(failed)
+    error = error_of(failed, f"the Tenor at {address}")
+    if code is grpc.StatusCode.UNIMPLEMENTED and not told_itself(failed):
+        return Refused(f"what answers at {address} does not know this call: {details}")
     if type(error) not in (TenorError, Unavailable, Overdue) or told_itself(failed):
         return error
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED | grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Unavailable(f"the Tenor at {address} did not answer: {details}")
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return Refused(f"what answers at {address} does not know this call: {details}")
         case _:
             return TenorError(f"the Tenor at {address} failed: {code.name}, {details}")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from scheduler.api import naming
 from scheduler.api.trail import Attempt
 from scheduler.api.wording import level_name, listed
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, StopCause
 
 
-def of_start(state: State, gang: Gang, attempt: Attempt | None) -> list[str]:
-    """Why a placed gang stands where it does; nothing where its placement is not known."""
+def of_start(state: State, gang: Gang, attempt: Attempt | None, told_to: str | None = None) -> list[str]:
+    """Why a placed gang stands where it does; nothing where its placement is not known. `told_to`: see `Facts`."""
     if attempt is None or attempt.number != gang.attempt:
         return []
     joined = _joined(state, gang)
@@ -17,7 +18,7 @@ def of_start(state: State, gang: Gang, attempt: Attempt | None) -> list[str]:
         return [joined]
     kept = _kept(state, gang)
     if attempt.waits_for:
-        whom = listed([f"{name} of {state.gangs.get(name).account}" for name in attempt.waits_for])
+        whom = listed(naming.work([state.gangs.get(name) for name in attempt.waits_for], told_to))
         return [f"Why there: {whom} made way, and no other way to make room wasted less work{kept}."]
     order = "unsold GPUs come first, then others' idle ones"
     if attempt.inside:
@@ -25,15 +26,19 @@ def of_start(state: State, gang: Gang, attempt: Attempt | None) -> list[str]:
     return [f"Why there: {order}, on the fullest nodes that have room{kept}."]
 
 
-def of_stop(state: State, gang: Gang, cause: StopCause | None, for_gang: str | None) -> str:
-    """Why the scheduler stopped an attempt, as a clause."""
+def of_stop(state: State, gang: Gang, cause: StopCause | None, for_gang: str | None, told_to: str | None = None) -> str:
+    """Why the scheduler stopped an attempt, as a clause. `told_to`: see `Facts`."""
     other = state.gangs.by_id.get(for_gang or "")
-    whom = "" if other is None else f" for {other.id} ({other.spec.name}) of {other.account}"
+    known = other is not None and naming.may_know(other.account, told_to)
+    whom = "" if other is None else f" for {naming.ANOTHERS_WORK}"
+    if known and other is not None:
+        whom = f" for {other.id} ({other.spec.name}) of {other.account}"
     match cause:
         case StopCause.RECLAIMED:
             return f"the GPUs that it borrowed were reclaimed{whom or ' for their owner'}"
         case StopCause.CONSOLIDATED if other is not None and other.inside:
-            return f"{other.account}'s own cells were rearranged{whom}, and it keeps its turn"
+            owner = other.account if known else naming.ANOTHER
+            return f"{owner}'s own cells were rearranged{whom}, and it keeps its turn"
         case StopCause.CONSOLIDATED:
             return f"its GPUs were needed as whole nodes{whom or ' for a larger job'}"
         case StopCause.RESIZED:

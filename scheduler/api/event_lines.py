@@ -13,6 +13,7 @@ from scheduler.core.events import (
     ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DeviceProbed,
     DevicesSeen,
     DisputeAnswered,
     DisputeHeard,
@@ -45,13 +46,16 @@ from scheduler.core.events import (
 from scheduler.core.metering.records import RecordStatus
 
 
-def line(event: Event) -> tuple[str, str]:  # noqa: C901 - one line a kind of event
+def line(event: Event) -> tuple[str, str]:  # noqa: C901, PLR0911 - one line a kind of event
     """(subject, text) of an event."""
     match event:
         case InstrumentListed() | PositionsLoaded() | PositionChanged():
             return _of_exchange(event)
         case NodeJoined() | HealthChanged() | PerformanceMeasured() | DevicesSeen() | DrainOrdered() | ObservationGap():
             return _of_fleet(event)
+        case DeviceProbed(probe=probe):
+            why = f": {probe.reason}" if probe.reason else ""
+            return probe.device[:16], f"{probe.id} by {probe.suite}: {probe.outcome}{why}"
         case MaintenanceAnnounced() | ForceMajeureDeclared() | GpusMarked() | LotsRecalled() | LotsReleased():
             return _of_outages(event)
         case CoverageAssigned() | CoverageRefused() | CellsSwapped() | CalendarTurned():

@@ -175,7 +175,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """GPUs that a job holds on one basis; `account` is the lender where they are lent."""
+    """GPUs that a job holds on one basis; `account` is the lender where they are lent, empty where it is not named."""
 
     basis: str
     account: str

@@ -20,6 +20,7 @@ from scheduler.api.servicer import MOST_STREAMS, ApiSources, Servicer
 from scheduler.api.v1 import api_pb2_grpc
 from scheduler.exchange.admission import Admission, Limits
 from scheduler.exchange.channels import MOST_ANSWERED_BYTES, server_options
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.tls import Tls, bind, refuse_plaintext
 from scheduler.ledger.journal import Journal
 from scheduler.service import Scheduler
@@ -33,8 +34,9 @@ class ApiServer:
     """Serves a scheduler at `address` (`host:port`, port 0: any that is free). `start` it, then `stop` it.
 
     `address_file`: where the address is left for clients while it runs. `on_stop` is called once it has stopped.
-    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names. Raises InvalidValue
-    for what is no address, Unauthorised for one that others could reach in plaintext.
+    `tls`: its identity and whom it believes; `limits`: of each peer that such a certificate names; `denied`:
+    those that are refused all the same. Raises InvalidValue for what is no address, Unauthorised for one that others
+    could reach in plaintext.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class ApiServer:
         on_stop: Callable[[], None] | None = None,
         tls: Tls | None = None,
         limits: Limits | None = None,
+        denied: Denied | None = None,
     ) -> None:
         host, _ = checked_address(address)
         if tls is None:
             refuse_plaintext(address, "the API was to listen on")
         self._tls = tls
-        self._door = Admission(rules(scheduler), limits)
+        self._door = Admission(rules(scheduler), limits, denied=denied)
         self._wanted = address
         self._host = host
         self._file = address_file

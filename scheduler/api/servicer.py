@@ -154,7 +154,9 @@ class Servicer(api_pb2_grpc.SchedulerServicer):
         """See the proto."""
         attempts = self._trail.of(request.job)
         with self._reading() as (state, now_ms):
-            facts = Facts(state, self._scheduler.last_plan, self._scheduler.paused, now_ms, attempts)
+            facts = Facts(
+                state, self._scheduler.last_plan, self._scheduler.paused, now_ms, attempts, request.told_to or None
+            )
             answer = why(facts, request.job)
         return wire.WhyResponse(why=codec.to_wire(answer, wire.Why))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scheduler.api import choices, handovers, views, wishes
+from scheduler.api import choices, handovers, naming, views, wishes
 from scheduler.api.messages import Held, Number, Why
 from scheduler.api.reasons import clause
 from scheduler.api.trail import Attempt
@@ -27,13 +27,16 @@ _TOLD_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an answer is made of. `paused`: why nothing is decided at present, empty while all is well."""
+    """What an answer is made of. `paused`: why nothing is decided at present, empty while all is well; `told_to`: the
+    account that is told, which learns nothing of others' work; None: whoever may see all.
+    """
 
     state: State
     plan: Plan | None
     paused: str
     now_ms: int
     attempts: tuple[Attempt, ...] = ()
+    told_to: str | None = None
 
 
 def why(facts: Facts, gang_id: str) -> Why:
@@ -41,7 +44,7 @@ def why(facts: Facts, gang_id: str) -> Why:
     gang = facts.state.gangs.get(gang_id)
     waiting = _waiting(facts, gang)
     expected_ms = None if waiting is None else _expected_ms(facts, gang, waiting)
-    held = _held(facts.state, gang)
+    held = _held(facts, gang)
     headline, sentences = _told(facts, gang, waiting, held)
     remedy = waiting.remedy if waiting is not None else ""
     return Why(
@@ -286,8 +289,8 @@ def _of_binding(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
         return f"{_label(gang)} is starting on {_where(gang)}.", told
     leavers = [state.gangs.get(name) for name in gang.waits_for]
     deadline_ms = max((each.stop_deadline_ms or now_ms for each in leavers), default=now_ms)
-    names = listed([f"{each.id} of {each.account}" for each in leavers])
-    verb = "has" if len(leavers) == 1 else "have"
+    named = naming.work(leavers, facts.told_to)
+    names, verb = listed(named), "has" if len(named) == 1 else "have"
     headline = f"{_label(gang)} gets {_where(gang)} as soon as {names} {verb} left"
     return f"{headline}, by {instant(deadline_ms, now_ms)}{_in(deadline_ms, now_ms)} at the latest.", told
 
@@ -297,7 +300,7 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
     started_ms = now_ms if gang.started_ms is None else gang.started_ms
     headline = f"{_label(gang)} has run for {duration(now_ms - started_ms)} on {_where(gang)}."
     told = [_basis(gang, held), *_start(facts, gang), *wishes.of_placed(facts.state, gang, now_ms)]
-    lenders = sorted({each.account for each in held if each.basis == Basis.LENT})
+    lenders = naming.lenders(sorted({each.account for each in held if each.basis == Basis.LENT}))
     if gang.inside:
         told.append(
             f"It was placed inside {gang.account}'s entitlement: others' work displaces it only as a last resort."
@@ -321,13 +324,13 @@ def _of_running(facts: Facts, gang: Gang, held: tuple[Held, ...]) -> tuple[str, 
 
 
 def _start(facts: Facts, gang: Gang) -> list[str]:
-    return choices.of_start(facts.state, gang, facts.attempts[-1] if facts.attempts else None)
+    return choices.of_start(facts.state, gang, facts.attempts[-1] if facts.attempts else None, facts.told_to)
 
 
 def _of_stopping(facts: Facts, gang: Gang) -> tuple[str, list[str]]:
     now_ms = facts.now_ms
     asked = next((each for each in reversed(facts.attempts) if each.number == gang.attempt), None)
-    cause = choices.of_stop(facts.state, gang, gang.stop_cause, asked.for_gang if asked else None)
+    cause = choices.of_stop(facts.state, gang, gang.stop_cause, asked.for_gang if asked else None, facts.told_to)
     told = ["It was chosen because that wastes the least work."] if gang.stop_cause is StopCause.RECLAIMED else []
     told += [f"It holds {_where(gang)} until it has gone."]
     if gang.stop_deadline_ms is not None:
@@ -381,7 +384,7 @@ def _attempt(facts: Facts, gang: Gang, attempt: Attempt) -> str:
     where = f"Attempt {attempt.number} on {listed(attempt.nodes)}"
     detail = f" ({attempt.detail})" if attempt.detail else ""
     if attempt.stop_cause is not None:
-        cause = choices.of_stop(facts.state, gang, attempt.stop_cause, attempt.for_gang)
+        cause = choices.of_stop(facts.state, gang, attempt.stop_cause, attempt.for_gang, facts.told_to)
         grace_ms = max(0, (attempt.deadline_ms or until_ms) - until_ms)
         return (
             f"{where} was stopped at {instant(until_ms, now_ms)}{ran}: {cause}; "
@@ -413,15 +416,19 @@ def _where(gang: Gang) -> str:
     return f"{gpus(len(gang.gpu_numbers))} ({listed(places)})"
 
 
-def _held(state: State, gang: Gang) -> tuple[Held, ...]:
+def _held(facts: Facts, gang: Gang) -> tuple[Held, ...]:
     """The gang's GPUs by basis: its account's own, those of lenders, unsold ones."""
     if not gang.gpu_numbers:
         return ()
+    state = facts.state
     accounts, own = tuple(state.accounts), state.accounts[gang.account]
     owners = Counter(state.calendar.owner_account[np.array(gang.gpu_numbers, dtype=np.int64)].tolist())
     held = [Held(str(Basis.OWNED), gang.account, owners.pop(own))] if own in owners else []
     unsold = owners.pop(NOBODY, 0)
-    held += [Held(str(Basis.LENT), accounts[account], number) for account, number in sorted(owners.items())]
+    lent: Counter[str] = Counter()
+    for account, number in sorted(owners.items()):
+        lent[accounts[account] if naming.may_know(accounts[account], facts.told_to) else ""] += number
+    held += [Held(str(Basis.LENT), account, number) for account, number in lent.items()]
     return tuple(held + ([Held(str(Basis.UNSOLD), "", unsold)] if unsold else []))
 
 
@@ -433,7 +440,7 @@ def _basis(gang: Gang, held: tuple[Held, ...]) -> str:
             case Basis.OWNED:
                 parts.append(f"{gpus(each.gpus)} {verb} {gang.account}'s own")
             case Basis.LENT:
-                parts.append(f"{gpus(each.gpus)} {verb} lent by {each.account}")
+                parts.append(f"{gpus(each.gpus)} {verb} lent by {each.account or naming.OTHERS}")
             case _:
                 parts.append(f"{gpus(each.gpus)} {verb} unsold")
     return f"{listed(parts)}."

@@ -1,4 +1,4 @@
-"""`tenor exchange serve`, `trade`, `fault` and `conformance`: the reference exchange, and what its members do there."""
+"""`tenor exchange serve`, `trade`, `probes`, `fault`, `conformance`: the reference exchange, and its members' work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli import conformance, faults, parsing
+from scheduler.cli import conformance, faults, parsing, probes
 from scheduler.cli.exchange_address import ExchangeOption, exchange_called
 from scheduler.cli.faults import FaultFileOption, FaultOption, FaultSeedOption
 from scheduler.cli.screen import (
@@ -31,6 +31,7 @@ trade = typer.Typer(help="List, buy, sell, split, correct.", rich_markup_mode=No
 app.add_typer(trade, name="trade")
 app.add_typer(faults.app, name="fault")
 app.command()(conformance.conformance)
+app.command()(probes.probes)
 
 LotsOption = Annotated[int, typer.Option("--lots", min=1)]
 EffectiveOption = Annotated[
@@ -55,6 +56,9 @@ def serve(
         Path | None,
         typer.Option("--denied", metavar="FILE", help="Peers that are refused, ROLE/NAME a line; read again."),
     ] = None,
+    probe_every_s: Annotated[
+        int, typer.Option("--probe-every-s", min=0, help="Mean time between probes of a stream's devices; 0: never.")
+    ] = 900,
     fault: FaultOption = None,
     fault_file: FaultFileOption = None,
     fault_seed: FaultSeedOption = None,
@@ -67,6 +71,7 @@ def serve(
     from scheduler.exchange.admission import Limits
     from scheduler.exchange.reference.faults.faults import faults_of
     from scheduler.exchange.reference.server import ServerSettings, run
+    from scheduler.exchange.reference.venue import VenueRules
     from scheduler.exchange.tls import tls_of
 
     limits, tls = Limits(calls_per_s, 4 * calls_per_s, streams), tls_of(identity, authority)
@@ -74,7 +79,15 @@ def serve(
     if wrong is not None:
         say("this exchange misbehaves on purpose: nothing that it says is worth anything")
     settings = ServerSettings(
-        db, listen, address_file, tls=tls, limits=limits, denied=denied, faults=wrong, fault_control=faults
+        db,
+        listen,
+        address_file,
+        VenueRules(probe_every_ms=1_000 * probe_every_s),
+        tls=tls,
+        limits=limits,
+        denied=denied,
+        faults=wrong,
+        fault_control=faults,
     )
     raise typer.Exit(run(settings))
 

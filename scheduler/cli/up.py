@@ -25,6 +25,10 @@ def up(
     exchange_authority: Annotated[
         Path | None, typer.Option("--exchange-authority", metavar="FILE", help="Who signs the exchange's.")
     ] = None,
+    denied: Annotated[
+        Path | None,
+        typer.Option("--denied", metavar="FILE", help="Peers that are refused, ROLE/NAME a line; read again."),
+    ] = None,
     feed: Annotated[
         str | None,
         typer.Option("--feed", metavar="HOST:PORT", help="Where exchanges and auditors pull; '': nowhere."),
@@ -47,7 +51,6 @@ def up(
     with grace.
     """
     from scheduler.config import load_settings
-    from scheduler.embedded import up as run
 
     settings = load_settings(
         home=home,
@@ -56,6 +59,7 @@ def up(
         identity=identity,
         authority=authority,
         exchange_authority=exchange_authority,
+        denied=denied,
         feed=feed,
         feed_authority=feed_authority,
         stream=stream,
@@ -65,4 +69,6 @@ def up(
         spares=spares,
         planners=planners,
     )
+    from scheduler.embedded import up as run  # all of the scheduler: only once there is something to run
+
     raise typer.Exit(run(settings, say))

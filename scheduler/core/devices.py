@@ -21,6 +21,12 @@ from scheduler.core.ids import Name
 from scheduler.core.intervals import StepFunction
 from scheduler.core.models import Model
 
+BOARD_CLASSES = (
+    *("GB300", "GB200", "B300", "B200", "GH200", "H200", "H100", "H800", "H20", "A100", "A800", "A40", "A30", "A10"),
+    *("A10G", "L40S", "L40", "L4", "V100", "P100", "T4"),
+)
+"""What boards of data centres are called, as a word of their name."""
+
 _PREFIX = b"tenor.dev/device/v1\0"
 
 
@@ -29,6 +35,11 @@ def device_hash(uuid: str) -> str:
     it (`GPU-5b1f…`).
     """
     return hashlib.sha256(_PREFIX + uuid.encode()).hexdigest()
+
+
+def classes_of(grade: str) -> tuple[str, ...]:
+    """The classes of real boards that a grade's name begins with; none: its GPUs are logical ones."""
+    return tuple(each for each in BOARD_CLASSES if grade.upper().startswith(each))
 
 
 class DeviceIdentity(Model):

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level, NodeSpec
+from scheduler.core.device_probes import DeviceProbe
 from scheduler.core.devices import DeviceIdentity
 from scheduler.core.errors import Damaged
 from scheduler.core.holdings import Holding
@@ -107,6 +108,13 @@ class DevicesSeen(EventModel):
     source: Literal["nvml", "stand-in"]
     detail: str = Field(default="", max_length=2_000)
     devices: tuple[DeviceIdentity | None, ...] = ()
+
+
+class DeviceProbed(EventModel):
+    """What the exchange found when it had a device compute. The log tells of it too."""
+
+    kind: Literal["device_probed"] = "device_probed"
+    probe: DeviceProbe
 
 
 class DrainOrdered(EventModel):
@@ -418,6 +426,7 @@ Event = Annotated[
     | GpusMarked
     | PerformanceMeasured
     | DevicesSeen
+    | DeviceProbed
     | DrainOrdered
     | MaintenanceAnnounced
     | ForceMajeureDeclared

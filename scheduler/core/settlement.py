@@ -33,14 +33,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice, takewhile
 from typing import assert_never
 
 from pydantic import Field
 
-from scheduler.core.causes import Bearer, Cause
+from scheduler.core.causes import Cause
 from scheduler.core.errors import Conflict, InvalidValue
 from scheduler.core.ids import Name
-from scheduler.core.instruments import Firm, InstrumentTerms, NonFirm, PauseCredit, PayUnused, Recallable, ReleaseUnused
+from scheduler.core.instruments import InstrumentTerms, PauseCredit, PayUnused, Recallable, ReleaseUnused
 from scheduler.core.intervals import Interval
 from scheduler.core.merkle import leaf_hash, root
 from scheduler.core.metering.records import MeterRecord, RecordStatus, broken_identities
@@ -48,6 +49,7 @@ from scheduler.core.metering.states import State
 from scheduler.core.models import Model
 from scheduler.core.profiles import delivery_intervals, delivery_ms
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM, floor_div, share_ppm
+from scheduler.core.tally import Tally, unknown_gpu_ms
 
 PARTS_PER_MICRO = MS_PER_HOUR * ONE_PPM
 """A price in micro-units a GPU-hour × GPU-ms × ppm is in these parts of a micro-unit."""
@@ -145,8 +147,10 @@ def latest(records: Iterable[MeterRecord]) -> tuple[MeterRecord, ...]:
     return tuple(chosen[key] for key in sorted(chosen))
 
 
-def expected_intervals(terms: InstrumentTerms, window: Interval) -> Iterator[Interval]:
-    """The metering intervals in which something is delivered in a window: each must have a record. In order."""
+def expected_starts(terms: InstrumentTerms, window: Interval) -> Iterator[int]:
+    """The starts of the metering intervals in which something is delivered in a window: each must have a record. In
+    order.
+    """
     reached_ms = window.start_ms - terms.interval_ms
     for piece in delivery_intervals(terms):
         inside = piece.intersection(window)
@@ -154,9 +158,44 @@ def expected_intervals(terms: InstrumentTerms, window: Interval) -> Iterator[Int
             continue
         start_ms = max(reached_ms, _aligned(inside.start_ms, terms.interval_ms))
         while start_ms < inside.end_ms:
-            yield Interval(start_ms, start_ms + terms.interval_ms)
+            yield start_ms
             start_ms += terms.interval_ms
         reached_ms = start_ms
+
+
+def missing_starts(expected: Iterable[int], given: Iterable[int]) -> Iterator[int]:
+    """Those that are expected and not given; both rise."""
+    remaining = iter(given)
+    at_ms = next(remaining, None)
+    for start_ms in expected:
+        while at_ms is not None and at_ms < start_ms:
+            at_ms = next(remaining, None)
+        if at_ms != start_ms:
+            yield start_ms
+
+
+def version_leaf(start_ms: int, end_ms: int, version: int) -> bytes:
+    """What `Statement.versions_root` is made over, of one record."""
+    return f"{start_ms} {end_ms} {version}".encode()
+
+
+def tiled_through(
+    terms: InstrumentTerms, position: str, starts: Iterable[int], last_end_ms: int, period: Interval, *, partial: bool
+) -> int:
+    """Until when records tile the deliveries of the period. `starts`: of the records' intervals, each of the terms'
+    length, rising; `last_end_ms`: of the last. Raises Conflict where they do not.
+    """
+    through_ms, length_ms = min(last_end_ms, period.end_ms) if partial else period.end_ms, terms.interval_ms
+    expected = takewhile(lambda start_ms: start_ms < through_ms, expected_starts(terms, period))
+    missing = missing_starts(expected, starts)
+    named = ", ".join(f"[{start_ms}, {start_ms + length_ms})" for start_ms in islice(missing, _MOST_NAMED))
+    if named:
+        further = sum(1 for _ in missing)
+        raise Conflict(f"{position} has no record of {named}{f' and {further} more' if further else ''}")
+    if through_ms >= period.end_ms:
+        return period.end_ms
+    rest = expected_starts(terms, Interval(through_ms, period.end_ms))
+    return through_ms if any(start_ms >= through_ms for start_ms in rest) else period.end_ms
 
 
 def settle(
@@ -184,17 +223,49 @@ def settle(
     if not used:
         raise InvalidValue("records", f"a statement of {terms.id}", (), "at least one record")
     _refuse_strangers(terms, used)
-    through_ms = _tiled_through(terms, used, period, partial=partial)
+    _refuse_outside(terms, used, period)
+    starts = [record.start_ms for record in used]
+    through_ms = tiled_through(terms, used[0].position, starts, used[-1].end_ms, period, partial=partial)
+    _refuse_outside_profile(terms, used, period)
     if final is None:
         final = _final_starts(given)
-    settled = {record.start_ms for record in used if record.start_ms in final and record.start_ms not in disputed}
-    quantities = _Quantities.of(terms, used, settled)
-    lines = _lines(terms, quantities)
-    due_gpu_ms = quantities.due_gpu_ms(excused=terms.force_majeure_excuses)
-    available_gpu_ms = quantities.delivered_gpu_ms + quantities.states[State.DERATED]
-    availability_ppm = share_ppm(available_gpu_ms, due_gpu_ms) if due_gpu_ms else ONE_PPM
-    return Statement(
+    settled = [record for record in used if record.start_ms in final and record.start_ms not in disputed]
+    tallied = Tallied(
         position=used[0].position,
+        records=len(used),
+        unsettled=len(used) - len(settled),
+        disputed=sum(record.start_ms in disputed for record in used),
+        records_root=records_root,
+        versions_root=root([leaf_hash(version_leaf(each.start_ms, each.end_ms, each.version)) for each in used]).hex(),
+        tally=Tally.of(used),
+        settled_unknown_gpu_ms=sum(map(unknown_gpu_ms, settled)),
+    )
+    return stated(terms, tallied, period, through_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """The records that a statement uses, added up; names as in `Statement`. `settled_…`: of those that are settled."""
+
+    position: str
+    records: int
+    unsettled: int
+    disputed: int
+    records_root: str
+    versions_root: str
+    tally: Tally
+    settled_unknown_gpu_ms: int
+
+
+def stated(terms: InstrumentTerms, tallied: Tallied, period: Interval, through_ms: int) -> Statement:
+    """The statement of records that were added up, each of which is sound; `through_ms` as `tiled_through` gives it."""
+    tally, states = tallied.tally, tallied.tally.states
+    due_gpu_ms = _due_gpu_ms(tally, excused=terms.force_majeure_excuses)
+    available_gpu_ms = tally.delivered_gpu_ms + states[State.DERATED]
+    availability_ppm = share_ppm(available_gpu_ms, due_gpu_ms) if due_gpu_ms else ONE_PPM
+    lines = _lines(terms, tally, tally.owed_gpu_ms(terms, tallied.settled_unknown_gpu_ms))
+    return Statement(
+        position=tallied.position,
         instrument=terms.id,
         spec_hash=terms.spec_hash,
         currency=terms.currency,
@@ -202,16 +273,16 @@ def settle(
         end_ms=period.end_ms,
         through_ms=through_ms,
         complete=through_ms == period.end_ms,
-        records=len(used),
-        records_unsettled=len(used) - len(settled),
-        records_disputed=sum(record.start_ms in disputed for record in used),
-        records_root=records_root,
-        versions_root=root([leaf_hash(_version_leaf(record)) for record in used]).hex(),
-        contracted_gpu_ms=quantities.contracted_gpu_ms,
-        par_gpu_ms=quantities.par_gpu_ms,
-        states=tuple(quantities.states.items()),
-        losses=tuple(sorted(quantities.losses.items())),
-        estimated_gpu_ms=sum(record.estimated_gpu_ms for record in used),
+        records=tallied.records,
+        records_unsettled=tallied.unsettled,
+        records_disputed=tallied.disputed,
+        records_root=tallied.records_root,
+        versions_root=tallied.versions_root,
+        contracted_gpu_ms=tally.contracted_gpu_ms,
+        par_gpu_ms=tally.par_gpu_ms,
+        states=tuple(states.items()),
+        losses=tuple(tally.losses.items()),
+        estimated_gpu_ms=tally.estimated_gpu_ms,
         availability_ppm=availability_ppm,
         availability_target_ppm=terms.availability_target_ppm,
         availability_met=availability_ppm >= terms.availability_target_ppm,
@@ -226,7 +297,9 @@ def lines_of(terms: InstrumentTerms, records: Iterable[MeterRecord]) -> tuple[Li
     refusals, for what might be delivered. Raises Conflict where two records of one version differ.
     """
     used = latest(records)
-    return _lines(terms, _Quantities.of(terms, used, _final_starts(used)))
+    final, tally = _final_starts(used), Tally.of(used)
+    unknown = sum(unknown_gpu_ms(record) for record in used if record.start_ms in final)
+    return _lines(terms, tally, tally.owed_gpu_ms(terms, unknown))
 
 
 def difference(before: Statement, after: Statement) -> tuple[Line, ...]:
@@ -267,10 +340,6 @@ def _named(record: MeterRecord) -> str:
     return f"{record.position} [{record.start_ms}, {record.end_ms})"
 
 
-def _version_leaf(record: MeterRecord) -> bytes:
-    return f"{record.start_ms} {record.end_ms} {record.version}".encode()
-
-
 def _refuse_strangers(terms: InstrumentTerms, used: Sequence[MeterRecord]) -> None:
     for record in used:
         if record.position != used[0].position:
@@ -282,151 +351,72 @@ def _refuse_strangers(terms: InstrumentTerms, used: Sequence[MeterRecord]) -> No
             raise Conflict(f"{_named(record)} does not add up: {'; '.join(broken)}")
 
 
-def _tiled_through(terms: InstrumentTerms, used: Sequence[MeterRecord], period: Interval, *, partial: bool) -> int:
-    """Until when the records tile the deliveries of the period. Raises Conflict where they do not."""
+def _refuse_outside(terms: InstrumentTerms, used: Sequence[MeterRecord], period: Interval) -> None:
     first_ms, length_ms = _aligned(period.start_ms, terms.interval_ms), terms.interval_ms
     for record in used:
         if record.start_ms % length_ms or record.interval.length_ms != length_ms:
             raise Conflict(f"{_named(record)} overlaps others: expected {length_ms} ms from a multiple of it")
         if not first_ms <= record.start_ms < period.end_ms:
             raise Conflict(f"{_named(record)} is outside [{period.start_ms}, {period.end_ms})")
-    expected = [interval.start_ms for interval in expected_intervals(terms, period)]
-    through_ms = min(used[-1].end_ms, period.end_ms) if partial else period.end_ms
-    given = {record.start_ms for record in used}
-    missing = [start_ms for start_ms in expected if start_ms < through_ms and start_ms not in given]
-    if missing:
-        named = ", ".join(f"[{start_ms}, {start_ms + length_ms})" for start_ms in missing[:_MOST_NAMED])
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-        raise Conflict(f"{used[0].position} has no record of {named}{more}")
-    delivering = set(expected)
+
+
+def _refuse_outside_profile(terms: InstrumentTerms, used: Sequence[MeterRecord], period: Interval) -> None:
+    delivering = set(expected_starts(terms, period))
     for record in used:
         if record.contracted_gpu_ms and record.start_ms not in delivering:
             raise Conflict(f"{_named(record)} has contracted {record.contracted_gpu_ms} GPU-ms outside the profile")
-    rest = any(start_ms >= through_ms for start_ms in expected)
-    return through_ms if rest else period.end_ms
-
-
-# -- how much ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Quantities:
-    """Sums over the records used, in GPU-ms."""
-
-    contracted_gpu_ms: int
-    delivered_gpu_ms: int
-    par_gpu_ms: int
-    par_unused_gpu_ms: int
-    """The part of the par quantity that was available or released, each record's share rounded down."""
-    par_released_gpu_ms: int
-    states: dict[State, int]
-    losses: dict[Cause, int]
-    owed_gpu_ms: int
-    """What the seller owed and did not deliver."""
-
-    @classmethod
-    def of(cls, terms: InstrumentTerms, used: Sequence[MeterRecord], settled: Collection[int]) -> _Quantities:
-        states, losses = dict.fromkeys(State, 0), dict.fromkeys(Cause, 0)
-        unused = released = owed = 0
-        for record in used:
-            for state in State:
-                states[state] += record.gpu_ms(state)
-            for cause, gpu_ms in record.losses:
-                losses[cause] += gpu_ms
-            unused += _par_share(record, record.available_unused_gpu_ms + record.released_gpu_ms)
-            released += _par_share(record, record.released_gpu_ms)
-            owed += _owed_gpu_ms(terms, record, settled=record.start_ms in settled)
-        return cls(
-            contracted_gpu_ms=sum(record.contracted_gpu_ms for record in used),
-            delivered_gpu_ms=sum(record.delivered_gpu_ms for record in used),
-            par_gpu_ms=sum(record.par_gpu_ms for record in used),
-            par_unused_gpu_ms=unused,
-            par_released_gpu_ms=released,
-            states=states,
-            losses={cause: gpu_ms for cause, gpu_ms in losses.items() if gpu_ms},
-            owed_gpu_ms=owed,
-        )
-
-    def due_gpu_ms(self, *, excused: bool) -> int:
-        """Contracted less what was not to be delivered: planned, recalled, the buyer's own and, if so, the excused."""
-        forgiven = (State.OUT_PLANNED, State.RECALLED, State.OUT_BUYER, *((State.OUT_EXCUSED,) if excused else ()))
-        return self.contracted_gpu_ms - sum(self.states[state] for state in forgiven)
-
-
-def _par_share(record: MeterRecord, gpu_ms: int) -> int:
-    delivered = record.delivered_gpu_ms
-    return floor_div(record.par_gpu_ms * gpu_ms, delivered) if delivered else 0
-
-
-def _owed_gpu_ms(terms: InstrumentTerms, record: MeterRecord, *, settled: bool) -> int:
-    if isinstance(terms.firmness, NonFirm):
-        return 0
-    owed = -record.derated_gpu_ms  # the slope is its remedy
-    for cause, gpu_ms in record.losses:
-        match cause.bearer:
-            case Bearer.SELLER:
-                owed += gpu_ms
-            case Bearer.EXCUSED:
-                owed += 0 if terms.force_majeure_excuses else gpu_ms
-            case Bearer.TERMS:
-                owed += gpu_ms if cause is Cause.SHORTAGE_RULE and isinstance(terms.firmness, Firm) else 0
-            case Bearer.MEASUREMENT:
-                owed += gpu_ms if settled else 0
-            case Bearer.BUYER:
-                pass
-    return owed
 
 
 # -- how much money ----------------------------------------------------------------------------------------------------
 
 
-def _lines(terms: InstrumentTerms, quantities: _Quantities) -> tuple[Line, ...]:
+def _lines(terms: InstrumentTerms, tally: Tally, owed_gpu_ms: int) -> tuple[Line, ...]:
     price = terms.price_micro_per_gpu_hour
-    derated = quantities.states[State.DERATED]
+    derated = tally.states[State.DERATED]
     credit_gpu_ms = released_gpu_ms = 0
     credit_ppm = ONE_PPM
     match terms.unused_rule:
         case PayUnused():
             pass
         case PauseCredit():
-            credit_gpu_ms, credit_ppm = quantities.par_unused_gpu_ms, terms.unused_rule.credit_ppm
+            credit_gpu_ms, credit_ppm = tally.par_unused_gpu_ms, terms.unused_rule.credit_ppm
         case ReleaseUnused():
-            released_gpu_ms = quantities.par_released_gpu_ms
+            released_gpu_ms = tally.par_released_gpu_ms
         case _:
             assert_never(terms.unused_rule)
-    capacity = quantities.par_gpu_ms + derated
+    capacity = tally.par_gpu_ms + derated
     return (
         _line(LineKind.CAPACITY, capacity, price, price * capacity * ONE_PPM),
         _line(LineKind.DERATING, derated, price, -price * derated * ONE_PPM),
         _line(LineKind.UNUSED_CREDIT, credit_gpu_ms, price, -price * credit_gpu_ms * credit_ppm, share=credit_ppm),
         _line(LineKind.RELEASED, released_gpu_ms, price, -price * released_gpu_ms * ONE_PPM),
-        *_damages(terms, quantities),
+        *_damages(terms, tally, owed_gpu_ms),
     )
 
 
-def _damages(terms: InstrumentTerms, quantities: _Quantities) -> tuple[Line, Line]:
+def _damages(terms: InstrumentTerms, tally: Tally, owed_gpu_ms: int) -> tuple[Line, Line]:
     rate = max(0, terms.damages.reference_price_micro_per_gpu_hour - terms.price_micro_per_gpu_hour)
-    excess = max(0, quantities.states[State.RECALLED] - _recall_allowance_gpu_ms(terms, quantities))
-    cap = _damages_cap(terms, quantities)
-    owed_parts, excess_parts = rate * quantities.owed_gpu_ms * ONE_PPM, rate * excess * ONE_PPM
+    excess = max(0, tally.states[State.RECALLED] - _recall_allowance_gpu_ms(terms, tally))
+    cap = _damages_cap(terms, tally)
+    owed_parts, excess_parts = rate * owed_gpu_ms * ONE_PPM, rate * excess * ONE_PPM
     owed = owed_parts if cap is None else min(owed_parts, cap)
     recalled = excess_parts if cap is None else min(excess_parts, cap - owed)
     return (
-        _line(LineKind.DAMAGES, quantities.owed_gpu_ms, rate, -owed, capped=owed < owed_parts),
+        _line(LineKind.DAMAGES, owed_gpu_ms, rate, -owed, capped=owed < owed_parts),
         _line(LineKind.RECALL_EXCESS, excess, rate, -recalled, capped=recalled < excess_parts),
     )
 
 
-def _recall_allowance_gpu_ms(terms: InstrumentTerms, quantities: _Quantities) -> int:
+def _recall_allowance_gpu_ms(terms: InstrumentTerms, tally: Tally) -> int:
     """What may be recalled without damages: the limit of one lot × lots; without a limit, everything."""
     if not isinstance(terms.firmness, Recallable):
-        return quantities.states[State.RECALLED]
-    return floor_div(terms.firmness.max_quantity_gpu_ms * quantities.contracted_gpu_ms, _lot_gpu_ms(terms))
+        return tally.states[State.RECALLED]
+    return floor_div(terms.firmness.max_quantity_gpu_ms * tally.contracted_gpu_ms, _lot_gpu_ms(terms))
 
 
-def _damages_cap(terms: InstrumentTerms, quantities: _Quantities) -> int | None:
+def _damages_cap(terms: InstrumentTerms, tally: Tally) -> int | None:
     """The most that damages may come to, in parts; None: no cap."""
-    contracted = quantities.contracted_gpu_ms
+    contracted = tally.contracted_gpu_ms
     if terms.damages.cap_micro is not None:
         return floor_div(terms.damages.cap_micro * PARTS_PER_MICRO * contracted, _lot_gpu_ms(terms))
     if terms.damages.cap_ppm is not None:
@@ -437,6 +427,13 @@ def _damages_cap(terms: InstrumentTerms, quantities: _Quantities) -> int | None:
 def _lot_gpu_ms(terms: InstrumentTerms) -> int:
     """What one lot is over the whole window."""
     return max(1, terms.lot.gpus * delivery_ms(terms))
+
+
+def _due_gpu_ms(tally: Tally, *, excused: bool) -> int:
+    """Contracted less what was not to be delivered: planned, recalled, the buyer's own and, if so, the excused."""
+    forgiven = (State.OUT_PLANNED, State.RECALLED, State.OUT_BUYER, *((State.OUT_EXCUSED,) if excused else ()))
+    states = tally.states
+    return tally.contracted_gpu_ms - sum(states[state] for state in forgiven)
 
 
 def _line(kind: LineKind, gpu_ms: int, price: int, parts: int, *, share: int = ONE_PPM, capped: bool = False) -> Line:

@@ -30,6 +30,7 @@ from scheduler.exchange.leaves import (
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
+from scheduler.exchange.probe_leaves import ProbeLeaf
 from scheduler.ledger.treestore import MAX_LEAF_BYTES
 
 
@@ -49,6 +50,7 @@ class Reason(StrEnum):
     WRONG_KEY_CHANGE = "WRONG_KEY_CHANGE"
     WRONG_PROMOTION = "WRONG_PROMOTION"
     UNKNOWN_DISPUTE = "UNKNOWN_DISPUTE"
+    UNKNOWN_PROBE = "UNKNOWN_PROBE"
     NOT_EXPLAINED = "NOT_EXPLAINED"
     TOO_LATE = "TOO_LATE"
     NOT_CONSENTED = "NOT_CONSENTED"
@@ -93,7 +95,15 @@ def checked_leaf(  # noqa: C901 - one line a kind of leaf
             return decoded, _of_promotion(promotion, decoded.written_ms, known(promotion.position))
         case ConsentLeaf():
             return decoded, _of_consent(decoded.said, known(decoded.said.position))
-        case PledgeLeaf() | WithdrawalLeaf() | SettlingLeaf() | MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
+        case (
+            PledgeLeaf()
+            | WithdrawalLeaf()
+            | ProbeLeaf()
+            | SettlingLeaf()
+            | MaintenanceLeaf()
+            | ForceMajeureLeaf()
+            | WithheldLeaf()
+        ):
             return decoded, None
 
 

@@ -29,6 +29,11 @@ class Denied:
         self._looked_s = clock_s()
         self._peers = self._read()
 
+    @classmethod
+    def of(cls, path: Path | None) -> Denied | None:
+        """The list in a file; None where there is none. Raises as the class does."""
+        return None if path is None else cls(path)
+
     def check(self, peer: Peer) -> None:
         """Raises Unauthorised for a peer that is on the list."""
         with self._guard:

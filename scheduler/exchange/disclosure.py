@@ -13,19 +13,21 @@ it was. What was bound too late is a loss besides, LATE_BIND.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
-from scheduler.core.causes import Bearer, Cause
+from scheduler.core.causes import Bearer
 from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.disputes import DisputeState
 from scheduler.core.metering.records import BIND_EDGES_MS, MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.states import State
 from scheduler.core.quantities import share_ppm
-from scheduler.exchange.audit.audited import Audited, audited
+from scheduler.core.tally import Tally
+from scheduler.exchange.audit.audited import audited
 from scheduler.exchange.audit.log import Log
 from scheduler.exchange.audit.report import AuditReport
 from scheduler.ledger.keys import VerifierKey
@@ -96,33 +98,30 @@ def disclosed(folders: Sequence[Path], trusted: Sequence[VerifierKey] = ()) -> D
 
     Of bundles of one log only the longest counts. Raises InvalidValue where there is no bundle.
     """
-    found = [audited(folder, trusted) for folder in folders]
+    longest: dict[str, tuple[int, _Track, Log]] = {}
+    reports = []
+    for folder in folders:
+        track = _Track()
+        found = audited(folder, trusted, track)
+        reports.append(found.report)
+        seller, size = found.report.origin, found.report.size
+        if found.log is not None and (seller not in longest or size >= longest[seller][0]):
+            longest[seller] = (size, track, found.log)
     instruments: list[InstrumentMonth] = []
     pools: list[PoolMonth] = []
-    for seller, log in sorted(_longest(found).items()):
-        instruments += _instrument_months(seller, log)
-        pools += _pool_months(seller, log)
-    return Disclosure(tuple(instruments), tuple(pools), tuple(each.report for each in found))
-
-
-def _longest(found: Iterable[Audited]) -> dict[str, Log]:
-    """The longest log of each seller among the bundles that could be read."""
-    sizes: dict[str, int] = {}
-    logs: dict[str, Log] = {}
-    for each in found:
-        seller, size = each.report.origin, each.report.size
-        if each.log is not None and size >= sizes.get(seller, 0):
-            sizes[seller], logs[seller] = size, each.log
-    return logs
-
-
-# -- instruments -------------------------------------------------------------------------------------------------------
+    for seller, (_, track, log) in sorted(longest.items()):
+        instruments += track.instrument_months(seller, log)
+        pools += track.pool_months(seller, log)
+    return Disclosure(tuple(instruments), tuple(pools), tuple(reports))
 
 
 @dataclass(slots=True)
 class _Month:
-    positions: set[str] = field(default_factory=set)
-    records: list[MeterRecord] = field(default_factory=list)
+    """Sums over the latest versions of an instrument's records in a month."""
+
+    tally: Tally = field(default_factory=Tally)
+    positions: Counter[str] = field(default_factory=Counter)
+    records: int = 0
     measured: int = 0
     met: int = 0
     corrections: int = 0
@@ -130,26 +129,114 @@ class _Month:
     disputes: Counter[DisputeState | None] = field(default_factory=Counter)
 
 
-def _instrument_months(seller: str, log: Log) -> list[InstrumentMonth]:
-    months: dict[tuple[str, str], _Month] = {}
-    for position in sorted(log.by_position):
-        for record in log.by_position[position]:
-            month = months.setdefault((record.instrument, _month(record.start_ms)), _Month())
-            if record.status is RecordStatus.CORRECTED:
-                month.corrections += 1
-                month.after_final += (position, record.start_ms, record.version) in log.settling.after_final
+@dataclass(slots=True)
+class _PoolMonthSums:
+    """Sums over the certificates of a pool in a month. `spans`: when they are of, those that touch as one."""
+
+    shortage_pool: str
+    certificates: int = 0
+    total_gpu_ms: int = 0
+    sold_gpu_ms: int = 0
+    covered_gpu_ms: int = 0
+    accredited_gpu_ms: int = 0
+    binds: list[int] = field(default_factory=lambda: [0] * (len(BIND_EDGES_MS) + 1))
+    slowest_bind_ms: int = 0
+    spans: list[Interval] = field(default_factory=list)
+
+    def add(self, pool: PoolRecord) -> None:
+        """One certificate more."""
+        self.certificates += 1
+        self.total_gpu_ms += pool.total_gpu_ms
+        self.sold_gpu_ms += pool.sold_gpu_ms
+        self.covered_gpu_ms += pool.covered_gpu_ms
+        self.accredited_gpu_ms += (pool.accredited_gpus or 0) * (pool.end_ms - pool.start_ms)
+        for place, count in enumerate(pool.binds):
+            self.binds[place] += count
+        self.slowest_bind_ms = max(self.slowest_bind_ms, pool.slowest_bind_ms)
+        if pool.start_ms >= pool.end_ms:
+            return
+        first_ms = pool.start_ms
+        if self.spans and self.spans[-1].end_ms == first_ms:
+            first_ms = self.spans.pop().start_ms
+        self.spans.append(Interval(first_ms, pool.end_ms))
+
+
+class _Track:
+    """What one log says, added up while the audit reads it."""
+
+    def __init__(self) -> None:
+        self._months: dict[tuple[str, str], _Month] = {}
+
+    def record(self, record: MeterRecord, before: MeterRecord | None, terms: InstrumentTerms | None) -> None:
+        """A record in full, and the one that it takes the place of."""
+        if before is not None:
+            self._count(before, terms, -1)
+        month = self._count(record, terms, 1)
+        month.corrections += record.status is RecordStatus.CORRECTED
+
+    def instrument_months(self, seller: str, log: Log) -> list[InstrumentMonth]:
+        """By instrument and month."""
+        for position, start_ms, _ in log.settling.after_final:
+            self._months[log.courses[position].instrument, _month(start_ms)].after_final += 1
         for dispute, answer in log.settling.disputes.values():
-            if dispute.position == position:
-                state = answer.state if answer is not None else None
-                months[log.by_position[position][0].instrument, _month(dispute.start_ms)].disputes[state] += 1
-        for record in log.latest(position):
-            month = months[record.instrument, _month(record.start_ms)]
-            month.positions.add(position)
-            month.records.append(record)
-            met = _floor_met(record, log.terms.get(record.instrument))
-            month.measured += met is not None
-            month.met += bool(met)
-    return [_summed(seller, *key, months[key]) for key in sorted(months)]
+            month = self._months.get((log.courses[dispute.position].instrument, _month(dispute.start_ms)))
+            if month is not None:
+                month.disputes[answer.state if answer is not None else None] += 1
+        return [_summed(seller, *key, self._months[key]) for key in sorted(self._months)]
+
+    def pool_months(self, seller: str, log: Log) -> list[PoolMonth]:
+        """By pool and month."""
+        found: dict[tuple[str, str], _PoolMonthSums] = {}
+        for leaf in _each_instant_once(log):
+            pool = log.again.pool(leaf)
+            key = (pool.pool, _month(pool.start_ms))
+            if key not in found:
+                found[key] = _PoolMonthSums(f"{pool.grade}@{pool.site}")
+            found[key].add(pool)
+        pledged = log.devices.gpus_by_pool()
+        shortages = Counter((each.pool, _month(each.start_ms)) for each in log.shortages)
+        return [
+            PoolMonth(
+                seller=seller,
+                pool=name,
+                month=month,
+                certificates=sums.certificates,
+                total_gpu_ms=sums.total_gpu_ms,
+                sold_gpu_ms=sums.sold_gpu_ms,
+                covered_gpu_ms=sums.covered_gpu_ms,
+                pledged_gpu_ms=sum(map(pledged.get(name, StepFunction()).integral, sums.spans)),
+                accredited_gpu_ms=sums.accredited_gpu_ms,
+                binds=tuple(sums.binds),
+                slowest_bind_ms=sums.slowest_bind_ms,
+                shortages=shortages[sums.shortage_pool, month],
+            )
+            for (name, month), sums in sorted(found.items())
+        ]
+
+    def _count(self, record: MeterRecord, terms: InstrumentTerms | None, sign: int) -> _Month:
+        key = (record.instrument, _month(record.start_ms))
+        month = self._months.get(key)
+        if month is None:
+            month = self._months[key] = _Month()
+        month.tally.add(record, sign)
+        month.positions[record.position] += sign
+        month.records += sign
+        met = _floor_met(record, terms)
+        month.measured += sign * (met is not None)
+        month.met += sign * bool(met)
+        return month
+
+
+def _each_instant_once(log: Log) -> Iterator[int]:
+    """The leaves of certificates of which no two of one pool overlap, by pool and start. Metering intervals of several
+    lengths have one each, and the shorter ones lie within the longer ones, which say as much: of one instant the
+    longest counts.
+    """
+    until_ms: dict[str, int] = {}
+    for pool, start_ms, end_ms in sorted(log.certificates, key=lambda each: (each[0], each[1], -each[2])):
+        if start_ms >= until_ms.get(pool, start_ms):
+            until_ms[pool] = end_ms
+            yield log.certificates[pool, start_ms, end_ms].leaf
 
 
 def _floor_met(record: MeterRecord, terms: InstrumentTerms | None) -> bool | None:
@@ -162,30 +249,26 @@ def _floor_met(record: MeterRecord, terms: InstrumentTerms | None) -> bool | Non
 
 
 def _summed(seller: str, instrument: str, month: str, found: _Month) -> InstrumentMonth:
-    records = found.records
-    losses: Counter[Cause] = Counter()
+    tally = found.tally
+    losses, contracted, delivered = tally.losses, tally.contracted_gpu_ms, tally.delivered_gpu_ms
     bearers: Counter[Bearer] = Counter()
-    for record in records:
-        for cause, gpu_ms in record.losses:
-            losses[cause] += gpu_ms
-            bearers[cause.bearer] += gpu_ms
-    contracted = sum(record.contracted_gpu_ms for record in records)
-    delivered = sum(record.delivered_gpu_ms for record in records)
+    for cause, gpu_ms in losses.items():
+        bearers[cause.bearer] += gpu_ms
     return InstrumentMonth(
         seller=seller,
         instrument=instrument,
         month=month,
-        positions=len(found.positions),
-        records=len(records),
+        positions=sum(count > 0 for count in found.positions.values()),
+        records=found.records,
         contracted_gpu_ms=contracted,
         delivered_gpu_ms=delivered,
         delivered_ppm=share_ppm(delivered, contracted) if contracted else 1_000_000,
-        states=tuple((state, sum(record.gpu_ms(state) for record in records)) for state in State),
-        shortfall_by_cause=tuple((cause.name, losses[cause]) for cause in sorted(losses)),
+        states=tuple(tally.states.items()),
+        shortfall_by_cause=tuple((cause.name, gpu_ms) for cause, gpu_ms in losses.items()),
         shortfall_by_bearer=tuple((bearer, bearers[bearer]) for bearer in Bearer if bearers[bearer]),
         floors_measured=found.measured,
         floors_met=found.met,
-        estimated_gpu_ms=sum(record.estimated_gpu_ms for record in records),
+        estimated_gpu_ms=tally.estimated_gpu_ms,
         corrections=found.corrections,
         corrections_after_final=found.after_final,
         disputes=found.disputes.total(),
@@ -194,56 +277,6 @@ def _summed(seller: str, instrument: str, month: str, found: _Month) -> Instrume
     )
 
 
-# -- pools -------------------------------------------------------------------------------------------------------------
-
-
-def _pool_months(seller: str, log: Log) -> list[PoolMonth]:
-    pledged = log.devices.gpus_by_pool()
-    shortages = Counter((each.pool, _month(each.start_ms)) for each in log.shortages)
-    months: dict[tuple[str, str], list[PoolRecord]] = {}
-    for pool in _each_instant_once(pool for _, pool in log.pools.values()):
-        months.setdefault((pool.pool, _month(pool.start_ms)), []).append(pool)
-    return [
-        PoolMonth(
-            seller=seller,
-            pool=name,
-            month=month,
-            certificates=len(pools),
-            total_gpu_ms=sum(pool.total_gpu_ms for pool in pools),
-            sold_gpu_ms=sum(pool.sold_gpu_ms for pool in pools),
-            covered_gpu_ms=sum(pool.covered_gpu_ms for pool in pools),
-            pledged_gpu_ms=sum(
-                pledged.get(name, StepFunction()).integral(Interval(pool.start_ms, pool.end_ms))
-                for pool in pools
-                if pool.start_ms < pool.end_ms
-            ),
-            accredited_gpu_ms=sum((pool.accredited_gpus or 0) * (pool.end_ms - pool.start_ms) for pool in pools),
-            binds=_binds(pools),
-            slowest_bind_ms=max(pool.slowest_bind_ms for pool in pools),
-            shortages=shortages[f"{pools[0].grade}@{pools[0].site}", month],
-        )
-        for (name, month), pools in sorted(months.items())
-    ]
-
-
-def _each_instant_once(pools: Iterable[PoolRecord]) -> Iterator[PoolRecord]:
-    """Certificates of which no two of one pool overlap, by pool and start. Metering intervals of several lengths have
-    one each, and the shorter ones lie within the longer ones, which say as much: of one instant the longest counts.
-    """
-    until_ms: dict[str, int] = {}
-    for each in sorted(pools, key=lambda each: (each.pool, each.start_ms, -each.end_ms)):
-        if each.start_ms >= until_ms.get(each.pool, each.start_ms):
-            until_ms[each.pool] = each.end_ms
-            yield each
-
-
-def _binds(pools: Iterable[PoolRecord]) -> tuple[int, ...]:
-    counts = [0] * (len(BIND_EDGES_MS) + 1)
-    for pool in pools:
-        for place, count in enumerate(pool.binds):
-            counts[place] += count
-    return tuple(counts)
-
-
+@lru_cache(maxsize=4_096)
 def _month(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1_000, UTC).strftime("%Y-%m")

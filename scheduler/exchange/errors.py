@@ -2,7 +2,8 @@
 
 The `ErrorInfo` carries the error's code as its reason, `tenor.dev` as its domain, and the error's fields as metadata; a
 refused listing names each fault as a field violation. A client raises the same class that the server did. Only
-`UNAVAILABLE` and `RESOURCE_EXHAUSTED` may be tried again: everything else would be refused again.
+`UNAVAILABLE` and `RESOURCE_EXHAUSTED` may be tried again: everything else would be refused again. Of a server that says
+a code and no more, a code by which the same call would be refused again is a refusal.
 """
 
 from __future__ import annotations
@@ -122,7 +123,18 @@ _CODES: dict[type[TenorError], int] = {
 """The status code of each class; a class that is not here has its nearest ancestor's."""
 
 _CLASSES = {kind.code: kind for kind in _CODES}
-_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED})
+_FOR_GOOD: dict[grpc.StatusCode, type[Refused]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: Refused,
+    grpc.StatusCode.NOT_FOUND: Refused,
+    grpc.StatusCode.ALREADY_EXISTS: Refused,
+    grpc.StatusCode.OUT_OF_RANGE: Refused,
+    grpc.StatusCode.FAILED_PRECONDITION: Refused,
+    grpc.StatusCode.UNIMPLEMENTED: Refused,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthorised,
+    grpc.StatusCode.PERMISSION_DENIED: Unauthorised,
+}
+"""What becomes of codes that come without our details, where the same call would be refused again."""
 
 
 def status_of(error: TenorError) -> status_pb2.Status:
@@ -166,6 +178,8 @@ def error_of(failed: grpc.RpcError, of: str = "the exchange") -> TenorError:
         return Overdue(f"{of} did not answer: {code.name}, {call.details()}")
     if code in _RETRIED:
         return Unavailable(f"{of} did not answer: {code.name}, {call.details()}")
+    if code in _FOR_GOOD:
+        return _FOR_GOOD[code](f"{of} refused for good, without details of {DOMAIN}: {code.name}, {call.details()}")
     return TenorError(f"{of} failed: {code.name}, {call.details()}")
 
 

@@ -34,6 +34,7 @@ from scheduler.core.metering.records import (
 from scheduler.exchange import settling_leaves
 from scheduler.exchange.consents import ConsentLeaf, consent_from_wire
 from scheduler.exchange.outages import OutageLeaf, outage_of
+from scheduler.exchange.probe_leaves import ProbeLeaf, probe_from_wire
 from scheduler.exchange.settling_leaves import Settling
 from scheduler.exchange.v1 import delivery_pb2 as wire
 from scheduler.ledger.keyring import KeyChange
@@ -129,6 +130,7 @@ Leaf = (
     | ShortageLeaf
     | PledgeLeaf
     | WithdrawalLeaf
+    | ProbeLeaf
     | KeyChangeLeaf
     | OutageLeaf
     | SettlingLeaf
@@ -242,6 +244,8 @@ def decode(leaf: bytes) -> Leaf:  # noqa: C901, PLR0911, PLR0912 - one line a ki
             return PledgeLeaf(entry.written_ms, _pledge(entry.pledge))
         case "withdrawal":
             return WithdrawalLeaf(entry.written_ms, _withdrawal(entry.withdrawal))
+        case "probe":
+            return ProbeLeaf(entry.written_ms, probe_from_wire(entry.probe))
         case "key_change":
             return KeyChangeLeaf(entry.written_ms, _key_change(entry.key_change))
         case "promotion":

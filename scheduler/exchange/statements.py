@@ -9,7 +9,7 @@ leaves that are given, in order of time, the Merkle root over the bytes in which
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scheduler.core.errors import InvalidValue
 from scheduler.core.instruments import InstrumentTerms
@@ -26,9 +26,9 @@ from scheduler.exchange.settling_leaves import Settling
 
 
 class Versions:
-    """The versions of every position's records, from a log's leaves in their order. `only`: of one position."""
+    """The versions of every position's records, from a log's leaves in their order. `only`: of these positions."""
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, only: Collection[str] | None = None) -> None:
         self.of: defaultdict[str, PositionVersions] = defaultdict(PositionVersions)
         self._only = only
         self._disputed: dict[str, str] = {}
@@ -39,7 +39,7 @@ class Versions:
         decoded = decode(leaf)
         if isinstance(decoded, SettlingLeaf):
             self.settle(index, decoded.told)
-        elif isinstance(decoded, RecordLeaf) and self._only in (None, decoded.record.position):
+        elif isinstance(decoded, RecordLeaf) and (self._only is None or decoded.record.position in self._only):
             self.of[decoded.record.position].tell(index, decoded.record, leaf_hash(leaf))
 
     def answers(self, leaf: bytes) -> bool:
@@ -67,7 +67,7 @@ class Versions:
 
 def versions_of(leaves: Iterable[tuple[int, bytes]], position: str) -> PositionVersions:
     """The versions of a position's records after these leaves of a log, each with its index, in their order."""
-    found = Versions(position)
+    found = Versions((position,))
     named = position.encode()  # a leaf holds names as they are: most need not be decoded
     for index, leaf in leaves:
         if named in leaf or found.answers(leaf):

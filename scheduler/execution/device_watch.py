@@ -21,8 +21,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
+from scheduler.core.devices import classes_of
 from scheduler.execution import gpu_watch
-from scheduler.execution.gpu_health import NodeJudge, identity_of, names_a_class, readings_of
+from scheduler.execution.gpu_health import NodeJudge, identity_of, readings_of
 from scheduler.execution.protocol import DevicesFound, GpuHealth
 
 LOOK_TIMEOUT_S = 20.0
@@ -103,7 +104,7 @@ class DeviceWatch:
         node, now_ms, before = looked.node.spec, wall_clock_ms(), looked.found
         readings = readings_of(told["gpus"])[: node.gpus]
         source, detail = told["source"], told["detail"]
-        if len(readings) < node.gpus and readings and before is None and not names_a_class(node.grade):
+        if len(readings) < node.gpus and readings and before is None and not classes_of(node.grade):
             detail = (
                 f"{node.gpus} GPUs of grade {node.grade} are declared and NVML counts {len(readings)}: logical ones"
             )

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler.core.causes import Cause
-from scheduler.core.devices import DeviceIdentity
+from scheduler.core.devices import BOARD_CLASSES, DeviceIdentity, classes_of
 
 STEADY_LOOKS = 3
 """So many in a row before heat or power counts, either way."""
@@ -42,12 +42,6 @@ _FABRIC_COMPLETED = 3
 # Fields of the fabric's health mask, two bits each, where 1 says that something is not well; and its configuration.
 _DEGRADED_SHIFT, _UNHEALTHY_SHIFT, _CONFIGURED_SHIFT, _CONFIGURED_MASK = 0, 4, 8, 0xF
 _CONFIGURATION_SOUND = 1
-
-_CLASSES = (
-    *("GB300", "GB200", "B300", "B200", "GH200", "H200", "H100", "H800", "H20", "A100", "A800", "A40", "A30", "A10"),
-    *("A10G", "L40S", "L40", "L4", "V100", "P100", "T4"),
-)
-"""What boards of data centres are called, as a word of their name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +116,15 @@ def passing_cause(reading: GpuReading) -> Cause | None:
     return Cause.POWER_CAP if reasons & _POWER_BRAKE or capped else None
 
 
-def names_a_class(grade: str) -> bool:
-    """Whether a grade's name begins with a class of real boards: then its GPUs are no logical ones."""
-    return bool(_classes_of(grade))
-
-
 def is_of_grade(name: str | None, grade: str) -> bool:
     """Whether a board of this name may be of a grade: False only where both name a class, and not the same one.
 
     A grade's class is the longest one that it begins with (`H100SXM`: H100); a grade of any other name says nothing.
     """
-    known = _classes_of(grade)
+    known = classes_of(grade)
     words = set(re.split(r"[^A-Z0-9]+", (name or "").upper()))
-    named = words.intersection(_CLASSES)
+    named = words.intersection(BOARD_CLASSES)
     return not known or not named or max(known, key=len) in named
-
-
-def _classes_of(grade: str) -> list[str]:
-    return [each for each in _CLASSES if grade.upper().startswith(each)]
 
 
 def _fabric_is_ill(reading: GpuReading) -> bool:

@@ -19,7 +19,9 @@ from scheduler.execution.protocol import (
     Launch,
     NodeMissing,
     NodeSeen,
+    ProbeProgress,
     ProbeReading,
+    ProbeTask,
 )
 
 
@@ -52,6 +54,21 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class SolveProbe:
+    """Compute the table of a seed, in hexadecimal, on the GPU that was made ready."""
+
+    probe: str
+    seed: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonProbe:
+    """Stop what runs for a device probe."""
+
+    probe: str
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """The scheduler has the end of an attempt for good: its record may go."""
 
@@ -80,6 +97,10 @@ Message = (
     | Launch
     | Stop
     | Probe
+    | ProbeTask
+    | SolveProbe
+    | AbandonProbe
+    | ProbeProgress
     | Taken
     | Ready
     | Health

@@ -8,6 +8,7 @@ exactly once, also across restarts of the scheduler; a gang's GPUs are free only
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, Protocol
 
 from scheduler.core.causes import OF_HEALTH, Cause
@@ -129,6 +130,39 @@ class DevicesFound:
 Observation = AttemptStarted | AttemptEnded | NodeSeen | NodeMissing | GpuHealth | DevicesFound | ProbeReading
 
 
+class ProbeStep(StrEnum):
+    """How far a device probe is. FAILED: it cannot be made, or was abandoned."""
+
+    PREPARING = "preparing"
+    READY = "ready"
+    COMPUTING = "computing"
+    COMPUTED = "computed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeTask:
+    """A table of `size` rows from so many products, on one GPU of a node (`core.probe_work`)."""
+
+    probe: str
+    node: str
+    gpu: int
+    size: int
+    products: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeProgress:
+    """How far a device probe is. `table`: base64 of a computed one, row by row; `detail`: what computes it, or why it
+    failed.
+    """
+
+    probe: str
+    step: ProbeStep
+    detail: str = ""
+    table: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class RunningAttempt:
     """What reconciliation finds on the cluster after a restart."""
@@ -168,3 +202,19 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Let go of the cluster. Attempts keep running unless the shell owns the cluster."""
+
+
+class ProbeRunner(Protocol):
+    """What lets a GPU compute a device probe. It takes no GPU from anybody, and stops when it is told to."""
+
+    def prepare_probe(self, task: ProbeTask) -> None:
+        """Make a GPU ready; `probe_progress` tells when it is."""
+
+    def solve_probe(self, probe: str, seed: bytes) -> None:
+        """Compute the table of a seed, on a GPU that is ready."""
+
+    def abandon_probe(self, probe: str) -> None:
+        """Stop at once whatever runs for it, and forget it; one that is unknown changes nothing."""
+
+    def probe_progress(self, probe: str) -> ProbeProgress:
+        """How far it is; FAILED for one that is unknown."""

@@ -32,10 +32,31 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
 from scheduler.execution import probe
+from scheduler.execution.device_probes import DeviceProbes
 from scheduler.execution.device_watch import DeviceWatch, LiveNode
-from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
+from scheduler.execution.messages import (
+    AbandonProbe,
+    Health,
+    Message,
+    Options,
+    Probe,
+    Ready,
+    SolveProbe,
+    Stop,
+    Taken,
+    decode,
+    encode,
+)
 from scheduler.execution.processes import ProcessId, identity, kill
-from scheduler.execution.protocol import AttemptEnded, AttemptStarted, Launch, NodeMissing, NodeSeen, ProbeReading
+from scheduler.execution.protocol import (
+    AttemptEnded,
+    AttemptStarted,
+    Launch,
+    NodeMissing,
+    NodeSeen,
+    ProbeReading,
+    ProbeTask,
+)
 from scheduler.execution.ray_attempt import LOST_WAIT_S, Place, RayAttempt
 
 NODES_PERIOD_S = 0.5
@@ -119,6 +140,7 @@ class Driver:
         self._references = dict(options.references)
         self._nodes = ClusterNodes(tell)
         self._devices = DeviceWatch(tell)
+        self._device_probes = DeviceProbes(tell)
         self._attempts: dict[Key, RayAttempt] = {}
         self._over: set[Key] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -156,6 +178,12 @@ class Driver:
                 self._stop(message)
             case Probe():
                 self._spawn(self._probe(message.node))
+            case ProbeTask():
+                self._spawn(self._device_probes.prepare(message, self._nodes.id_of(message.node)))
+            case SolveProbe():
+                self._spawn(self._device_probes.solve(message.probe, bytes.fromhex(message.seed)))
+            case AbandonProbe():
+                self._device_probes.abandon(message.probe)
             case Taken():
                 self._attempts.pop((message.gang, message.attempt), None)
                 self._record(message.gang, message.attempt).unlink(missing_ok=True)

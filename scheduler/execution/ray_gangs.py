@@ -27,7 +27,19 @@ from scheduler.clock import wall_clock_ms
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Unavailable
 from scheduler.execution.local_ray import import_path, ray_environment
-from scheduler.execution.messages import Health, Message, Options, Probe, Ready, Stop, Taken, decode, encode
+from scheduler.execution.messages import (
+    AbandonProbe,
+    Health,
+    Message,
+    Options,
+    Probe,
+    Ready,
+    SolveProbe,
+    Stop,
+    Taken,
+    decode,
+    encode,
+)
 from scheduler.execution.protocol import (
     AttemptEnded,
     AttemptStarted,
@@ -35,6 +47,9 @@ from scheduler.execution.protocol import (
     NodeMissing,
     NodeSeen,
     Observation,
+    ProbeProgress,
+    ProbeStep,
+    ProbeTask,
     RunningAttempt,
 )
 
@@ -42,6 +57,7 @@ SILENCE_S = 8.0
 RESTART_PAUSE_S = 1.0
 CLOSE_WAIT_S = 17.0
 """A little longer than a driver takes to finish the starts that it had begun."""
+_NO_DRIVER = "Ray's driver is not there"
 
 Key = tuple[str, int]
 
@@ -92,6 +108,7 @@ class RayExecutor:
         self._over: set[Key] = set()
         self._asked: dict[Key, Launch] = {}
         self._stops: dict[Key, Stop] = {}
+        self._probes: dict[str, ProbeProgress] = {}
         self._nodes = {node.name: node for node in known}
         self._seen_ms = wall_clock_ms() if seen_ms is None else seen_ms
         self._missing: tuple[str, ...] = ()
@@ -179,6 +196,31 @@ class RayExecutor:
         with self._lock:
             self._send(Probe(node))
 
+    def prepare_probe(self, task: ProbeTask) -> None:
+        """See ProbeRunner.prepare_probe."""
+        with self._lock:
+            sent = self._send(task)
+            step, detail = (ProbeStep.PREPARING, "") if sent else (ProbeStep.FAILED, _NO_DRIVER)
+            self._probes[task.probe] = ProbeProgress(task.probe, step, detail)
+
+    def solve_probe(self, probe: str, seed: bytes) -> None:
+        """See ProbeRunner.solve_probe."""
+        with self._lock:
+            if probe in self._probes:
+                self._probes[probe] = ProbeProgress(probe, ProbeStep.COMPUTING)
+                self._send(SolveProbe(probe, seed.hex()))
+
+    def abandon_probe(self, probe: str) -> None:
+        """See ProbeRunner.abandon_probe."""
+        with self._lock:
+            if self._probes.pop(probe, None) is not None:
+                self._send(AbandonProbe(probe))
+
+    def probe_progress(self, probe: str) -> ProbeProgress:
+        """See ProbeRunner.probe_progress."""
+        with self._lock:
+            return self._probes.get(probe, ProbeProgress(probe, ProbeStep.FAILED, "nobody prepared it"))
+
     def close(self) -> None:
         """See Executor.close: every attempt keeps running."""
         self._closing.set()
@@ -223,11 +265,13 @@ class RayExecutor:
         code = process.wait()
         with self._lock:
             self._process = None
+            for name in self._probes:  # their workers ended with it
+                self._probes[name] = ProbeProgress(name, ProbeStep.FAILED, _NO_DRIVER)
             if self._healthy or not self._detail.startswith("Ray"):
                 self._detail = f"Ray's driver ended with code {code}, see {self._state_dir / 'driver.log'}"
             self._healthy = False
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: Message) -> None:  # noqa: C901 - one case a kind of message
         with self._lock:
             match message:
                 case Health():
@@ -246,7 +290,10 @@ class RayExecutor:
                     self._started(message)
                 case AttemptEnded():
                     self._ended(message)
-                case Options() | Launch() | Stop() | Probe() | Taken():
+                case ProbeProgress():
+                    if message.probe in self._probes:
+                        self._probes[message.probe] = message
+                case Options() | Launch() | Stop() | Probe() | Taken() | ProbeTask() | SolveProbe() | AbandonProbe():
                     raise TypeError(f"not a message of the driver: {message!r}")
                 case _:
                     self._queue.append((message.at_ms, message))
@@ -289,10 +336,12 @@ class RayExecutor:
         self._hear(Health(healthy=True))
         self._ready.set()
 
-    def _send(self, message: Message) -> None:
-        """To the driver if it is there; else it waits in `_asked` and `_stops` for the next one."""
-        if self._process is not None and self._connected:
+    def _send(self, message: Message) -> bool:
+        """To the driver if it is there; else it waits in `_asked` and `_stops` for the next one. Whether it was."""
+        there = self._process is not None and self._connected
+        if there:
             self._write(message)
+        return there
 
     def _write(self, message: Message) -> None:
         assert self._process is not None  # noqa: S101 - callers hold the lock and looked

@@ -72,18 +72,32 @@ class Bundle:
 
         Raises Damaged naming the first file that is wrong: only a caller that reaches the end has seen a whole log.
         """
+        return (leaf for leaf, _ in self.hashed_leaves())
+
+    def hashed_leaves(self) -> Iterator[tuple[bytes, bytes]]:
+        """As `leaves`, each with its hash."""
         tower = Tower()
-        for number, width in widths_of(self.stated.size):
-            path = entries_path(number, width)
-            leaves = unpacked_entries(_read(self.folder / path), width, str(self.folder / path))
-            for tile in tower.add([leaf_hash(leaf) for leaf in leaves]):
+        for number, _ in widths_of(self.stated.size):
+            leaves = self.entries(number)
+            hashes = [leaf_hash(leaf) for leaf in leaves]
+            for tile in tower.add(hashes):
                 self._check(tile)
-            yield from leaves
+            yield from zip(leaves, hashes, strict=True)
         for tile in tower.finish():
             self._check(tile)
         if tower.root() != self.stated.root:
             at = self.folder / _CHECKPOINT
             raise Damaged(f"{at} states the root {self.stated.root.hex()}, the leaves have {tower.root().hex()}")
+
+    def entries(self, number: int) -> list[bytes]:
+        """The leaves under a tile of level 0, as they are there. Raises Damaged for a file that is torn."""
+        width = min(TILE_WIDTH, self.stated.size - number * TILE_WIDTH)
+        path = self.folder / entries_path(number, width)
+        return unpacked_entries(_read(path), width, str(path))
+
+    def leaf_hashes(self, number: int) -> bytes:
+        """A tile of level 0, as it is there. Raises Damaged for one that is too short."""
+        return b"".join(self.hashes(0, number, min(TILE_WIDTH, self.stated.size - number * TILE_WIDTH)))
 
     @property
     def whole(self) -> int:

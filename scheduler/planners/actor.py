@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from scheduler.collecting import collections_wait
 from scheduler.planners.replica import ReplicaServer
 
 
 class PoolActor:
-    """Serves one pool's replica, one ask after the other."""
+    """Serves one pool's replica, one ask after the other; the collector of garbage waits meanwhile."""
 
     def __init__(self) -> None:
         self._server = ReplicaServer()
 
     def serve(self, body: bytes) -> bytes:
         """See ReplicaServer."""
-        return self._server.serve(body)
+        with collections_wait():
+            return self._server.serve(body)

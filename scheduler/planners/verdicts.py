@@ -86,7 +86,7 @@ class Verdicts:
 
     def actions(self, pool: int, gangs: Mapping[int, Gang], division: Division) -> list[Action]:
         """The actions as the whole plan says them. `gangs` of the pool by number."""
-        gpus = division.parts[pool].gpus[self.gpus].tolist()
+        gpus = tuple(division.parts[pool].gpus[self.gpus].tolist())
         waits_for = self.waits_for.tolist()
         until, waited = accumulate(self.counts[0].tolist()), accumulate(self.counts[1].tolist())
         actions: list[Action] = []
@@ -99,7 +99,7 @@ class Verdicts:
                 if end_waited > first_waited:
                     names = tuple([gangs[waited_for].id for waited_for in waits_for[first_waited:end_waited]])
                     first_waited = end_waited
-                actions.append(place(gang, tuple(gpus[first:end]), bool(inside), names))
+                actions.append(place(gang, gpus[first:end], bool(inside), names))
                 first = end
             else:
                 actions.append(Stop(gang, _CAUSES[cause], None if for_gang == _NOBODY else gangs[for_gang].id))

@@ -18,6 +18,7 @@ from scheduler.api.server import ApiServer
 from scheduler.api.v1 import api_pb2 as wire
 from scheduler.core.errors import Conflict, InvalidValue, Unauthorised, UnknownName
 from scheduler.exchange.admission import Limits
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, Untrusted
 from scheduler.execution.logs import log_path
 from tests.api.world import HOUR_MS, START_MS, World
@@ -143,6 +144,31 @@ def test_an_account_sees_its_own_and_learns_nothing_of_others(served: Served) ->
         with pytest.raises(Unauthorised, match="may not ask for jobs of account borealis"):
             acme.submit(["a"], account="borealis")
     assert served.world.scheduler.state.gangs.get(theirs).account == "borealis"
+
+
+def test_why_names_others_work_to_admins_alone(served: Served) -> None:
+    lender, borrower = served.job, served.world.submit("cobalt", gpus=24, workers=3).id
+    with served.client("account/cobalt") as cobalt, served.client("admin/root") as admin:
+        told, full = cobalt.why(borrower), admin.why(borrower)
+        assert "borealis" in {each.account for each in full.held if each.basis == "lent"}
+        assert {each.account for each in told.held if each.basis == "lent"} == {""}
+        assert sum(each.gpus for each in told.held) == sum(each.gpus for each in full.held)
+        assert any("lent by other accounts" in each for each in told.sentences)
+        for name in ("acme", "borealis", lender):
+            assert name not in str(told)
+
+
+def test_a_peer_on_the_list_is_refused_by_the_api(world: World, tmp_path: Path) -> None:
+    trust, listed = Trust(tmp_path / "certs"), tmp_path / "denied"
+    listed.write_text("account/acme\nauditor/klm\n")
+    with world.served(tls=trust.of("cluster/local"), denied=Denied(listed)) as server:
+        for peer, is_denied in (("account/acme", True), ("auditor/klm", True), ("account/borealis", False)):
+            with Client(server.address, tls=trust.of(peer)) as client:
+                if not is_denied:
+                    assert client.positions()
+                    continue
+                with pytest.raises(Unauthorised, match=f"{peer} is denied here, whatever its certificate says"):
+                    client.positions()
 
 
 def test_what_is_refused_changes_nothing(served: Served) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
 from scheduler.core.workloads import Gang, GangSpec
 from scheduler.delivery import LogWriter
 from scheduler.exchange.admission import Limits
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.tls import Tls
 from scheduler.execution.protocol import Launch
 from scheduler.execution.simulated import SimulatedExecutor, Work
@@ -61,6 +63,8 @@ class World:
         self.scheduler = Scheduler(self.journal, self.executor, log, self.clock_ms, settings, planner=planner)
         self._seq = 0
         self.told_reasons: set[str] = set()
+        self.discreet: list[tuple[str, str, str]] = []
+        """(account, what it is told, what whoever may see all is told) of each answer."""
         """Reasons that `why` gave."""
         self.rounds()
 
@@ -146,6 +150,8 @@ class World:
         facts = Facts(self.scheduler.state, self.scheduler.last_plan, self.scheduler.paused, self.now_ms, attempts)
         answer = why(facts, name)
         self.told_reasons.add(answer.reason)
+        account = self.scheduler.state.gangs.get(name).account
+        self.discreet.append((account, str(why(replace(facts, told_to=account), name)), str(answer)))
         return "\n".join([answer.headline, *(f"  {sentence}" for sentence in answer.sentences)]) + "\n"
 
     def statement(self, position: str, as_of: int) -> bytes:  # noqa: ARG002 - one statement is all there is
@@ -156,7 +162,12 @@ class World:
 
     @contextmanager
     def served(
-        self, address_file: Path | None = None, *, tls: Tls | None = None, limits: Limits | None = None
+        self,
+        address_file: Path | None = None,
+        *,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
+        denied: Denied | None = None,
     ) -> Iterator[ApiServer]:
         """The API of this world, on a port that was free."""
         sources = ApiSources(
@@ -168,7 +179,14 @@ class World:
             rehearsed=lambda: self.rehearsed,
         )
         server = ApiServer(
-            self.scheduler, self.journal, "127.0.0.1:0", sources, address_file=address_file, tls=tls, limits=limits
+            self.scheduler,
+            self.journal,
+            "127.0.0.1:0",
+            sources,
+            address_file=address_file,
+            tls=tls,
+            limits=limits,
+            denied=denied,
         )
         server.start()
         try:

@@ -242,6 +242,7 @@ REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
     "not an address": ({"TENOR_LISTEN": "here"}, 2, "address of the API was 'here', expected host:port"),
     "not loopback": ({"TENOR_LISTEN": "0.0.0.0:0"}, 2, "which is for a loopback address only"),
     "no exchange's address": ({"TENOR_EXCHANGE": "there"}, 2, "address of the exchange was 'there'"),
+    "no list of denied": ({"TENOR_DENIED": "/none"}, 2, "denied of /none was 'unreadable'"),
     "not a number": ({"TENOR_NODES": "many"}, 2, "nodes of the settings was 'many'"),
     "unknown setting": ({"CONFIG": "gpus = 8"}, 2, "gpus of the settings was 8"),
     "not TOML": ({"CONFIG": "nodes ="}, 2, "content of config.toml was "),

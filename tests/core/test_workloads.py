@@ -312,6 +312,12 @@ def test_what_never_ran_loses_its_restart_and_grace_alone() -> None:
     assert lost_work_ms(gang(workers=3, restart_ms=5, grace_ms=7), 10**9) == 36
 
 
+@pytest.mark.parametrize(("ran_ms", "counts_ms"), [(0, HOUR_MS), (2 * HOUR_MS, HOUR_MS), (5 * HOUR_MS - 7, 7)])
+def test_of_a_wish_to_be_left_alone_an_hour_counts_at_most(ran_ms: int, counts_ms: int) -> None:
+    wishes = replace(gang(workers=2, min_runtime_ms=5 * HOUR_MS), started_ms=0)
+    assert stop_price_ms(wishes, ran_ms) - lost_work_ms(wishes, ran_ms) == 2 * counts_ms
+
+
 def test_the_latest_end_counts_from_the_start_or_from_the_bind_limit() -> None:
     firm = gang(preemptible=False, max_runtime_ms=100, grace_ms=7)
     assert ends_by_ms(replace(firm, placed_ms=50)) == 157

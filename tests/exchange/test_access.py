@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.denied import Denied
 from scheduler.exchange.errors import Exhausted, error_of
 from scheduler.exchange.peers import LOCAL, Peer, Role
+from scheduler.exchange.probe_client import ProbeClient
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.reference.access import rules
 from scheduler.exchange.reference.server import Server, ServerSettings, serve
 from scheduler.exchange.reference.services import Pace
 from scheduler.exchange.tls import bind, opened
-from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2, positions_pb2_grpc
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2, positions_pb2_grpc, probes_pb2
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import cosign
@@ -67,7 +69,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Market]:
 
 
 def test_every_method_has_a_rule_and_every_rule_a_method(market: Market) -> None:
-    files = (positions_pb2.DESCRIPTOR, delivery_pb2.DESCRIPTOR, disputes_pb2.DESCRIPTOR)
+    files = (positions_pb2.DESCRIPTOR, delivery_pb2.DESCRIPTOR, disputes_pb2.DESCRIPTOR, probes_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert set(rules(market.server.venue, market.server.intake)) == methods
@@ -138,6 +140,20 @@ def test_each_may_what_is_its_own(market: Market, what: str, ask: Ask, allowed: 
                 continue
             let_in.add(name)
     assert let_in == wanted
+
+
+def test_a_cluster_lets_its_own_devices_compute_and_readers_read_what_was_found(market: Market) -> None:
+    asked, read = set(), set()
+    for name, peer in PEERS.items():
+        with ProbeClient(market.server.address, tls=market.trust.of(peer)) as client:
+            with suppress(Unauthorised):
+                client.next(STREAM)
+                asked.add(name)
+            with suppress(Unauthorised):
+                client.listed(stream=STREAM)
+                read.add(name)
+    assert asked == {"cluster"}
+    assert read == {"cluster", "exchange", "auditor"}
 
 
 def test_a_method_without_a_rule_is_open_to_nobody() -> None:

@@ -29,8 +29,16 @@ def test_a_sound_bundle_passes_every_check(tmp_path: Path) -> None:
     assert (report.positions, report.records, report.size) == (3, 39, FIRST + 62)
     assert (report.origin, report.first_wrong) == (SIGNER.name, None)
     of_nothing = [check.name for check in report.checks if not check.examined]
-    of_outages = ["maintenance", "excused", "replacement", "recalls", "releases"]  # none was told of
-    assert of_nothing == ["consents", "accredited", *of_outages]
+    assert of_nothing == [
+        "consents",
+        "probes",
+        "accredited",
+        "maintenance",
+        "excused",
+        "replacement",
+        "recalls",
+        "releases",
+    ]  # none was told of
 
 
 def test_only_a_key_that_is_trusted_counts(tmp_path: Path) -> None:

@@ -41,8 +41,20 @@ from scheduler.exchange.errors import (
     refuse,
     status_of,
 )
+from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.v1 import delivery_pb2, delivery_pb2_grpc, positions_pb2, positions_pb2_grpc
-from tests.exchange.world import END_MS, SIGNER, START_MS, Embedded, embedded, trade_all
+from scheduler.ledger.journal import Journal
+from tests.exchange.world import (
+    END_MS,
+    SIGNER,
+    START_MS,
+    STREAM,
+    Embedded,
+    delivered,
+    embedded,
+    trade_all,
+    write_log,
+)
 
 ERRORS: list[tuple[TenorError, grpc.StatusCode]] = [
     (InvalidValue("floor_ppm", "H100.BASE", 1_200_000, "0..1000000"), grpc.StatusCode.INVALID_ARGUMENT),
@@ -66,13 +78,19 @@ ERRORS: list[tuple[TenorError, grpc.StatusCode]] = [
 
 @pytest.fixture(scope="module")
 def failing() -> Iterator[grpc.Channel]:
-    """A channel to a server that fails with the error whose number it is sent."""
+    """A channel to a server that fails with the error whose number it is sent, or with the code whose name."""
 
     def fail(request: bytes, context: grpc.ServicerContext) -> bytes:
         refuse(context, ERRORS[int(request)][0])
 
+    def abort(request: bytes, context: grpc.ServicerContext) -> bytes:
+        context.abort(grpc.StatusCode[request.decode()], "so it is")
+
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    methods: dict[str, Any] = {"Fail": grpc.unary_unary_rpc_method_handler(fail)}
+    methods: dict[str, Any] = {
+        "Fail": grpc.unary_unary_rpc_method_handler(fail),
+        "Abort": grpc.unary_unary_rpc_method_handler(abort),
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tests.Errors", methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
@@ -93,6 +111,52 @@ def test_an_error_comes_back_as_it_was(failing: grpc.Channel, number: int) -> No
     assert str(again) == str(error)
     assert vars(again) == vars(error)
     assert is_retried(again) == (code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
+
+
+BARE = {
+    grpc.StatusCode.INVALID_ARGUMENT: Refused,
+    grpc.StatusCode.NOT_FOUND: Refused,
+    grpc.StatusCode.ALREADY_EXISTS: Refused,
+    grpc.StatusCode.OUT_OF_RANGE: Refused,
+    grpc.StatusCode.FAILED_PRECONDITION: Refused,
+    grpc.StatusCode.UNIMPLEMENTED: Refused,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthorised,
+    grpc.StatusCode.PERMISSION_DENIED: Unauthorised,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.ABORTED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Overdue,
+    grpc.StatusCode.CANCELLED: Overdue,
+    grpc.StatusCode.INTERNAL: TenorError,
+    grpc.StatusCode.UNKNOWN: TenorError,
+    grpc.StatusCode.DATA_LOSS: TenorError,
+}
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_a_code_without_details_is_for_good_or_not(failing: grpc.Channel, code: grpc.StatusCode) -> None:
+    call_it: Any = failing.unary_unary("/tests.Errors/Abort")
+    with pytest.raises(grpc.RpcError) as failed:
+        call_it(code.name.encode(), timeout=10)
+    error = error_of(failed.value)
+    assert type(error) is BARE[code]
+    assert code.name in str(error)
+    assert "so it is" in str(error)
+    assert isinstance(error, Refused) == ("for good, without details of tenor.dev" in str(error))
+    assert is_retried(error) == (BARE[code] is Unavailable)
+
+
+def test_a_server_that_knows_none_of_it_is_not_asked_for_ever() -> None:
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with Journal.open(":memory:") as journal:
+        write_log(journal, delivered())
+        with Publisher(address, journal, STREAM, SIGNER, 1) as publisher:
+            assert not publisher.wait_acknowledged(1, 10)
+            assert publisher.status().state is PublishState.REFUSED
+            assert "without details of tenor.dev: UNIMPLEMENTED" in publisher.status().detail
+    server.stop(0).wait()
 
 
 def test_what_came_too_late_is_not_tried_again_by_itself() -> None:

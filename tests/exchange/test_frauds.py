@@ -30,12 +30,16 @@ from tests.exchange.evidence import (
 from tests.exchange.frauds.certificates import ACCREDITED, POOLS, SHORTAGES
 from tests.exchange.frauds.files import FILES, STATEMENTS
 from tests.exchange.frauds.outages import HONEST, OUTAGES
+from tests.exchange.frauds.probes import HONEST as HONEST_PROBES
+from tests.exchange.frauds.probes import PROBES
 from tests.exchange.frauds.records import AGREED, RECORDS
 from tests.exchange.frauds.settling import SETTLING
 from tests.exchange.frauds.signatures import PAIRS, SIGNATURES, seller
 from tests.exchange.world import END_MS, SIGNER
 
-FRAUDS = RECORDS | SETTLING | POOLS | ACCREDITED | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES
+FRAUDS = (
+    RECORDS | SETTLING | POOLS | ACCREDITED | SHORTAGES | STATEMENTS | FILES | SIGNATURES | PAIRS | OUTAGES | PROBES
+)
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[tuple[str, str, str]]]:
@@ -70,8 +74,10 @@ def test_the_game_has_fifty_frauds_or_more_and_honest_logs_pass(
     settled = told(more=settling())
     final = str(Evidence(leaves=settled, settled=statements(settled)).write(tmp_path / "e"))
     elsewhere = seller([*pledges("borealis"), encode_pledge(pledge(9, from_ms=END_MS), END_MS)])
+    probes = str(Evidence(leaves=told(more=HONEST_PROBES)).write(tmp_path / "p"))
     for given in (
         [honest],
+        [probes],
         [honest, "--vkey", SIGNER.verifier.encode(), "--vkey", WITNESS.witness.encode()],
         [honest, earlier, str(later_on)],
         [honest, final],

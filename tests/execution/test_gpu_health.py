@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.causes import OF_HEALTH, Cause
+from scheduler.core.devices import classes_of
 from scheduler.execution.gpu_health import (
     STEADY_LOOKS,
     GpuReading,
@@ -18,7 +19,6 @@ from scheduler.execution.gpu_health import (
     identity_of,
     is_of_grade,
     lasting_cause,
-    names_a_class,
     passing_cause,
     readings_of,
 )
@@ -117,7 +117,7 @@ def test_what_slows_a_gpu_down_has_its_cause(changes: dict[str, Any], cause: Cau
 )
 def test_a_board_is_of_another_grade_only_where_both_name_a_class(name: str | None, grade: str, *, same: bool) -> None:
     assert is_of_grade(name, grade) is same
-    assert names_a_class(grade) is (grade != "LOGICAL")
+    assert bool(classes_of(grade)) is (grade != "LOGICAL")
 
 
 def test_heat_counts_once_it_lasts_and_is_over_once_it_stays_away() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.core.device_probes import Answer
 from scheduler.core.errors import Unavailable
+from scheduler.core.probe_work import row_bytes, rows_of
 from scheduler.core.workloads import Piece
 from scheduler.execution.local_ray import LocalRay
 from scheduler.execution.logs import log_path, tail
@@ -23,7 +26,10 @@ from scheduler.execution.protocol import (
     Launch,
     NodeMissing,
     NodeSeen,
+    ProbeProgress,
     ProbeReading,
+    ProbeStep,
+    ProbeTask,
     RunningAttempt,
 )
 from scheduler.execution.ray_gangs import RayExecutor
@@ -292,6 +298,25 @@ def test_a_node_without_devices_of_its_own_says_that_its_gpus_are_a_stand_in(
         executor.close()
     assert (found.source, found.devices) == ("stand-in", ())
     assert "nodes share this machine, so their GPUs are logical" in found.detail
+
+
+def test_a_device_probe_is_computed_on_its_node_and_an_abandoned_one_is_forgotten(watcher: Watcher) -> None:
+    executor, size, products = watcher.executor, 64, 128
+
+    def comes_to(step: ProbeStep) -> ProbeProgress:
+        wait_until(lambda: executor.probe_progress("probe-1").step in (step, ProbeStep.FAILED))
+        return executor.probe_progress("probe-1")
+
+    executor.prepare_probe(ProbeTask("probe-1", "node-1", 3, size, products))
+    assert comes_to(ProbeStep.READY).detail == "numpy"
+    executor.solve_probe("probe-1", b"seed")
+    answer = Answer.of(base64.b64decode(comes_to(ProbeStep.COMPUTED).table), size)
+    (row,) = rows_of(b"seed", size, products, [41])
+    assert answer.rows[41] == row_bytes(row)
+    executor.abandon_probe("probe-1")
+    assert executor.probe_progress("probe-1").step is ProbeStep.FAILED
+    executor.prepare_probe(ProbeTask("probe-1", "node-77", 0, size, products))
+    assert comes_to(ProbeStep.READY).detail == "node node-77 is not there"
 
 
 def test_a_killed_node_takes_its_gang_and_leaves_no_process(

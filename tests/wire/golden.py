@@ -20,14 +20,23 @@ from google.protobuf.message import Message
 from scheduler.api.v1 import api_pb2
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.device_probes import DeviceProbe, Outcome, ProbedRow
 from scheduler.core.devices import DevicePledge, DeviceWithdrawal
 from scheduler.core.instruments import standard_terms
 from scheduler.core.metering.disputes import Answer, Dispute, DisputeState
 from scheduler.core.metering.records import RecordStatus
 from scheduler.core.metering.versions import LateFact, Promotion
 from scheduler.core.positions import Cursor, Position, PositionEvent, PositionEventKind
-from scheduler.exchange import consents, convert, leaves, outages, settling_leaves
-from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, feed_pb2, instruments_pb2, positions_pb2
+from scheduler.exchange import consents, convert, leaves, outages, probe_leaves, settling_leaves
+from scheduler.exchange.v1 import (
+    delivery_pb2,
+    disputes_pb2,
+    faults_pb2,
+    feed_pb2,
+    instruments_pb2,
+    positions_pb2,
+    probes_pb2,
+)
 from scheduler.ledger.keyring import KeyChange
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -38,7 +47,10 @@ from tests.sources import ROOT
 GOLDEN = Path(__file__).parent / "golden"
 MADE = "made"
 RELEASED = ROOT / "protos" / "released.binpb"
-FILES = (instruments_pb2, positions_pb2, delivery_pb2, disputes_pb2, feed_pb2, faults_pb2, api_pb2)
+FILES = (
+    *(instruments_pb2, positions_pb2, delivery_pb2, disputes_pb2, feed_pb2, faults_pb2, probes_pb2),
+    api_pb2,
+)
 """Imported, so that their messages are known by name."""
 NOW_MS = 1_800_000_000_000
 INSTRUMENT = "H100.GOLDEN@1"
@@ -108,6 +120,29 @@ def settling() -> dict[str, bytes]:
     }
 
 
+def probe(device: str) -> DeviceProbe:
+    """A device that passed."""
+    row = ProbedRow(row=3, values="0102ffff", proof=("ab" * 32, "cd" * 32))
+    return DeviceProbe(
+        id="probe-3",
+        device=device,
+        suite="nonce-matmul-v1",
+        size=1_024,
+        products=4_096,
+        commitment="ef" * 32,
+        called_ms=NOW_MS,
+        limit_ms=3_725,
+        nonce="01" * 32,
+        revealed_ms=NOW_MS + 1,
+        root="02" * 32,
+        answered_ms=NOW_MS + 2,
+        rows=(row,),
+        outcome=Outcome.PASSED,
+        exchange=WITNESS.witness.encode(),
+        signature="03" * 64,
+    )
+
+
 def made() -> dict[str, bytes]:
     """What production code puts on the wire for fixed values, by what it is."""
     change = KeyChange.signed(KEY, NEXT_KEY, NOW_MS)
@@ -157,6 +192,7 @@ def made() -> dict[str, bytes]:
         "leaf of a force majeure": outages.encode_force_majeure(
             outages.ForceMajeure((node,), NOW_MS + 1, NOW_MS + 2, bytes(range(32))), NOW_MS
         ),
+        "leaf of a device probe": probe_leaves.encode_probe(probe(device), NOW_MS),
         **settling(),
         "instrument": convert.instrument_to_wire(terms, 12).SerializeToString(),
         "cursor": convert.cursor_to_wire(event.cursor).SerializeToString(),

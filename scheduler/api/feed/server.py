@@ -19,6 +19,7 @@ from scheduler.api.feed.log import FeedLog
 from scheduler.api.feed.services import MOST_STREAMS, Evidence, Feed, FeedSources
 from scheduler.exchange.admission import Admission, Limits
 from scheduler.exchange.channels import CONNECTION_AGE_MS, server_options
+from scheduler.exchange.denied import Denied
 from scheduler.exchange.tls import Tls, bind, refuse_plaintext
 from scheduler.exchange.v1 import delivery_pb2_grpc, feed_pb2_grpc
 from scheduler.ledger.journal import Journal
@@ -32,7 +33,8 @@ _OLD_CONNECTION_GRACE_MS = 10_000
 @dataclass(frozen=True, slots=True)
 class FeedSettings:
     """How one feed is served. `listen`: `host:port`, port 0: any that is free; `address_file`: where the address is
-    left for clients on this machine. `keep_leaves`: how many of the last leaves can be asked for; 0: all.
+    left for clients on this machine. `keep_leaves`: how many of the last leaves can be asked for; 0: all. `denied`:
+    peers that are refused although their certificates are sound.
     """
 
     stream: str
@@ -42,6 +44,7 @@ class FeedSettings:
     keep_leaves: int = 0
     tls: Tls | None = None
     limits: Limits = field(default_factory=Limits)
+    denied: Denied | None = None
     connection_age_ms: int = CONNECTION_AGE_MS
 
 
@@ -61,7 +64,7 @@ class FeedServer:
         log = FeedLog(self._journal, settings.stream, settings.epoch, settings.keep_leaves)
         self._feed = Feed(scheduler, log, sources)
         self._evidence = Evidence(log, sources)
-        self._door = Admission(rules(scheduler), settings.limits)
+        self._door = Admission(rules(scheduler), settings.limits, denied=settings.denied)
         self._health = health.HealthServicer()
         self._server: grpc.Server | None = None
         self.address = ""

@@ -997,7 +997,7 @@ Global___Number: _TypeAlias = Number  # noqa: Y015
 
 @_typing.final
 class Held(_message.Message):
-    """GPUs that a job holds on one basis. `account` is the lender where they are lent."""
+    """GPUs that a job holds on one basis. `account` is the lender where they are lent; empty: an account that is not named."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1077,15 +1077,21 @@ class WhyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    TOLD_TO_FIELD_NUMBER: _builtins.int
     job: _builtins.str
+    told_to: _builtins.str
+    """Told as to this account: other accounts and their jobs are not named. Empty: to whoever may see all; an account's
+    own question is always told as to itself.
+    """
     def __init__(
         self,
         *,
         job: _builtins.str = ...,
+        told_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "told_to", b"told_to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,7 @@ class Meter:
         """One record a contract, version 1, by position; one certificate a pool. Changes nothing.
 
         A record is made of each contract, also where nothing was contracted in the interval: which are due is the
-        caller's to know (`settlement.expected_intervals`). `fleet` says which GPUs make a cell, a grade and a pool,
+        caller's to know (`settlement.expected_starts`). `fleet` says which GPUs make a cell, a grade and a pool,
         `declarations` which outages were announced or beyond control, `others` what else is sold of the pools.
         Raises Conflict where history was forgotten that this needs, or where more GPUs cover a position than it has
         contracted (which is a bug in who covers, never of a buyer).

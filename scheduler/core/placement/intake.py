@@ -44,8 +44,8 @@ def take_in(books: Books, lines: Lines, listed: Listed, record: Record, *, insid
     shapes: list[int] = of_line[:, SHAPE].tolist()
     lines.take((listed.names[account], listed.shapes[shape]) for account, shape in zip(accounts, shapes, strict=True))
     gangs = [listed.gangs[at] for at in places[:, GANG].tolist()]
-    gpus, highs = record.gpus[:n_gpus].tolist(), places[:, LAST_GPU].tolist()
-    numbers = [tuple(gpus[low:high]) for low, high in zip([0, *highs], highs, strict=False)]
+    gpus, highs = tuple(record.gpus[:n_gpus].tolist()), places[:, LAST_GPU].tolist()
+    numbers = [gpus[low:high] for low, high in zip([0, *highs], highs, strict=False)]
     rows = range(len(books.rows), len(books.rows) + n_placed)
     books.open_rows(gangs, numbers, accounts, places[:, POOL].tolist(), range(LATE + rows.start, LATE + rows.stop))
     books.action_of_row.update(zip(rows, range(len(books.actions), len(books.actions) + n_placed), strict=True))

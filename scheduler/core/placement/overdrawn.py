@@ -34,8 +34,8 @@ class Rows(victims.Rows, Protocol):
     excess: IntArray
     round_number: int
 
-    def rows_of(self, account: int, pool: int) -> list[int]:
-        """All rows of the account in the pool."""
+    def part(self, account: int, pool: int) -> list[int]:
+        """All rows of the account in the pool, in any order."""
         ...
 
     def holders(self, gpus: IntArray) -> list[int]:
@@ -113,7 +113,7 @@ class Overdrawn:
         rows = [row for row in range(at.n_rows, len(books.rows)) if over[books.account_of_row[row]]]
         at.n_rows = len(books.rows)
         for account in crossed:
-            its = books.rows_of(account, pool)
+            its = books.part(account, pool)
             stale += map(self._nodes_of, its) if at.seen >= 0 else ()
             rows += its if over[account] else ()
         self._register.take_in(books, dict.fromkeys(rows))

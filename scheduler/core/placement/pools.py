@@ -95,10 +95,9 @@ class Division:
         that an elastic gang gets.
         """
         shape, host_of_gpu = gang.shape, self.fleet.host_of_gpu
-        if len(gpus) == shape.gpus_per_worker:  # one worker, as most have
-            hosts: tuple[tuple[str, int], ...] = (host_of_gpu[gpus[0]],)
-        else:
-            hosts = tuple([host_of_gpu[gpu] for gpu in gpus[:: shape.gpus_per_worker]])
+        if shape.workers == 1:  # as most have, and fewer will not do
+            return Place(gang, gpus, (host_of_gpu[gpus[0]],), inside, waits_for)
+        hosts = tuple([host_of_gpu[gpu] for gpu in gpus[:: shape.gpus_per_worker]])
         placed = gang.changed(shape=shape.sized(len(hosts))) if shape.is_elastic else gang
         return Place(placed, gpus, hosts, inside, waits_for)
 

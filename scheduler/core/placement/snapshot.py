@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,9 +88,10 @@ class Stop:
     for_gang: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Give the gang these GPUs; it starts once the gangs in `waits_for` are gone."""
+class Place(NamedTuple):
+    """Give the gang these GPUs; it starts once the gangs in `waits_for` are gone. A tuple, since a round makes one for
+    each placement, in half the time of a frozen dataclass.
+    """
 
     gang: Gang
     gpu_numbers: tuple[int, ...]

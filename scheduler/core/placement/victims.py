@@ -77,8 +77,9 @@ class Register:
         first, self._n_held = self._n_held, self._n_held + len(numbers)
         held = _with_room(self.victims.held, self._n_held)
         held[first : self._n_held] = numbers
-        table[new, HELD] = first + counts.cumsum() - counts
-        table[new, N_HELD] = counts
+        at = np.array(new, dtype=np.int64)
+        table[at, HELD] = first + counts.cumsum() - counts
+        table[at, N_HELD] = counts
         self.victims = Victims(table, held)
         self._note(books, new)
         self._price(books, new)

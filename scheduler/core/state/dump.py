@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
+from scheduler.core.device_probes import DeviceProbe
 from scheduler.core.errors import Damaged
 from scheduler.core.events import DevicesSeen, ScoreChosen
 from scheduler.core.holdings import Holding
@@ -81,6 +82,8 @@ def dump(state: State) -> bytes:
         plain["settled"] = settled
     if state.health.devices:
         plain["devices"] = [seen.model_dump(mode="json") for _, seen in sorted(state.health.devices.items())]
+    if state.health.probed:
+        plain["probed"] = [found.model_dump(mode="json") for _, found in sorted(state.health.probed.items())]
     if state.clock_error_ms:
         plain["clock_error_ms"] = state.clock_error_ms
     if state.score is not None:  # left out otherwise, as in snapshots from before there were scores
@@ -130,6 +133,9 @@ def _load_fleet(state: State, plain: dict[str, Any]) -> None:
     for told in plain.get("devices", ()):
         seen = DevicesSeen.model_validate_json(json.dumps(told))
         state.health.devices[seen.node] = seen
+    for told in plain.get("probed", ()):
+        found = DeviceProbe.model_validate_json(json.dumps(told))
+        state.health.probed[found.device] = found
     state.health.refresh(state.fleet)
     state.outages = Outages.load(plain["outages"])
     state.calendar.holdings = tuple(Holding.model_validate_json(json.dumps(held)) for held in plain["holdings"])

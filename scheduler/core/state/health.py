@@ -11,8 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.cluster import Fleet
+from scheduler.core.device_probes import DeviceProbe
 from scheduler.core.errors import UnknownName
-from scheduler.core.events import DevicesSeen, DrainOrdered, GpusMarked, HealthChanged, PerformanceMeasured
+from scheduler.core.events import (
+    DeviceProbed,
+    DevicesSeen,
+    DrainOrdered,
+    GpusMarked,
+    HealthChanged,
+    PerformanceMeasured,
+)
 from scheduler.core.quantities import ONE_PPM
 
 HEALTHY = 0
@@ -36,6 +44,8 @@ class FleetHealth:
 
         self.devices: dict[str, DevicesSeen] = {}
         """By node, what its driver last said of its GPUs; none of a node that was not asked yet."""
+        self.probed: dict[str, DeviceProbe] = {}
+        """By device, what the exchange found when it was last probed; without the rows that it opened."""
 
     def grow(self, n_gpus: int) -> None:
         """New GPUs are healthy and at the reference."""
@@ -54,14 +64,18 @@ class FleetHealth:
         self.refresh(fleet)
         return gpus
 
-    def on_said(self, event: GpusMarked | DevicesSeen, fleet: Fleet) -> None:
-        """What operators say is wrong (that it makes GPUs ill is told by itself), or who a driver says that they are.
+    def on_said(self, event: GpusMarked | DevicesSeen | DeviceProbed, fleet: Fleet) -> None:
+        """What operators say is wrong (that it makes GPUs ill is told by itself), who a driver says that they are, or
+        what the exchange found.
 
         Raises UnknownName.
         """
         if isinstance(event, DevicesSeen):
             gpus_named(fleet, event.node, None)
             self.devices[event.node] = event
+            return
+        if isinstance(event, DeviceProbed):
+            self.probed[event.probe.device] = event.probe.model_copy(update={"rows": ()})
             return
         self.marked[gpus_named(fleet, event.node, event.gpus)] = HEALTHY if event.cause is None else int(event.cause)
 

@@ -24,6 +24,7 @@ from scheduler.core.events import (
     ClockChecked,
     CoverageAssigned,
     CoverageRefused,
+    DeviceProbed,
     DevicesSeen,
     DisputeAnswered,
     DisputeHeard,
@@ -203,7 +204,7 @@ class State:
                 gpus = self.health.on_health(event, self.fleet)
                 self.gangs.touched.gpus.update(gpus.tolist())
                 self.meter.set_cause(event.at_ms, gpus, 0 if event.cause is None else int(event.cause))
-            case GpusMarked() | DevicesSeen():
+            case GpusMarked() | DevicesSeen() | DeviceProbed():
                 self.health.on_said(event, self.fleet)
             case PerformanceMeasured():
                 gpus = self.health.on_performance(event, self.fleet)

@@ -17,6 +17,7 @@ Of several: bundles of one log are one history, and no device is pledged in two 
     signatures   the log's own and its witnesses'
     log records  the leaves, one by one and together
     outages      causes that somebody had to declare
+    probes       what the exchange had devices compute
     settled      the statements
     several      what no log shows alone
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from scheduler.core.errors import InvalidValue, TenorError
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.listing import check_listing
-from scheduler.core.merkle import leaf_hash
-from scheduler.exchange.audit.log import Log
+from scheduler.exchange.audit.again import Again
+from scheduler.exchange.audit.log import Log, Watcher
 from scheduler.exchange.audit.report import AuditReport, Findings
-from scheduler.exchange.audit.settled import check_statements
+from scheduler.exchange.audit.settled import check_statements, periods_of
 from scheduler.exchange.audit.signatures import Witnessed, check_checkpoint
 from scheduler.exchange.bundles import read_statements
 from scheduler.exchange.convert import terms_from_bytes
 from scheduler.ledger.bundle import Bundle, read_bundle
-from scheduler.ledger.keys import VerifierKey
+from scheduler.ledger.keys import Kind, VerifierKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Audited:
     log: Log | None
 
 
-def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
+def audited(folder: Path, trusted: Sequence[VerifierKey], watcher: Watcher | None = None) -> Audited:
     """The audit of the bundle at `folder`. Raises InvalidValue where there is no bundle."""
     findings = Findings()
     try:
@@ -42,21 +42,35 @@ def audited(folder: Path, trusted: Sequence[VerifierKey]) -> Audited:
         return Audited(findings.report(folder, None), None, None)
     findings.examined["folder"] += 1
     witnessed = Witnessed(bundle, trusted, findings)
-    log = Log(_checked_terms(bundle, findings), findings)
+    terms, periods = _checked_terms(bundle, findings), periods_of(statements)
+    exchanges = _exchanges(bundle, trusted)
+    log = Log(Again(bundle), bundle.stated.size, terms, periods, findings, exchanges, watcher)
     try:
-        for index, leaf in enumerate(bundle.leaves()):
+        for index, (leaf, hashed) in enumerate(bundle.hashed_leaves()):
             findings.examined["tree"] += 1
-            hashed = leaf_hash(leaf)
-            witnessed.add((hashed,))
-            log.add(index, leaf, hashed)
+            witnessed.add(hashed)
+            log.add(index, leaf)
     except TenorError as error:
         findings.fail("tree", str(error))
         findings.reached_all = False
     check_checkpoint(bundle, trusted, log.key_changes, findings)
     witnessed.close()
     log.close()
-    check_statements(log, statements, findings)
-    return Audited(findings.report(folder, bundle, len(log.by_position)), bundle, log)
+    try:
+        check_statements(log, statements, findings)
+    except TenorError as error:
+        findings.fail("tree", str(error))
+        findings.reached_all = False
+    return Audited(findings.report(folder, bundle, len(log.recorded)), bundle, log)
+
+
+def _exchanges(bundle: Bundle, trusted: Sequence[VerifierKey]) -> Sequence[VerifierKey]:
+    """Whose device probes are believed: the witnesses that are trusted, or else those that the bundle names."""
+    named = [key for key in trusted if key.kind is Kind.COSIGNATURE]
+    try:
+        return named or bundle.witness_keys()
+    except TenorError:  # told of with the witnesses
+        return ()
 
 
 def _checked_terms(bundle: Bundle, findings: Findings) -> dict[str, InstrumentTerms]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.devices import PledgeBook
@@ -11,8 +14,12 @@ from scheduler.core.errors import Damaged, Refused
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.records import MeterRecord, PoolRecord, broken_identities
-from scheduler.core.settlement import expected_intervals
+from scheduler.core.profiles import delivery_intervals
+from scheduler.core.settlement import expected_starts, missing_starts
+from scheduler.exchange.audit.again import Again
+from scheduler.exchange.audit.course import Course
 from scheduler.exchange.audit.outages import Outages
+from scheduler.exchange.audit.probes import ProbeChecks
 from scheduler.exchange.audit.records import wrong_contracted, wrong_throughput
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.audit.settling import SettlingChecks
@@ -29,29 +36,62 @@ from scheduler.exchange.leaves import (
     decode,
 )
 from scheduler.exchange.outages import ForceMajeureLeaf, MaintenanceLeaf, WithheldLeaf
-from scheduler.exchange.statements import Versions
+from scheduler.exchange.probe_leaves import ProbeLeaf
 from scheduler.ledger.keyring import KeyChange
+from scheduler.ledger.keys import VerifierKey
 
 _PoolInterval = tuple[str, int, int]
 """`site/grade`, start_ms, end_ms."""
+_NONE_AGREED: Mapping[str, int] = MappingProxyType({})
+
+
+class Watcher(Protocol):
+    """Whoever wants to see what an audit reads, as it reads it: nothing of it is kept."""
+
+    def record(self, record: MeterRecord, before: MeterRecord | None, terms: InstrumentTerms | None) -> None:
+        """A record in full, the one that it takes the place of, and the terms of its instrument."""
+
+
+class Certified(NamedTuple):
+    """The last certificate of a pool and interval: its leaf, and what the checks need of it."""
+
+    leaf: int
+    version: int
+    total_gpu_ms: int
+    covered_gpu_ms: int
 
 
 class Log:
-    """See the module. `terms`: of every instrument in the bundle, by id."""
+    """See the module. `leaves`: how many it has; `terms`: of every instrument in the bundle, by id; `periods`: of the
+    statements in it, by position; `exchanges`: whose probes are believed.
+    """
 
-    def __init__(self, terms: Mapping[str, InstrumentTerms], findings: Findings) -> None:
-        self.by_position: dict[str, list[MeterRecord]] = defaultdict(list)
-        """Every record that was told in full, in the order of the log."""
-        self.versions = Versions()
+    def __init__(
+        self,
+        again: Again,
+        leaves: int,
+        terms: Mapping[str, InstrumentTerms],
+        periods: Mapping[str, Interval],
+        findings: Findings,
+        exchanges: Collection[VerifierKey] = (),
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.again = again
+        self.courses = _Courses(leaves, periods)
+        """Of every position that a record, a promotion or a dispute names."""
         self.devices = PledgeBook()
+        self._probes = ProbeChecks(self.devices, exchanges, findings)
         self.key_changes: list[KeyChange] = []
         """Those that both keys signed, in order."""
-        self.pools: dict[_PoolInterval, tuple[str, PoolRecord]] = {}
-        """The leaf that each certificate came in, and what it says."""
         self.terms = terms
+        self._deliveries = {name: delivery_intervals(each) for name, each in terms.items()}
         self._findings = findings
-        self.settling = SettlingChecks(self.versions, terms, findings)
+        self._watcher = watcher
+        self.settling = SettlingChecks(self.courses, terms, findings)
+        self.certificates: dict[_PoolInterval, Certified] = {}
+        """The last certificate of each pool and interval."""
         self._contracted: Counter[tuple[str, str, int, int]] = Counter()
+        self._delivered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
         self._outages = Outages(terms, findings)
@@ -68,7 +108,7 @@ class Log:
             return
         self.key_changes.append(change)
 
-    def add(self, index: int, leaf: bytes, leaf_hash: bytes) -> None:  # noqa: C901 - one line a kind of leaf
+    def add(self, index: int, leaf: bytes) -> None:  # noqa: C901 - one line a kind of leaf
         """Checks one leaf."""
         findings = self._findings
         findings.examined["leaves"] += 1
@@ -80,11 +120,11 @@ class Log:
             return
         match decoded:
             case RecordLeaf():
-                self._check_written(where, decoded.written_ms, decoded.record.end_ms)
-                self._add_record(where, index, decoded, leaf_hash)
+                self._check_written(index, decoded.written_ms, decoded.record.end_ms)
+                self._add_record(index, decoded)
             case PoolLeaf():
-                self._check_written(where, decoded.written_ms, decoded.pool.end_ms)
-                self._add_pool(where, decoded.pool)
+                self._check_written(index, decoded.written_ms, decoded.pool.end_ms)
+                self._add_pool(index, decoded.pool)
             case ShortageLeaf():
                 self._add_shortage(where, decoded.certificate)
             case MaintenanceLeaf() | ForceMajeureLeaf() | WithheldLeaf():
@@ -95,6 +135,8 @@ class Log:
                 self.settling.add(where, index, decoded)
             case KeyChangeLeaf():
                 self._add_key_change(where, decoded.change)
+            case ProbeLeaf():
+                self._probes.add(where, decoded)
             case PledgeLeaf():
                 self._pledged.clear()
                 self._note_device(where, self.devices.pledge(decoded.pledge, where))
@@ -108,7 +150,7 @@ class Log:
         self._check_delivered()
         self._check_backed()
         self._check_shortages()
-        self._outages.close({name: self.latest(name) for name in sorted(self.by_position)})
+        self._outages.close(self.recorded)
         self._check_tiling()
 
     @property
@@ -116,61 +158,86 @@ class Log:
         """Every shortage certificate, in the order of the log."""
         return tuple(certificate for _, certificate in self._shortages)
 
-    def latest(self, position: str) -> list[MeterRecord]:
-        """The last version of each of a position's records, in order of time."""
-        return [held.record for _, held in sorted(self.versions.of[position].held.items())]
+    @property
+    def recorded(self) -> dict[str, Course]:
+        """The positions that have records, in the order of their names."""
+        return {position: course for position, course in sorted(self.courses.items()) if course.runs}
 
     # -- one leaf ------------------------------------------------------------------------------------------------------
 
-    def _check_written(self, where: str, written_ms: int, end_ms: int) -> None:
+    def _check_written(self, index: int, written_ms: int, end_ms: int) -> None:
         self._findings.examined["written"] += 1
         if written_ms < end_ms:
-            self._findings.fail(
-                "written", f"{where}: written_ms was {written_ms}, expected {end_ms} or later, the end of its interval"
-            )
+            wrong = f"written_ms was {written_ms}, expected {end_ms} or later, the end of its interval"
+            self._findings.fail("written", f"leaf {index}: {wrong}")
 
-    def _add_record(self, where: str, index: int, leaf: RecordLeaf, leaf_hash: bytes) -> None:
+    def _add_record(self, index: int, leaf: RecordLeaf) -> None:
         findings, record = self._findings, leaf.record
-        which = f"{where}, {record.position} [{record.start_ms}, {record.end_ms}) version {record.version}"
+        which = partial(_which, index, record)
+        course = self.courses[record.position]
         findings.examined["identities"] += 1
-        for broken in broken_identities(record):
-            findings.fail("identities", f"{which}: {broken}")
+        broken = broken_identities(record)
+        if broken:
+            findings.fail("identities", f"{which()}: {broken[0]}")
         findings.examined["intervals"] += 1
         terms = self.terms.get(record.instrument)
         if terms is None:
-            findings.fail("intervals", f"{which}: the bundle holds no terms of {record.instrument}")
-        else:
-            self._hold_against(which, record, terms)
-        known = self.by_position[record.position]
-        if known and known[0].instrument != record.instrument:
-            findings.fail("intervals", f"{which}: was of {record.instrument}, expected {known[0].instrument}")
-        self.settling.add_record(which, index, leaf, leaf_hash)
-        known.append(record)
+            findings.fail("intervals", f"{which()}: the bundle holds no terms of {record.instrument}")
+        held = terms is not None and self._hold_against(which, record, terms)
+        sound = held and not broken
+        if course.instrument != record.instrument:
+            if course.instrument:
+                sound = False
+                wrong = f"was of {record.instrument}, expected {course.instrument}"
+                findings.fail("intervals", f"{which()}: {wrong}")
+            else:
+                course.instrument = record.instrument
+        course.faulty = course.faulty or not sound
+        before = course.get(record.start_ms)
+        self.settling.add_record(which, leaf, before)
+        was = None
+        if before is None:
+            course.tell(index, record, None)
+        elif record.version > before.version:
+            was = self.again.record(before.leaf)
+            course.tell(index, record, (before, was))
+        if was is None and before is not None:
+            return
+        if terms is not None:
+            edges = (terms.site, record.start_ms, record.end_ms)
+            self._delivered[edges] += _delivered(record) - (0 if was is None else _delivered(was))
+        if self._watcher is not None:
+            self._watcher.record(record, was, terms)
 
-    def _hold_against(self, which: str, record: MeterRecord, terms: InstrumentTerms) -> None:
-        """What the instrument says of the record."""
+    def _hold_against(self, which: Callable[[], str], record: MeterRecord, terms: InstrumentTerms) -> bool:
+        """What the instrument says of the record; whether a statement takes it as it is."""
         wrong = wrong_interval(record, terms)
+        wrongly_contracted = wrong_contracted(
+            record, terms, self._deliveries[record.instrument], self._agreed_ms.get(record.position, _NONE_AGREED)
+        )
         if wrong:
-            self._findings.fail("intervals", f"{which}: {wrong}")
-        self._note("contracted", which, wrong_contracted(record, terms, self._agreed_ms[record.position]))
-        self._outages.hold_against(which, record, terms)
-        self._note("throughput", which, wrong_throughput(record, terms))
+            self._findings.fail("intervals", f"{which()}: {wrong}")
+        self._findings.note("contracted", which, wrongly_contracted)
+        if record.start_ms < record.end_ms:
+            self._outages.hold_against(which, record, terms)
+        self._findings.note("throughput", which, wrong_throughput(record, terms))
         if record.version == 1:
             edges = (record.start_ms, record.end_ms)
             self._contracted[terms.grade.klass, terms.site, *edges] += record.contracted_gpu_ms
+        return not wrong and not wrongly_contracted
 
-    def _add_pool(self, where: str, pool: PoolRecord) -> None:
+    def _add_pool(self, index: int, pool: PoolRecord) -> None:
         """The certificates of an interval follow its records: what came before them is what they speak of."""
-        which = f"{where}, pool {pool.pool} [{pool.start_ms}, {pool.end_ms})"
+        which = f"leaf {index}, pool {pool.pool} [{pool.start_ms}, {pool.end_ms})"
         self._outages.closed(pool.end_ms)
         self._note("pools", which, broken_pool(pool))
         key = (pool.pool, pool.start_ms, pool.end_ms)
-        before = self.pools.get(key)
-        expected = 1 if before is None else before[1].version + 1
+        before = self.certificates.get(key)
+        expected = 1 if before is None else before.version + 1
         if pool.version != expected:
-            after = "" if before is None else f": a second certificate after {before[0]}"
+            after = "" if before is None else f": a second certificate after leaf {before.leaf}"
             self._findings.fail("pools", f"{which}{after}: version was {pool.version}, expected {expected}")
-        self.pools[key] = (where, pool)
+        self.certificates[key] = Certified(index, pool.version, pool.total_gpu_ms, pool.covered_gpu_ms)
         if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
             self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
         if before is not None:
@@ -237,18 +304,11 @@ class Log:
         """At each site no more was delivered than stood behind all positions: a GPU-ms goes to one of them. By the last
         versions: records and certificates are corrected together.
         """
-        delivered_to, covered_by = Counter[tuple[str, int, int]](), Counter[tuple[str, int, int]]()
-        for position, told in self.by_position.items():
-            terms = self.terms.get(told[0].instrument)
-            if terms is None:
-                continue
-            for record in self.latest(position):
-                edges = (terms.site, record.start_ms, record.end_ms)
-                delivered_to[edges] += record.delivered_gpu_ms + record.derated_gpu_ms
-        for _, pool in self.pools.values():
-            covered_by[pool.site, pool.start_ms, pool.end_ms] += pool.covered_gpu_ms
-        for site, start_ms, end_ms in sorted(delivered_to):
-            delivered, covered = delivered_to[site, start_ms, end_ms], covered_by[site, start_ms, end_ms]
+        covered_by = Counter[tuple[str, int, int]]()
+        for (pool, start_ms, end_ms), certified in self.certificates.items():
+            covered_by[pool.rpartition("/")[0], start_ms, end_ms] += certified.covered_gpu_ms
+        for site, start_ms, end_ms in sorted(self._delivered):
+            delivered, covered = self._delivered[site, start_ms, end_ms], covered_by[site, start_ms, end_ms]
             if delivered > covered:
                 self._findings.fail(
                     "pools",
@@ -262,38 +322,55 @@ class Log:
         since_ms = min((each.steps[0][0] for each in pledged.values() if each.steps), default=None)
         if since_ms is None:
             return
-        for (pool, start_ms, end_ms), (where, said) in sorted(self.pools.items(), key=lambda item: item[0]):
+        for (pool, start_ms, end_ms), (index, _, total_gpu_ms, _) in sorted(self.certificates.items()):
             if start_ms < since_ms:
                 continue
             most = pledged.get(pool, StepFunction()).integral(Interval(start_ms, end_ms)) if start_ms < end_ms else 0
             wrong = ""
-            if said.total_gpu_ms > most:
-                wrong = f"total_gpu_ms was {said.total_gpu_ms}, expected at most {most}, as devices are pledged"
-            self._note("devices", f"{where}, pool {pool} [{start_ms}, {end_ms})", wrong)
+            if total_gpu_ms > most:
+                wrong = f"total_gpu_ms was {total_gpu_ms}, expected at most {most}, as devices are pledged"
+            self._note("devices", f"leaf {index}, pool {pool} [{start_ms}, {end_ms})", wrong)
 
     def _check_shortages(self) -> None:
         """What shortages say of positions is what the terms of their instruments say."""
         for where, certificate in self._shortages:
             for claim in certificate.claims:
-                recorded = self.by_position.get(claim.position)
-                terms = self.terms.get(recorded[0].instrument) if recorded else None
+                course = self.courses.get(claim.position)
+                terms = self.terms.get(course.instrument) if course is not None else None
                 wrong = "" if terms is None else wrong_claim(certificate, claim, terms)
                 if wrong:
                     self._findings.fail("shortages", f"{where}: {wrong}")
 
     def _check_tiling(self) -> None:
         """Each position has a record for every interval of delivery from its first to its last."""
-        for position, recorded in sorted(self.by_position.items()):
-            terms = self.terms.get(recorded[0].instrument)
+        for position, course in self.recorded.items():
+            terms = self.terms.get(course.instrument)
             if terms is None:
                 continue
             self._findings.examined["tiling"] += 1
-            given = {each.start_ms for each in recorded}
-            span = Interval(min(given), max(given) + terms.interval_ms)
-            missing = next((each for each in expected_intervals(terms, span) if each.start_ms not in given), None)
-            if missing is not None:
-                self._findings.fail(
-                    "tiling",
-                    f"{position} has no record of [{missing.start_ms}, {missing.end_ms}), expected one for each "
-                    f"interval of {terms.id} in [{span.start_ms}, {span.end_ms})",
-                )
+            span = course.span(terms)
+            missing_ms = next(missing_starts(expected_starts(terms, span), course.starts), None)
+            if missing_ms is not None:
+                expected = f"one for each interval of {terms.id} in [{span.start_ms}, {span.end_ms})"
+                missing = f"[{missing_ms}, {missing_ms + terms.interval_ms})"
+                self._findings.fail("tiling", f"{position} has no record of {missing}, expected {expected}")
+
+
+class _Courses(defaultdict[str, Course]):
+    """A course for each position that is asked for."""
+
+    def __init__(self, leaves: int, periods: Mapping[str, Interval]) -> None:
+        super().__init__()
+        self._leaves, self._periods = leaves, periods
+
+    def __missing__(self, position: str) -> Course:
+        made = self[position] = Course(self._leaves, self._periods.get(position))
+        return made
+
+
+def _delivered(record: MeterRecord) -> int:
+    return record.delivered_gpu_ms + record.derated_gpu_ms
+
+
+def _which(index: int, record: MeterRecord) -> str:
+    return f"leaf {index}, {record.position} [{record.start_ms}, {record.end_ms}) version {record.version}"

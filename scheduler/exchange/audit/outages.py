@@ -12,7 +12,7 @@ closed by then was dated back.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
@@ -20,6 +20,7 @@ from scheduler.core.instruments import InstrumentTerms, Recallable
 from scheduler.core.intervals import Interval, intersect, normalise, total_ms
 from scheduler.core.metering.maintenance import allowance_gpu_ms
 from scheduler.core.metering.records import MeterRecord
+from scheduler.exchange.audit.course import Course, Run
 from scheduler.exchange.audit.report import Findings
 from scheduler.exchange.outages import DeclaredNode, ForceMajeureLeaf, MaintenanceLeaf, OutageLeaf, WithheldLeaf
 
@@ -53,41 +54,47 @@ class Outages:
         else:
             self._withheld[leaf.said.position, leaf.recalled].append((where, leaf))
 
-    def hold_against(self, which: str, record: MeterRecord, terms: InstrumentTerms) -> None:
+    def hold_against(self, which: Callable[[], str], record: MeterRecord, terms: InstrumentTerms) -> None:
         """One record, against what was declared before it."""
-        losses = dict(record.losses)
+        if not record.losses and not record.released_gpu_ms:
+            return
+        note, losses = self._findings.note, dict(record.losses)
         if Cause.PLANNED_MAINTENANCE in losses:
-            self._note("maintenance", which, self._wrong_planned(record, terms))
+            note("maintenance", which, self._wrong_planned(record, terms))
         if Cause.DRAIN in losses:
-            self._note("maintenance", which, _wrong_drain(record, terms))
+            note("maintenance", which, _wrong_drain(record, terms))
         if Cause.FORCE_MAJEURE in losses:
-            self._note("excused", which, self._wrong_excused(record, terms))
+            note("excused", which, self._wrong_excused(record, terms))
         if Cause.REPLACEMENT in losses:
-            wrong = "" if terms.replace_within_s else f"replace_within_s of {terms.id} is 0, so nothing is lost to it"
-            self._note("replacement", which, f"{Cause.REPLACEMENT.name}: {wrong}" if wrong else "")
+            none = "" if terms.replace_within_s else f"replace_within_s of {terms.id} is 0, so nothing is lost to it"
+            note("replacement", which, f"{Cause.REPLACEMENT.name}: {none}" if none else "")
         if Cause.RECALL in losses:
-            self._note("recalls", which, self._wrong_withheld(record, terms, losses[Cause.RECALL], recalled=True))
+            note("recalls", which, self._wrong_withheld(record, terms, losses[Cause.RECALL], recalled=True))
         if record.released_gpu_ms:
             wrong = self._wrong_withheld(record, terms, record.released_gpu_ms, recalled=False)
-            self._note("releases", which, wrong)
+            note("releases", which, wrong)
 
-    def close(self, latest: Mapping[str, Sequence[MeterRecord]]) -> None:
-        """What only all records together tell. `latest`: the last versions of each position's, in order of time."""
+    def close(self, recorded: Mapping[str, Course]) -> None:
+        """What only all records together tell. `recorded`: of every position that has some."""
         for (position, recalled), said in sorted(self._withheld.items()):
-            first_ms = next((each.start_ms for each in latest.get(position, ()) if each.contracted_gpu_ms), None)
+            runs = recorded[position].runs if position in recorded else ()
+            first_ms = next((each.first_ms for each in runs if each.facts.contracted_gpu_ms), None)
             self._check_withheld(said, first_ms, recalled=recalled)
         lost: dict[_Pool, int] = defaultdict(int)
-        for position, records in latest.items():
-            terms = self._terms.get(records[0].instrument) if records else None
+        for position, course in recorded.items():
+            terms = self._terms.get(course.instrument)
             if terms is None:
                 continue
-            self._check_budget(position, records, terms)
+            self._check_budget(position, course.runs, terms)
             if terms.lot.cell > Level.NODE:
                 continue
-            for record in records:
-                for cause, gpu_ms in record.losses:
-                    if cause in (Cause.PLANNED_MAINTENANCE, Cause.FORCE_MAJEURE):
-                        lost[cause, terms.site, record.start_ms, record.end_ms] += gpu_ms
+            for run in (each for each in course.runs if each.length_ms > 0):
+                for cause, gpu_ms in (
+                    (Cause.PLANNED_MAINTENANCE, run.facts.planned_gpu_ms),
+                    (Cause.FORCE_MAJEURE, run.facts.excused_gpu_ms),
+                ):
+                    for start_ms in run.starts if gpu_ms else ():
+                        lost[cause, terms.site, start_ms, start_ms + run.length_ms] += gpu_ms
         for (cause, site, start_ms, end_ms), gpu_ms in sorted(lost.items()):
             planned = cause is Cause.PLANNED_MAINTENANCE
             most = _most_gpu_ms(self._notices if planned else self._declared, site, Interval(start_ms, end_ms))
@@ -164,18 +171,22 @@ class Outages:
             self._note("recalls" if recalled else "releases", f"{where}, {leaf.said.position}", wrong)
             run_ms = leaf.said.until_ms
 
-    def _check_budget(self, position: str, records: Sequence[MeterRecord], terms: InstrumentTerms) -> None:
+    def _check_budget(self, position: str, runs: Iterable[Run], terms: InstrumentTerms) -> None:
         used = contracted = 0
-        for record in records:
-            planned = dict(record.losses).get(Cause.PLANNED_MAINTENANCE, 0)
-            if planned:
-                allowed = allowance_gpu_ms(terms, record.interval, contracted, record.contracted_gpu_ms)
+        for run in runs:
+            planned, contracting = run.facts.planned_gpu_ms, run.facts.contracted_gpu_ms
+            if not planned or run.length_ms <= 0:
+                contracted += contracting * run.count
+                continue
+            for start_ms in run.starts:
+                interval = Interval(start_ms, start_ms + run.length_ms)
+                allowed = allowance_gpu_ms(terms, interval, contracted, contracting)
+                used += planned
+                contracted += contracting
                 wrong = ""
-                if used + planned > allowed:
-                    wrong = f"{used + planned} GPU-ms were planned by then, expected at most {allowed}, the budget"
-                self._note("maintenance", f"{position} [{record.start_ms}, {record.end_ms})", wrong)
-            used += planned
-            contracted += record.contracted_gpu_ms
+                if used > allowed:
+                    wrong = f"{used} GPU-ms were planned by then, expected at most {allowed}, the budget"
+                self._note("maintenance", f"{position} [{interval.start_ms}, {interval.end_ms})", wrong)
 
 
 def _wrong_drain(record: MeterRecord, terms: InstrumentTerms) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scheduler.core.causes import Cause
 from scheduler.core.instruments import MAX_INSTANT_MS, InstrumentTerms, ThroughputScope
-from scheduler.core.intervals import overlap
+from scheduler.core.intervals import Interval, overlap
 from scheduler.core.metering.records import MeterRecord, Quality
-from scheduler.core.profiles import delivery_intervals
 from scheduler.core.quantities import ONE_PPM, floor_div
 
 LATER = MAX_INSTANT_MS + 1
 
 
-def wrong_contracted(record: MeterRecord, terms: InstrumentTerms, agreed_ms: Mapping[str, int]) -> str:
+def wrong_contracted(
+    record: MeterRecord, terms: InstrumentTerms, deliveries: Sequence[Interval], agreed_ms: Mapping[str, int]
+) -> str:
     """Why the record cannot be of whole lots inside the profile, or is worth more than any grade that was accepted.
-    `agreed_ms`: since when the owner agrees to each grade, as the log has it before.
+    `deliveries`: `delivery_intervals` of the terms; `agreed_ms`: since when the owner agrees to each grade, as the log
+    has it before.
     """
     if record.start_ms >= record.end_ms:
         return ""
@@ -24,7 +26,7 @@ def wrong_contracted(record: MeterRecord, terms: InstrumentTerms, agreed_ms: Map
         return (
             f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected a multiple of the lot's {terms.lot.gpus} GPUs"
         )
-    if record.contracted_gpu_ms and not overlap(delivery_intervals(terms), record.interval):
+    if record.contracted_gpu_ms and not overlap(deliveries, record.interval):
         return f"contracted_gpu_ms was {record.contracted_gpu_ms}, expected 0 outside the profile"
     accepted = [
         each

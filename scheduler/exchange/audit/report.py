@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -38,6 +38,7 @@ CHECKS = (
     "disputes",
     "pools",
     "devices",
+    "probes",
     "accredited",
     "shortages",
     "maintenance",
@@ -100,6 +101,12 @@ class Findings:
     def fail(self, check: str, detail: str) -> None:
         """Something is wrong; only the first of a check is kept."""
         self.first.setdefault(check, detail)
+
+    def note(self, check: str, which: Callable[[], str], wrong: str) -> None:
+        """Something was looked at. `wrong`: what is wrong with it, empty for nothing; `which` names it."""
+        self.examined[check] += 1
+        if wrong:
+            self.fail(check, f"{which()}: {wrong}")
 
     def report(self, folder: Path, bundle: Bundle | None, positions: int = 0) -> AuditReport:
         """The report; `bundle` is None where the folder could not be read."""

@@ -52,10 +52,10 @@ class Witnessed:
         except TenorError as error:
             findings.fail("witness", str(error))
 
-    def add(self, hashes: Sequence[bytes]) -> None:
-        """The next leaf hashes of the log."""
+    def add(self, leaf_hash: bytes) -> None:
+        """The next leaf hash of the log."""
         if self.earlier is not None and self._range.size < self.earlier.size:
-            self._range = self._range.extend(hashes[: self.earlier.size - self._range.size])
+            self._range = self._range.append(leaf_hash)
 
     def close(self) -> None:
         """All leaves were there."""

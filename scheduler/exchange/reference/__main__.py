@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         db=asked.db,
         listen=asked.listen,
         address_file=asked.address_file,
-        rules=VenueRules(stream=asked.stream, keep_events=asked.keep_events),
+        rules=VenueRules(
+            stream=asked.stream, keep_events=asked.keep_events, probe_every_ms=1_000 * asked.probe_every_s
+        ),
         pace=Pace(heartbeat_ms=asked.heartbeat_ms),
         limits=Limits(asked.calls_per_s, 4 * asked.calls_per_s, asked.streams_per_peer),
         denied=asked.denied,
@@ -48,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stream", default="exchange", help="the name of its stream of positions")
     parser.add_argument("--keep-events", type=int, default=100_000, metavar="N", help="how many it can replay")
     parser.add_argument("--heartbeat-ms", type=int, default=1_000, metavar="MS", help="default: %(default)s")
+    parser.add_argument(
+        "--probe-every-s", type=int, default=900, metavar="S", help="mean, of a stream's devices; 0: never; %(default)s"
+    )
     identity = "its certificate and key, one PEM file or a folder with tls.crt and tls.key; with it, mutual TLS"
     parser.add_argument("--identity", type=Path, metavar="FILE", help=identity)
     parser.add_argument("--authority", type=Path, metavar="FILE", help="who signs the certificates of those that call")

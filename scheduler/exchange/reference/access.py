@@ -11,7 +11,7 @@ from scheduler.exchange.admission import Rule, anybody, only
 from scheduler.exchange.peers import Peer, Role
 from scheduler.exchange.reference.intake import Intake
 from scheduler.exchange.reference.venue import Venue
-from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, positions_pb2, probes_pb2
 
 _READERS = frozenset({Role.LOCAL, Role.EXCHANGE, Role.AUDITOR})
 
@@ -21,6 +21,7 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
     positions, trading = "/tenor.exchange.v1.PositionService/", "/tenor.exchange.v1.TradingService/"
     delivery, evidence = "/tenor.exchange.v1.DeliveryService/", "/tenor.exchange.v1.EvidenceService/"
     disputes = "/tenor.exchange.v1.DisputeService/"
+    probes = "/tenor.exchange.v1.ProbeService/"
     own = _Own(venue, intake)
     return {
         positions + "ListInstruments": anybody,
@@ -35,11 +36,25 @@ def rules(venue: Venue, intake: Intake) -> dict[str, Rule]:
         delivery + "GetStatement": own.statement,
         disputes + "OpenDispute": own.dispute,
         disputes + "ListDisputes": own.disputes,
+        **{
+            probes + name: own.probing
+            for name in ("NextProbe", "RevealNonce", "AnswerProbe", "OpenRows", "DeclineProbe")
+        },
+        probes + "ListProbes": own.probes,
         evidence + "GetCheckpoint": anybody,
         evidence + "GetInclusionProof": anybody,
         evidence + "GetConsistencyProof": anybody,
         evidence + "AddCosignature": only(Role.EXCHANGE, Role.AUDITOR),  # places for witnesses are few
     }
+
+
+_Probing = (
+    probes_pb2.NextProbeRequest
+    | probes_pb2.RevealNonceRequest
+    | probes_pb2.AnswerProbeRequest
+    | probes_pb2.OpenRowsRequest
+    | probes_pb2.DeclineProbeRequest
+)
 
 
 class _Own:
@@ -123,6 +138,20 @@ class _Own:
         elif peer.role not in _READERS:
             raise _refused(peer, f"disputes of {request.account or request.stream or 'all'}")
         return asked
+
+    def probing(self, peer: Peer, request: _Probing) -> _Probing:
+        """A cluster lets its own devices compute."""
+        if peer.role is not Role.LOCAL and (peer.role is not Role.CLUSTER or request.stream != peer.name):
+            raise _refused(peer, f"probes of {request.stream}")
+        return request
+
+    def probes(self, peer: Peer, request: probes_pb2.ListProbesRequest) -> probes_pb2.ListProbesRequest:
+        """A cluster sees those of its own devices."""
+        if peer.role in _READERS:
+            return request
+        if peer.role is not Role.CLUSTER or request.stream not in ("", peer.name):
+            raise _refused(peer, f"probes of {request.stream or 'all'}")
+        return probes_pb2.ListProbesRequest(stream=peer.name, after=request.after)
 
     def _account_of(self, position: str) -> str | None:
         try:

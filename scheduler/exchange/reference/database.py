@@ -19,7 +19,7 @@ from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
 
 APPLICATION_ID = 0x54454E58  # "TENX"
-VERSION = 4
+VERSION = 5
 MEMORY = ":memory:"
 
 _SCHEMA = (
@@ -118,6 +118,20 @@ _SINCE = {
             answered_ms INTEGER NOT NULL        -- 0: not yet
         )""",
         "CREATE INDEX dispute_of_record ON dispute (position, start_ms)",
+    ),
+    5: (
+        """CREATE TABLE probe (
+            seq INTEGER PRIMARY KEY,
+            stream TEXT NOT NULL,
+            step TEXT NOT NULL,                 -- called, revealed, answered, or found: then body is the finding
+            until_ms INTEGER NOT NULL,          -- of a step before that: from then on the cluster is silent
+            nonce BLOB NOT NULL,
+            asked TEXT NOT NULL,                -- which rows to open, once it was answered
+            body BLOB NOT NULL,                 -- the finding as far as it has come
+            leaf INTEGER                        -- that tells of it
+        )""",
+        "CREATE INDEX probe_of_stream ON probe (stream, step)",
+        "CREATE TABLE probe_due (stream TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID",
     ),
 }
 """What each version of the file added to the one before it."""

@@ -22,9 +22,11 @@ from scheduler.core.settlement import Statement
 from scheduler.exchange.checks import Reason, Rejected, check_batch, checked_leaf
 from scheduler.exchange.leaves import KeyChangeLeaf, Leaf, PledgeLeaf, SettlingLeaf, WithdrawalLeaf
 from scheduler.exchange.plain_records import PlainRecord, plain_record, record_of
+from scheduler.exchange.probe_leaves import ProbeLeaf
 from scheduler.exchange.reference.database import Database
 from scheduler.exchange.reference.devices import Devices
 from scheduler.exchange.reference.disputes import Disputes
+from scheduler.exchange.reference.probes import Probes
 from scheduler.exchange.reference.settling import Settling
 from scheduler.exchange.reference.stream_keys import StreamKeys
 from scheduler.exchange.reference.venue import Venue
@@ -85,6 +87,7 @@ class Intake:
         self._devices = Devices(database)
         self._keys = StreamKeys(database, venue.now_ms)
         self.disputes = Disputes(database, venue)
+        self.probes = Probes(database, venue, witness, venue.rules.probe_every_ms)
         self._settling = Settling(database, venue, self.disputes)
         self._turns: dict[str, int] = {}
         self._verified: dict[str, tuple[bytes, Checkpoint]] = {}
@@ -413,6 +416,8 @@ class Intake:
             ordered = rejected is None or rejected.reason in _USES_UP_ITS_VERSION
             if isinstance(leaf, PledgeLeaf | WithdrawalLeaf):
                 rejected = self._devices.noted(session.number, index, leaf)  # noqa: PLW2901 - as for records
+            elif isinstance(leaf, ProbeLeaf):
+                rejected = self.probes.noted(session.stream, index, leaf)  # noqa: PLW2901 - as for records
             elif isinstance(leaf, KeyChangeLeaf) and rejected is None:
                 rejected = self._keys.change(session.stream, index, leaf)  # noqa: PLW2901 - as for records
             elif isinstance(leaf, SettlingLeaf) and rejected is None:

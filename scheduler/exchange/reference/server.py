@@ -33,6 +33,7 @@ from scheduler.exchange.reference.faults.calls import FaultyCalls
 from scheduler.exchange.reference.faults.faults import Faults
 from scheduler.exchange.reference.faults.venue import OversellingVenue
 from scheduler.exchange.reference.intake import Intake
+from scheduler.exchange.reference.probe_service import Probing
 from scheduler.exchange.reference.services import Delivery, Disputing, Evidence, Pace, Positions, Trading
 from scheduler.exchange.reference.venue import Venue, VenueRules
 from scheduler.exchange.reference.witness import Witness
@@ -45,6 +46,8 @@ from scheduler.exchange.v1 import (
     faults_pb2_grpc,
     positions_pb2,
     positions_pb2_grpc,
+    probes_pb2,
+    probes_pb2_grpc,
 )
 
 _WORKERS = 64
@@ -56,6 +59,7 @@ _SERVICES = (
     *positions_pb2.DESCRIPTOR.services_by_name.values(),
     *delivery_pb2.DESCRIPTOR.services_by_name.values(),
     *disputes_pb2.DESCRIPTOR.services_by_name.values(),
+    *probes_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -99,7 +103,7 @@ class Server:
             self._health = health.HealthServicer()
             allowed = rules(self.venue, self.intake) | (control.rules() if settings.fault_control else {})
             between = [] if self._faults is None else [FaultyCalls(self._faults, self.venue)]
-            denied = None if settings.denied is None else Denied(settings.denied)
+            denied = Denied.of(settings.denied)
             door = Admission(allowed, settings.limits, denied=denied)
             self._server = _grpc_server([door, *between], settings.connection_age_ms)
             self._register(settings)
@@ -143,6 +147,7 @@ class Server:
         delivery_pb2_grpc.add_DeliveryServiceServicer_to_server(Delivery(self.intake, pace), server)
         disputing = Disputing(self.intake.disputes, self.venue.positions_of)
         disputes_pb2_grpc.add_DisputeServiceServicer_to_server(disputing, server)
+        probes_pb2_grpc.add_ProbeServiceServicer_to_server(Probing(self.intake.probes), server)
         delivery_pb2_grpc.add_EvidenceServiceServicer_to_server(Evidence(self.intake), server)
         if self._faults is not None and settings.fault_control:
             faults_pb2_grpc.add_FaultServiceServicer_to_server(control.FaultControl(self._faults), server)

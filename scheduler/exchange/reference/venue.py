@@ -39,12 +39,15 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class VenueRules:
-    """What one venue decides for itself. `keep_events`: how many events it can still replay."""
+    """What one venue decides for itself. `keep_events`: how many events it can still replay; `probe_every_ms`: the mean
+    time between two probes of a stream's devices, 0: it asks for none.
+    """
 
     stream: str = "exchange"
     keep_events: int = 100_000
     known_grades: Collection[str] | GradeShapes | None = None
     known_sites: Collection[str] | None = None
+    probe_every_ms: int = 0
 
 
 class Venue:
@@ -53,7 +56,7 @@ class Venue:
     def __init__(self, database: Database, clock_ms: Callable[[], int], rules: VenueRules | None = None) -> None:
         self._database = database
         self._clock_ms = clock_ms
-        self._rules = rules or VenueRules()
+        self.rules = rules or VenueRules()
         self._changed = threading.Condition(database.guard)
         self._load()
 
@@ -85,7 +88,7 @@ class Venue:
                 if known.lots_listed != lots_listed:
                     raise Conflict(f"{terms.id} is listed with {known.lots_listed} lots, was {lots_listed}")
                 return
-            check_listing(terms, self._rules.known_grades, self._rules.known_sites)
+            check_listing(terms, self.rules.known_grades, self.rules.known_sites)
             with self._database.transaction():
                 row = (terms.id, len(self._listings) + 1, canonical_bytes(terms), lots_listed)
                 self._database.write("INSERT INTO instrument VALUES (?, ?, ?, ?)", *row)
@@ -235,8 +238,8 @@ class Venue:
 
     def check_stream(self, stream: str) -> None:
         """Raises UnknownName where a caller means another stream than this venue's; empty: whichever there is."""
-        if stream not in ("", self._rules.stream):
-            raise UnknownName("stream", stream, (self._rules.stream,))
+        if stream not in ("", self.rules.stream):
+            raise UnknownName("stream", stream, (self.rules.stream,))
 
     def events_after(self, cursor: Cursor) -> tuple[PositionEvent, ...]:
         """The events after a cursor, a page at a time; empty where there are none yet.
@@ -292,7 +295,7 @@ class Venue:
     def _load(self) -> None:
         """Everything from the file, as it was last committed."""
         self._epoch = self._database.meta("epoch", 1)
-        cursor = Cursor(stream=self._rules.stream, epoch=self._epoch, seq=self._database.meta("seq", 0))
+        cursor = Cursor(stream=self.rules.stream, epoch=self._epoch, seq=self._database.meta("seq", 0))
         rows = self._database.all("SELECT terms, lots_listed, id FROM instrument ORDER BY listed")
         self._listings = {name: Listing(terms_from_bytes(terms, name), lots) for terms, lots, name in rows}
         stored = self._database.all("SELECT number, id, body FROM position ORDER BY number")
@@ -304,7 +307,7 @@ class Venue:
             self._add_sold(position.instrument, position.lots_over_time)
 
     def _cursor(self) -> Cursor:
-        return self._book.cursor or Cursor(stream=self._rules.stream, epoch=self._epoch, seq=0)
+        return self._book.cursor or Cursor(stream=self.rules.stream, epoch=self._epoch, seq=0)
 
     def _listing(self, instrument: str) -> Listing:
         with self._database.guard:
@@ -393,8 +396,8 @@ class Venue:
                 position.model_dump_json().encode(),
             )
         self._database.write("INSERT INTO request VALUES (?, ?, ?)", request_id, canonical_bytes(content), body)
-        if event.cursor.seq > self._rules.keep_events:
-            self._forget_before(event.cursor.seq - self._rules.keep_events + 1)
+        if event.cursor.seq > self.rules.keep_events:
+            self._forget_before(event.cursor.seq - self.rules.keep_events + 1)
 
     def _forget_before(self, first: int) -> None:
         self._database.write("DELETE FROM event WHERE seq < ?", first)

@@ -35,6 +35,10 @@ class Witness:
         path = database.with_name(database.name + _SUFFIX)
         return cls(SignerKey.load_or_generate(path, f"{NAME}/{stream}"), clock_ms)
 
+    def signed(self, message: bytes) -> bytes:
+        """Its signature over any bytes; what is signed begins with what it is, so that none of it is a cosignature."""
+        return self._key.sign_bytes(message)
+
     def has_cosigned(self, note: bytes) -> bool:
         """Whether the note carries a line of this key."""
         mine = (self.verifier.name, self.verifier.key_hash)

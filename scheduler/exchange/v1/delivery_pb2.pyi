@@ -84,6 +84,35 @@ DISPUTE_STATE_EXPIRED: DisputeState.ValueType  # 4
 """Nobody answered in time: the record stands."""
 Global___DisputeState: _TypeAlias = DisputeState  # noqa: Y015
 
+class _ProbeOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProbeOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProbeOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROBE_OUTCOME_UNSPECIFIED: _ProbeOutcome.ValueType  # 0
+    PROBE_OUTCOME_PASSED: _ProbeOutcome.ValueType  # 1
+    """The rows that were opened are those of this device and nonce, and came in time."""
+    PROBE_OUTCOME_WRONG: _ProbeOutcome.ValueType  # 2
+    PROBE_OUTCOME_LATE: _ProbeOutcome.ValueType  # 3
+    PROBE_OUTCOME_DECLINED: _ProbeOutcome.ValueType  # 4
+    """The cluster did not let the device compute; `reason` says why."""
+    PROBE_OUTCOME_SILENT: _ProbeOutcome.ValueType  # 5
+    """The cluster was called, and said nothing more."""
+
+class ProbeOutcome(_ProbeOutcome, metaclass=_ProbeOutcomeEnumTypeWrapper): ...
+
+PROBE_OUTCOME_UNSPECIFIED: ProbeOutcome.ValueType  # 0
+PROBE_OUTCOME_PASSED: ProbeOutcome.ValueType  # 1
+"""The rows that were opened are those of this device and nonce, and came in time."""
+PROBE_OUTCOME_WRONG: ProbeOutcome.ValueType  # 2
+PROBE_OUTCOME_LATE: ProbeOutcome.ValueType  # 3
+PROBE_OUTCOME_DECLINED: ProbeOutcome.ValueType  # 4
+"""The cluster did not let the device compute; `reason` says why."""
+PROBE_OUTCOME_SILENT: ProbeOutcome.ValueType  # 5
+"""The cluster was called, and said nothing more."""
+Global___ProbeOutcome: _TypeAlias = ProbeOutcome  # noqa: Y015
+
 @_typing.final
 class Loss(_message.Message):
     """GPU-milliseconds lost to one cause (see the published list of causes)."""
@@ -695,6 +724,108 @@ class WithheldLots(_message.Message):
 Global___WithheldLots: _TypeAlias = WithheldLots  # noqa: Y015
 
 @_typing.final
+class ProbedRow(_message.Message):
+    """A row of an answer, and that it is one: 2 bytes a value, the lower first, and an RFC 9162 inclusion proof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    values: _builtins.bytes
+    @_builtins.property
+    def proof(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        values: _builtins.bytes = ...,
+        proof: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "row", b"row", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbedRow: _TypeAlias = ProbedRow  # noqa: Y015
+
+@_typing.final
+class DeviceProbe(_message.Message):
+    """What the exchange found when it had a pledged device compute. It signs `tenor.dev/device-probe/v1`, NUL, and the canonical
+    JSON of all fields but the signature, by their names here, bytes in hexadecimal, the outcome in lower case.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
+    CALLED_MS_FIELD_NUMBER: _builtins.int
+    LIMIT_MS_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    REVEALED_MS_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    ANSWERED_MS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXCHANGE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    device: _builtins.bytes
+    suite: _builtins.str
+    size: _builtins.int
+    products: _builtins.int
+    commitment: _builtins.bytes
+    called_ms: _builtins.int
+    limit_ms: _builtins.int
+    nonce: _builtins.bytes
+    """Empty and 0 where it did not come so far."""
+    revealed_ms: _builtins.int
+    root: _builtins.bytes
+    answered_ms: _builtins.int
+    outcome: Global___ProbeOutcome.ValueType
+    reason: _builtins.str
+    exchange: _builtins.str
+    """The exchange's verifier key, that of its cosignatures, in C2SP form."""
+    signature: _builtins.bytes
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProbedRow]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        device: _builtins.bytes = ...,
+        suite: _builtins.str = ...,
+        size: _builtins.int = ...,
+        products: _builtins.int = ...,
+        commitment: _builtins.bytes = ...,
+        called_ms: _builtins.int = ...,
+        limit_ms: _builtins.int = ...,
+        nonce: _builtins.bytes = ...,
+        revealed_ms: _builtins.int = ...,
+        root: _builtins.bytes = ...,
+        answered_ms: _builtins.int = ...,
+        rows: _abc.Iterable[Global___ProbedRow] | None = ...,
+        outcome: Global___ProbeOutcome.ValueType = ...,
+        reason: _builtins.str = ...,
+        exchange: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_ms", b"answered_ms", "called_ms", b"called_ms", "commitment", b"commitment", "device", b"device", "exchange", b"exchange", "id", b"id", "limit_ms", b"limit_ms", "nonce", b"nonce", "outcome", b"outcome", "products", b"products", "reason", b"reason", "revealed_ms", b"revealed_ms", "root", b"root", "rows", b"rows", "signature", b"signature", "size", b"size", "suite", b"suite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceProbe: _TypeAlias = DeviceProbe  # noqa: Y015
+
+@_typing.final
 class SubstituteConsent(_message.Message):
     """The owner of a position agrees, from `from_ms` on, to delivery in grades for which the terms ask for consent, as the
     exchange told it.
@@ -749,6 +880,7 @@ class LogEntry(_message.Message):
     RECALL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
+    PROBE_FIELD_NUMBER: _builtins.int
     written_ms: _builtins.int
     """When it was written, by the cluster's clock."""
     @_builtins.property
@@ -781,6 +913,8 @@ class LogEntry(_message.Message):
     def release(self) -> Global___WithheldLots: ...
     @_builtins.property
     def consent(self) -> Global___SubstituteConsent: ...
+    @_builtins.property
+    def probe(self) -> Global___DeviceProbe: ...
     def __init__(
         self,
         *,
@@ -800,12 +934,13 @@ class LogEntry(_message.Message):
         recall: Global___WithheldLots | None = ...,
         release: Global___WithheldLots | None = ...,
         consent: Global___SubstituteConsent | None = ...,
+        probe: Global___DeviceProbe | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "probe", b"probe", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "coverage", b"coverage", "dispute", b"dispute", "dispute_answer", b"dispute_answer", "force_majeure", b"force_majeure", "key_change", b"key_change", "kind", b"kind", "late_fact", b"late_fact", "maintenance", b"maintenance", "pledge", b"pledge", "probe", b"probe", "promotion", b"promotion", "recall", b"recall", "record", b"record", "release", b"release", "shortage", b"shortage", "withdrawal", b"withdrawal", "written_ms", b"written_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure", "recall", "release", "consent"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["record", "coverage", "shortage", "pledge", "withdrawal", "key_change", "promotion", "dispute", "dispute_answer", "late_fact", "maintenance", "force_majeure", "recall", "release", "consent", "probe"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -22,6 +22,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.delivery import statement
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.channels import server_options
+from scheduler.exchange.denied import LOOKED_AT_S, Denied
 from scheduler.exchange.errors import Exhausted
 from scheduler.exchange.feed_client import FeedClient
 from scheduler.exchange.tls import Tls
@@ -31,7 +32,9 @@ from tests.exchange.trust import Trust
 
 
 @contextmanager
-def served(world: World, tls: Tls | None = None, limits: Limits | None = None) -> Iterator[FeedServer]:
+def served(
+    world: World, tls: Tls | None = None, limits: Limits | None = None, denied: Denied | None = None
+) -> Iterator[FeedServer]:
     """The feed of a market."""
     sources = FeedSources(
         clock_ms=world.clock_ms,
@@ -39,7 +42,9 @@ def served(world: World, tls: Tls | None = None, limits: Limits | None = None) -
         cosign=lambda note, _vkey: note,
         heartbeat_ms=50,
     )
-    settings = FeedSettings("local", epoch_of(world.journal, "local", 1), tls=tls, limits=limits or Limits())
+    settings = FeedSettings(
+        "local", epoch_of(world.journal, "local", 1), tls=tls, limits=limits or Limits(), denied=denied
+    )
     path = Path(world.journal._location)
     server = FeedServer(world.scheduler, path, settings, sources)
     server.start()
@@ -158,6 +163,23 @@ def test_a_peer_has_so_many_calls_and_streams(sold: World, trust: Trust) -> None
             client.checkpoint("local")
             with pytest.raises(Exhausted, match="auditor/many made more than 1 calls a second"):
                 list(client.replay(None))
+
+
+def test_a_peer_on_the_list_is_refused_by_the_feed_also_while_it_reads(
+    sold: World, trust: Trust, tmp_path: Path
+) -> None:
+    listed, now_s = tmp_path / "denied", [0.0]
+    listed.write_text("auditor/other\n")
+    with (
+        served(sold, trust.of("cluster/local"), denied=Denied(listed, lambda: now_s[0])) as server,
+        FeedClient(server.address, tls=trust.of("auditor/klm")) as client,
+    ):
+        client.head()
+        listed.write_text("auditor/klm\n")
+        now_s[0] += LOOKED_AT_S
+        for ask in (client.head, lambda: list(client.replay(None)), lambda: next(iter(client.subscribe(None)))):
+            with pytest.raises(Unauthorised, match="auditor/klm is denied here"):
+                ask()
 
 
 def test_searches_are_few_at_a_time(sold: World) -> None:

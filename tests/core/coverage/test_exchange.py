@@ -122,7 +122,13 @@ def test_nothing_is_traded_where_there_is_room_or_where_trading_makes_none() -> 
 def test_what_may_not_trade_stays() -> None:
     for spoiled in (IDLE._replace(well=False), IDLE._replace(untied=False), IDLE._replace(owner=-1, until_ms=NOW)):
         assert traded([FULL, spoiled], WHOLE) == ()
-    for spoiled in (FULL._replace(fixed=True), FULL._replace(untied=False), FULL._replace(until_ms=NOW)):
+    never = (
+        FULL._replace(fixed=True),
+        FULL._replace(untied=False),
+        FULL._replace(well=False),
+        FULL._replace(until_ms=NOW),
+    )
+    for spoiled in never:
         assert traded([spoiled, IDLE], WHOLE) == ()
     kept = Node(1, held=1, fixed=True)
     assert traded([FULL, kept], WHOLE._replace(size=1)) == ()

@@ -161,6 +161,13 @@ def test_cells_of_two_pools_never_trade(level: Level) -> None:
         assert swaps == (((level, {Level.NODE: 1, Level.GPU: 2}[level], 0),) if grade == "H100" else ())
 
 
+@pytest.mark.parametrize(("sizes", "trades"), [((2, 2), 1), ((4, 2), 0), ((2, 4), 0)])
+def test_cells_of_two_sizes_never_trade(sizes: tuple[int, int], trades: int) -> None:
+    nodes = tuple(NodeSpec(name=f"n{k}", grade="H100", gpus=gpus) for k, gpus in enumerate(sizes))
+    busy = np.array([-1] * sizes[0] + [0] * sizes[1], dtype=np.int32)
+    assert len(follow_work(Fleet.of(nodes), [held("a", Level.NODE, 0)], 1, {"a": 0}, busy)) == trades
+
+
 def test_work_that_cannot_be_preempted_keeps_the_turns_it_was_placed_by() -> None:
     fleet = fleet_of(nodes=2)
     busy = np.array([-1, -1, 0, 0], dtype=np.int32)

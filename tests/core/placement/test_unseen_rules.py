@@ -7,14 +7,16 @@ from scheduler.core.placement.laws import violations
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Place, Policy
 from scheduler.core.workloads import GangStatus
+from tests.core.placement.test_equal import in_runs, told
 from tests.core.placement.world import HOUR_MS, World, fleet_of, owners_of, spec_of
 
 STILL = Policy(consolidate=False)
 
 
 def served(world: World) -> str:
-    """The one gang that the next round places."""
+    """The one gang that the next round places, turn by turn and in runs."""
     made = plan(world.snapshot(), STILL)
+    assert told(in_runs(world.snapshot(), STILL)) == told(made)
     world.apply(made)
     assert violations(world.snapshot()) == ()
     (place,) = (action for action in made.actions if isinstance(action, Place))
@@ -44,3 +46,17 @@ def test_borrowers_come_by_waiting_then_what_they_lent() -> None:
         order.append(served(world))
         world.end(world.in_status(GangStatus.BINDING)[0])
     assert order == [patient.id, lender.id, urgent.id]
+
+
+def test_the_next_of_equal_gangs_waits_for_its_own_turn() -> None:
+    """What account a submitted last is not served before b's because its first was; b lent less than it borrowed."""
+    world = World(fleet_of([2]), owners_of({"c": 2}))
+    world.now_ms = 100 * HOUR_MS
+    first, other, last = (
+        world.submit(spec_of(account), submitted_ms=at * HOUR_MS) for at, account in enumerate("aba", start=1)
+    )
+    world.balance_gpu_ms = {"a": 5, "b": -5}
+    made = plan(world.snapshot(), STILL)
+    assert told(in_runs(world.snapshot(), STILL)) == told(made)
+    world.apply(made)
+    assert [world.gangs[gang.number].status for gang in (first, other, last)] == ["binding", "binding", "waiting"]

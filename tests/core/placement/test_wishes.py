@@ -162,6 +162,16 @@ def test_reclaiming_a_shared_device_ends_all_that_share_it() -> None:
     assert world.gangs[owner.number].status is GangStatus.RUNNING
 
 
+def test_what_cannot_be_preempted_joins_no_device_that_changes_owners_before_it_ends() -> None:
+    world = World(fleet_of([3]), owners_of({"a": 3}))
+    firm: dict[str, Any] = {"gpu_milli": 300, "preemptible": False}
+    world.running(spec_of("a", max_runtime_ms=30 * MINUTE_MS, **firm), [0])
+    world.until_ms[0] = world.now_ms + HOUR_MS
+    short, long = (world.submit(spec_of("a", max_runtime_ms=each, **firm)) for each in (HOUR_MS, HOUR_MS + 1))
+    planned(world)
+    assert (gpus_of(world, short), gpus_of(world, long)) == ((0,), (1,))
+
+
 def test_what_cannot_be_preempted_shares_with_its_like_alone() -> None:
     world = World(fleet_of([3]), owners_of({"a": 3}))
     soft = world.running(spec_of("a", gpu_milli=100), [0])
@@ -295,6 +305,14 @@ def test_only_what_has_ended_by_then_goes_before_one_that_waited_long() -> None:
     assert (told.expected_start_ms, dict(told.numbers)["protected_start_ms"]) == (start_ms, start_ms)
 
 
+def test_of_those_who_waited_long_the_first_is_protected_and_no_other() -> None:
+    world, large = crowded()
+    later = world.submit(spec_of("c", 4, 4), submitted_ms=2 * HOUR_MS)
+    waiting = planned(world).waiting
+    told = [dict(waiting[gang.account, gang.shape].numbers).get("protected_start_ms") for gang in (large, later)]
+    assert told == [world.now_ms + 2 * HOUR_MS, None]
+
+
 def test_nobody_is_moved_for_another_than_the_protected_one() -> None:
     """Emptying a node for a gang of eight would cost nothing; but another waits for three nodes since long."""
     world = World(fleet_of([8, 8, 8]), owners_of({None: 24}))
@@ -319,6 +337,25 @@ def test_a_long_gang_may_have_what_the_protected_one_does_not_need() -> None:
     planned(world)
     assert set(gpus_of(world, long[0])) <= set(range(10, 16))
     assert not gpus_of(world, long[1])
+
+
+def test_what_a_long_gang_took_of_that_is_gone_for_the_next_one() -> None:
+    """Four GPUs of the free node are not needed: two long gangs share them, and four stay free."""
+    world = World(fleet_of([8, 8]), owners_of({None: 16}))
+    world.now_ms = 10 * HOUR_MS
+    world.running(spec_of("b", 1, 8, max_runtime_ms=2 * HOUR_MS), range(8))
+    world.submit(spec_of("a", 3, 4), submitted_ms=HOUR_MS)
+    long = [world.submit(spec_of("c", 1, 2, **LONG)) for _ in range(3)]
+    planned(world)
+    assert [len(gpus_of(world, each)) for each in long] == [2, 2, 0]
+
+
+@pytest.mark.parametrize(("grace_ms", "goes"), [(30 * MINUTE_MS, True), (30 * MINUTE_MS + 1, False)])
+def test_a_gang_has_ended_when_its_grace_is_over_too(grace_ms: int, *, goes: bool) -> None:
+    world, _ = crowded()
+    short = world.submit(spec_of("c", 1, 8, grace_ms=grace_ms, max_runtime_ms=90 * MINUTE_MS))
+    planned(world)
+    assert bool(gpus_of(world, short)) is goes
 
 
 def test_nobody_is_held_back_for_one_that_has_not_waited_long() -> None:
