@@ -23,7 +23,7 @@ from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.publisher import Publisher
 from scheduler.exchange.reference.faults.faults import Fault, Faults
 from scheduler.exchange.tls import opened
-from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, positions_pb2, probes_pb2
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -47,6 +47,7 @@ METHODS = methods_of(
     *positions_pb2.DESCRIPTOR.services_by_name.values(),
     *delivery_pb2.DESCRIPTOR.services_by_name.values(),
     *disputes_pb2.DESCRIPTOR.services_by_name.values(),
+    *probes_pb2.DESCRIPTOR.services_by_name.values(),
 )
 READING = ("Get", "Watch", "List")
 """How the names of methods begin that change nothing, but for ListInstrument."""
@@ -166,6 +167,16 @@ def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
             disputes_pb2.ListDisputesRequest(),
             disputes_pb2.ListDisputesRequest(after=1, account="account-0", position="pos-1", stream=STREAM),
         ],
+        "NextProbe": [probes_pb2.NextProbeRequest(stream=STREAM)],
+        "RevealNonce": [probes_pb2.RevealNonceRequest(stream=STREAM, probe="probe-1")],
+        "AnswerProbe": [probes_pb2.AnswerProbeRequest(stream=STREAM, probe="probe-1", root=bytes(32))],
+        "OpenRows": [
+            probes_pb2.OpenRowsRequest(stream=STREAM, probe="probe-1", rows=[delivery_pb2.ProbedRow(values=bytes(8))])
+        ],
+        "DeclineProbe": [
+            probes_pb2.DeclineProbeRequest(stream=STREAM, probe="probe-1", why=probes_pb2.PROBE_DECLINE_BUSY)
+        ],
+        "ListProbes": [probes_pb2.ListProbesRequest(stream=STREAM)],
         "Publish": [delivery_pb2.PublishRequest(batch=batch) for batch in LOG.batches],
     }
 
