@@ -46,7 +46,7 @@ from scheduler.execution.protocol import Executor
 from scheduler.ledger.journal import Entry, Journal
 from scheduler.observations import events_of, launch_of
 from scheduler.planners.planner import LocalPlanner, Planner
-from scheduler.settling import Books, Outgoing
+from scheduler.settling import MeterRecords, Outgoing
 
 OBSERVED_CURSOR = "observed_ms"
 PLANS_A_ROUND = 8
@@ -103,7 +103,9 @@ class Scheduler:
         self._unsaved: list[Entry] = []
         self._outgoing = Outgoing(log, journal)
         reading_ms, spares = self.settings.reading_ms, self.settings.spares
-        self.books = Books(self.state, self._outgoing, self._emit, self.alerts.append, reading_ms, spares)
+        self.meter_records = MeterRecords(
+            self.state, self._outgoing, self._emit, self.alerts.append, reading_ms, spares
+        )
         self._launched: set[tuple[str, int]] = set()
         self._stop_sent: dict[tuple[str, int], int | None] = {}
         """Attempts that were told to stop, with the deadline that they know of."""
@@ -115,7 +117,7 @@ class Scheduler:
         self._shutting_down = False
         self.listeners: list[Callable[[Event], None]] = []
         """Told of every event as it is folded in, before it is durable: for figures and displays, never for acts."""
-        self.closing_listeners = self.books.closing_listeners
+        self.closing_listeners = self.meter_records.closing_listeners
 
     # -- what others tell ----------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class Scheduler:
             self._emit(loaded)
             self._emit_all(covering.after_snapshot(self.state, now_ms, self.settings.spares))
             for name, since_ms in settling.changed_since(before, settling.owned(self.state), now_ms):
-                self.books.correct((name,), since_ms, now_ms, encode(loaded))
+                self.meter_records.correct((name,), since_ms, now_ms, encode(loaded))
             self._save_or_raise()
             self.woken.set()
 
@@ -163,7 +165,7 @@ class Scheduler:
             self._turn_coverage = True  # owners may have changed: the next round lets coverage follow the work
             if event.effective_ms < now_ms:
                 names = (event.position, *filter(None, (event.source,)))
-                self.books.correct(names, event.effective_ms, now_ms, encode(changed))
+                self.meter_records.correct(names, event.effective_ms, now_ms, encode(changed))
             self._save_or_raise()
             self.woken.set()
 
@@ -216,25 +218,25 @@ class Scheduler:
                     self._after_health(event, now_ms)
                 elif isinstance(event, ForceMajeureDeclared) and event.from_ms < now_ms:
                     names = outages.touched_by(self.state, event)
-                    corrected += self.books.correct(names, event.from_ms, now_ms, encode(event))
+                    corrected += self.meter_records.correct(names, event.from_ms, now_ms, encode(event))
             self._save_or_raise()
             self.woken.set()
             return corrected
 
     def learn_dispute(self, seq: int, dispute: Dispute) -> None:
-        """A dispute, as the exchange tells of it. Raises as `Books.hear`; then nothing changed."""
+        """A dispute, as the exchange tells of it. Raises as `MeterRecords.hear`; then nothing changed."""
         with self._telling() as now_ms:
-            self.books.hear(seq, dispute, now_ms)
+            self.meter_records.hear(seq, dispute, now_ms)
 
     def answer_dispute(self, name: str, *, accept: bool, reason: str, losses: Losses | None = None) -> Answer:
-        """See `Books.answer`; in the log when this returns."""
+        """See `MeterRecords.answer`; in the log when this returns."""
         with self._telling() as now_ms:
-            return self.books.answer(name, now_ms, accept=accept, reason=reason, losses=losses)
+            return self.meter_records.answer(name, now_ms, accept=accept, reason=reason, losses=losses)
 
     def learn_clock(self, error_ms: int, since_ms: int) -> None:
-        """See `Books.check_clock`."""
+        """See `MeterRecords.check_clock`."""
         with self._telling() as now_ms:
-            self.books.check_clock(error_ms, since_ms, now_ms)
+            self.meter_records.check_clock(error_ms, since_ms, now_ms)
 
     def choose_score(self, choice: ScoreChosen) -> bool:
         """From the next round on partly used nodes are filled by this score. False where that changes nothing."""
@@ -267,7 +269,7 @@ class Scheduler:
                 with collections_wait():
                     self._place(now_ms)
             self._close_intervals(now_ms)
-            self.books.settle(now_ms)
+            self.meter_records.settle(now_ms)
             if self._save(observed_ms=now_ms):
                 self._act(now_ms)
             return self.next_due_ms()
@@ -296,7 +298,7 @@ class Scheduler:
         return min(
             (
                 at_ms
-                for at_ms in (close_ms, turn_ms, deadlines.next_due_ms(self.state), self.books.next_due_ms())
+                for at_ms in (close_ms, turn_ms, deadlines.next_due_ms(self.state), self.meter_records.next_due_ms())
                 if at_ms is not None
             ),
             default=None,
@@ -327,13 +329,13 @@ class Scheduler:
         for observation in observations:
             for event in events_of(observation, self.state, now_ms):
                 told = True
-                self.books.note_late(event, now_ms)
+                self.meter_records.note_late(event, now_ms)
                 self._emit(event)
                 self._after_health(event, now_ms)
         if not blind and self._blind_since_ms is not None:
-            self.books.sees_again(self._blind_since_ms, now_ms, same_state=not told)
+            self.meter_records.sees_again(self._blind_since_ms, now_ms, same_state=not told)
             self._blind_since_ms = None
-        self.books.correct_late(now_ms)
+        self.meter_records.correct_late(now_ms)
 
     def _turn_calendar(self, now_ms: int) -> None:
         while self.state.calendar.turns and self.state.calendar.turns[0] <= now_ms:
@@ -402,9 +404,9 @@ class Scheduler:
             return
         blind = self._blind_since_ms is not None
         if self._blind_since_ms is not None:
-            self.books.still_blind(self._blind_since_ms, now_ms)
+            self.meter_records.still_blind(self._blind_since_ms, now_ms)
             self._blind_since_ms = now_ms
-        self.books.close(now_ms, self.settings.close_lag_ms, blind=blind)
+        self.meter_records.close(now_ms, self.settings.close_lag_ms, blind=blind)
         self._positions_changed = True
 
     def _act(self, now_ms: int) -> None:
@@ -432,7 +434,7 @@ class Scheduler:
         match event:
             case PositionChanged() | PositionsLoaded() | InstrumentListed():
                 self._positions_changed = True
-                self.books.look_again()
+                self.meter_records.look_again()
             case GangEnded():
                 self._launched.discard((event.gang, event.attempt))
                 self._stop_sent.pop((event.gang, event.attempt), None)

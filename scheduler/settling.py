@@ -1,4 +1,4 @@
-"""The books of delivery: intervals are closed, corrected and settled, disputes heard and answered.
+"""The meter records: intervals are closed, corrected and settled, disputes heard and answered.
 
 The part of the loop that writes the log. It decides by the pure steps in `core.rounds`, appends leaves and emits the
 events that say which; the loop makes both durable together. Every method is called with the scheduler's guard held.
@@ -62,7 +62,7 @@ class Outgoing:
         return first, len(self.leaves) - before
 
 
-class Books:
+class MeterRecords:
     """See the module. `emit` folds an event in and keeps it for the journal; `alert` tells a person."""
 
     def __init__(

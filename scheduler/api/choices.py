@@ -37,8 +37,7 @@ def of_stop(state: State, gang: Gang, cause: StopCause | None, for_gang: str | N
         case StopCause.RECLAIMED:
             return f"the GPUs that it borrowed were reclaimed{whom or ' for their owner'}"
         case StopCause.CONSOLIDATED if other is not None and other.inside:
-            owner = other.account if known else naming.ANOTHER
-            return f"{owner}'s own cells were rearranged{whom}, and it keeps its turn"
+            return f"the least work is lost where it makes room{whom}, and it keeps its turn"
         case StopCause.CONSOLIDATED:
             return f"its GPUs were needed as whole nodes{whom or ' for a larger job'}"
         case StopCause.RESIZED:

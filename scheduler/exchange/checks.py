@@ -140,9 +140,9 @@ def wrong_claim(certificate: Certificate, claim: ShortClaim, terms: InstrumentTe
     """
     if claim.firmness_class != terms.firmness_rank:
         return f"firmness_class of {claim.position} was {claim.firmness_class}, expected {terms.firmness_rank}"
-    pool = f"{terms.grade.klass}@{terms.site}"
-    if certificate.pool != pool:
-        return f"pool of {claim.position} was {certificate.pool}, expected {pool}"
+    pools = [f"{each.grade}@{terms.site}" for each in terms.deliverables]
+    if certificate.pool not in pools:
+        return f"pool of {claim.position} was {certificate.pool}, expected {' or '.join(pools)}"
     first = min(each.firmness_class for each in certificate.claims)
     if claim.firmness_class == first and certificate.level != terms.lot.cell:
         return f"level of {claim.position} was {certificate.level.name}, expected {terms.lot.cell.name}"

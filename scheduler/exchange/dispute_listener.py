@@ -6,14 +6,12 @@ take yet, as of a position that it has not heard of, is asked for again, in its 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from scheduler.core.errors import TenorError
 from scheduler.core.metering.disputes import Dispute
 from scheduler.exchange.client import ExchangeClient
+from scheduler.exchange.dialling import Dialling, said_of
 from scheduler.exchange.tls import Tls
 
 PAUSE_S = 1.0
@@ -27,7 +25,7 @@ class Hearer(Protocol):
         """A dispute at its place; one that is known changes nothing."""
 
 
-class DisputeListener:
+class DisputeListener(Dialling):
     """See the module. `after`: the place of the last dispute that is known."""
 
     def __init__(
@@ -40,53 +38,34 @@ class DisputeListener:
         tls: Tls | None = None,
         pause_s: float = PAUSE_S,
     ) -> None:
+        super().__init__("dispute-listener", first_pause_s=pause_s, longest_pause_s=LONGEST_PAUSE_S)
         self._address = address
         self._hearer = hearer
         self._stream = stream
         self._after = after
         self._tls = tls
         self._pause_s = pause_s
-        self._stop = threading.Event()
+        self._asked = 0  # how often that was answered
         self.detail = ""
         """Why nothing was heard the last time; empty where it was."""
-        self._thread = threading.Thread(target=self._run, name="dispute-listener", daemon=True)
 
-    def start(self) -> Self:
-        """Begins; gives itself."""
-        self._thread.start()
-        return self
+    def _progress(self) -> object:
+        return self._asked
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it. Stopping twice does nothing."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def _dial(self) -> None:
+        """Everything new, and what comes, until it is stopped or something is wrong."""
+        if self._tls is not None:
+            self._tls.check()
+        with ExchangeClient(self._address, tls=self._tls) as client:
+            while not self._stop.is_set():
+                found = client.disputes(self._after(), stream=self._stream)
+                for each in found:
+                    self._hearer.learn_dispute(each.seq, each.dispute)
+                self._asked += 1
+                self.detail = ""
+                if not found:
+                    self._stop.wait(self._pause_s)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        pause_s = self._pause_s
-        while not self._stop.is_set():
-            self.detail = self._heard()
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if self.detail else self._pause_s
-            self._stop.wait(pause_s)
-
-    def _heard(self) -> str:
-        """Everything new, until there is nothing or something is wrong, in words."""
-        try:
-            if self._tls is not None:
-                self._tls.check()
-            with ExchangeClient(self._address, tls=self._tls) as client:
-                while not self._stop.is_set():
-                    found = client.disputes(self._after(), stream=self._stream)
-                    for each in found:
-                        self._hearer.learn_dispute(each.seq, each.dispute)
-                    if not found:
-                        self._stop.wait(self._pause_s)
-        except TenorError as error:
-            return f"{error.code}: {error}"
-        return ""
+    def _told(self, error: Exception) -> bool:
+        self.detail = said_of(error)
+        return True

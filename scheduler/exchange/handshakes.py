@@ -96,8 +96,18 @@ def _unwelcome(loaded: Loaded, tls: Tls) -> str:
 def _connected(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     connected = socket.create_connection((host.strip("[]"), int(port)), _WAIT_S)
+    if leads_back(connected):
+        connected.close()
+        raise ConnectionRefusedError(f"nobody listens at {address}")
     connected.settimeout(_WAIT_S)
     return connected
+
+
+def leads_back(connected: socket.socket) -> bool:
+    """Whether a connection to a port of this machine where nobody listens was given that very port, and so met itself:
+    Linux allows it, and whoever wants to listen there finds the port taken while it lasts.
+    """
+    return bool(connected.getsockname() == connected.getpeername())
 
 
 def _present(context: ssl.SSLContext, tls: Tls) -> None:

@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
 from scheduler.core.errors import Conflict, Refused, SequenceGap, TenorError, Unavailable
 from scheduler.exchange.channels import CHANNEL_OPTIONS, STREAM_S
+from scheduler.exchange.dialling import Dialling, said_of
 from scheduler.exchange.handshakes import failure
 from scheduler.exchange.silence import QUIET_S
 from scheduler.exchange.tls import Tls, opened
@@ -35,8 +35,6 @@ from scheduler.ledger.notes import Checkpoint, sign_checkpoint
 BATCH_LEAVES = 512
 BATCH_BYTES = 2**20
 """A batch ends with the leaf that reaches this; the longest leaf alone is far below what a message may have."""
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 _IDLE_S = 0.2
 """How soon new leaves are noticed where nobody calls `wake`."""
 _KEPT_REJECTIONS = 100
@@ -72,7 +70,7 @@ class PublishStatus:
     rejections: tuple[RejectedLeaf, ...] = ()
 
 
-class Publisher:
+class Publisher(Dialling):
     """See the module. `epoch`: of the process that owns the journal; a higher one fences those before it."""
 
     def __init__(
@@ -88,6 +86,7 @@ class Publisher:
         tls: Tls | None = None,
         quiet_s: float = QUIET_S,
     ) -> None:
+        super().__init__("exchange-publisher", chance=chance)
         self._address = address
         self._quiet_s = quiet_s
         self._heard_s = 0.0
@@ -96,10 +95,8 @@ class Publisher:
         self._stream = stream
         self._signer = signer
         self._epoch = epoch
-        self._chance = chance or random.Random()
         self._batch_leaves = batch_leaves
         self._guard = threading.Condition()
-        self._stopping = False
         self._acknowledged = journal.acknowledged(stream)
         self._sent = 0
         self._credits = 0  # 0: the exchange has not answered to the opening yet
@@ -111,12 +108,6 @@ class Publisher:
         self._rejections: deque[RejectedLeaf] = deque(maxlen=_KEPT_REJECTIONS)
         self._rejected = 0
         self._call: Any = None
-        self._thread = threading.Thread(target=self._run, name="exchange-publisher", daemon=True)
-
-    def start(self) -> Self:
-        """Begins; gives itself."""
-        self._thread.start()
-        return self
 
     def wake(self) -> None:
         """There are new leaves: send them now rather than a little later."""
@@ -143,61 +134,38 @@ class Publisher:
             self._guard.wait_for(lambda: self._acknowledged >= size or self._state in over, timeout_s)
             return self._acknowledged >= size
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it. Stopping twice does nothing."""
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _hang_up(self) -> None:
         with self._guard:
-            self._stopping = True
             call = self._call
             self._guard.notify_all()
         if call is not None:
             call.cancel()
-        if self._thread.is_alive():
-            self._thread.join()
+
+    def _stopped(self) -> None:
         with self._guard:
             if self._state is not PublishState.REFUSED:
                 self._state = PublishState.STOPPED
             self._guard.notify_all()
 
-    def __enter__(self) -> Self:
-        return self.start()
+    def _progress(self) -> object:
+        return self._acknowledged
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
-    # -- the thread ----------------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stopping:
-            before = self._acknowledged
-            if not self._published():
-                return
-            pause_s = FIRST_PAUSE_S if self._acknowledged != before else min(2 * pause_s, LONGEST_PAUSE_S)
-            with self._guard:
-                self._guard.wait_for(lambda: self._stopping, pause_s * self._chance.uniform(0.5, 1.0))
-
-    def _published(self) -> bool:
-        """One connection, from its beginning to its end; False where there must not be another."""
-        try:
-            self._publish()
-        except SequenceGap as error:  # the exchange says where to go on, when it is asked again
-            self._note(PublishState.CONNECTING, f"{error.code}: {error}")
-        except Refused as error:
-            self._note(PublishState.REFUSED, f"{error.code}: {error}")
-            return False
-        except TenorError as error:
-            self._note(PublishState.CONNECTING, f"{error.code}: {error}")
-        except Exception as error:  # noqa: BLE001 - a fault of ours must be seen, not end a thread in silence
-            self._note(PublishState.REFUSED, f"unexpected {type(error).__name__}: {error}")
-            return False
-        return True
+    def _told(self, error: Exception) -> bool:
+        """After a gap the exchange says where to go on, when it is asked again."""
+        is_over = not isinstance(error, TenorError) or (
+            isinstance(error, Refused) and not isinstance(error, SequenceGap)
+        )
+        self._note(PublishState.REFUSED if is_over else PublishState.CONNECTING, said_of(error))
+        return not is_over
 
     def _note(self, state: PublishState, detail: str) -> None:
         with self._guard:
             self._state, self._detail = state, detail
             self._guard.notify_all()
 
-    def _publish(self) -> None:
+    def _dial(self) -> None:
         """Sends until the exchange is lost. Raises what the exchange or the journal raises."""
         with self._guard:
             self._turn += 1
@@ -210,7 +178,7 @@ class Publisher:
             call: Any = delivery_pb2_grpc.DeliveryServiceStub(channel).Publish(self._requests(turn), timeout=STREAM_S)
             with self._guard:
                 self._call = call
-                if self._stopping:
+                if self._stop.is_set():
                     call.cancel()
             try:
                 for response in call:
@@ -311,7 +279,7 @@ class Publisher:
             return self._guard.wait_for(granted, _IDLE_S) and not self._over(turn)
 
     def _over(self, turn: int) -> bool:
-        return self._stopping or self._turn != turn
+        return self._stop.is_set() or self._turn != turn
 
     def _next_batch(self, turn: int) -> delivery_pb2.Batch | None:
         """The next leaves under a checkpoint that covers them; None where there are none."""

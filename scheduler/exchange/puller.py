@@ -13,18 +13,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from scheduler.core.errors import Refused, SequenceGap, TenorError, Unauthorised
-from scheduler.exchange.errors import CursorCompacted, retry_pause_s
+from scheduler.exchange.dialling import Dialling, said_of
+from scheduler.exchange.errors import CursorCompacted
 from scheduler.exchange.feed_client import CREDITS, FeedAlive, FeedClient, FeedHead, FeedSubscription
 from scheduler.exchange.following import Follower, Place, Taken
 from scheduler.exchange.tls import Tls
 from scheduler.ledger.keys import VerifierKey
-
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 
 
 class Keeper(Protocol):
@@ -68,7 +65,7 @@ class PullStatus:
     error: TenorError | None = None
 
 
-class Puller:
+class Puller(Dialling):
     """See the module. `address`: where the feed is, or who says it anew for each time that it is dialled. `trusted`:
     the log's keys to believe; none: the first that it names. `whole`: every leaf is wanted, and no snapshot in its
     place. `most_replayed`: behind by more leaves than this, a snapshot is taken.
@@ -86,26 +83,19 @@ class Puller:
         tls: Tls | None = None,
         chance: random.Random | None = None,
     ) -> None:
+        super().__init__("feed-puller", chance=chance)
         self._address = address
         self._keeper = keeper
         self._whole = whole
         self._most_replayed = most_replayed
         self._granted = granted
         self._tls = tls
-        self._chance = chance or random.Random()
         self._follower = Follower(keeper.place(), trusted)
         self._snapshot_due = False
         self._gap_at: int | None = None
-        self._stop = threading.Event()
         self._guard = threading.Condition()
         self._status = PullStatus(PullState.CONNECTING, self._follower.place.range.size)
         self._open: FeedSubscription | None = None
-        self._thread = threading.Thread(target=self._run, name="feed-puller", daemon=True)
-
-    def start(self) -> Self:
-        """Begins; gives itself."""
-        self._thread.start()
-        return self
 
     def status(self) -> PullStatus:
         """How it stands."""
@@ -126,62 +116,43 @@ class Puller:
             self._guard.wait_for(lambda: has() or self._status.state in over, timeout_s)
             return has()
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it. Stopping twice does nothing."""
-        self._stop.set()
+    def _hang_up(self) -> None:
         with self._guard:
             subscription = self._open
         if subscription is not None:
             subscription.cancel()
-        if self._thread.is_alive():
-            self._thread.join()
+
+    def _stopped(self) -> None:
         if self.status().state is not PullState.FROZEN:
             self._note(state=PullState.STOPPED)
 
-    def __enter__(self) -> Self:
-        return self.start()
+    def _progress(self) -> object:
+        status = self.status()
+        return status.taken, status.heard_ms
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+    def _dial(self) -> None:
+        if self._tls is not None:
+            self._tls.check()
+        address = self._address if isinstance(self._address, str) else self._address()
+        with FeedClient(address, tls=self._tls) as client:
+            self._pull(client)
 
-    def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stop.is_set():
-            before = self.status()
-            if not self._pulled():
-                return
-            after = self.status()
-            if (after.taken, after.heard_ms) != (before.taken, before.heard_ms):
-                pause_s = FIRST_PAUSE_S
-            told_s = 0.0 if after.error is None else retry_pause_s(after.error, 0.0)
-            self._stop.wait(max(told_s, pause_s * self._chance.uniform(0.5, 1.0)))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    def _pulled(self) -> bool:
-        """One connection, from its beginning to its end; False where there must not be another."""
-        try:
-            if self._tls is not None:
-                self._tls.check()
-            address = self._address if isinstance(self._address, str) else self._address()
-            with FeedClient(address, tls=self._tls) as client:
-                self._pull(client)
-        except CursorCompacted as error:
-            if self._whole:
-                return self._frozen(f"{error.code}: {error}; every leaf is wanted", error)
-            self._snapshot_due = True
-            self._note(state=PullState.CONNECTING, detail=f"{error.code}: {error}", error=error)
-        except (SequenceGap, Unauthorised) as error:  # something was left out, or a key changed: ask again, once
-            taken = self._follower.place.range.size
-            if self._gap_at == taken:
-                return self._frozen(f"{error.code}: {error}", error)
-            self._gap_at = taken
-            self._note(state=PullState.CONNECTING, detail=f"{error.code}: {error}", error=error)
-        except Refused as error:
-            return self._frozen(f"{error.code}: {error}", error)
-        except TenorError as error:
-            self._note(state=PullState.CONNECTING, detail=f"{error.code}: {error}", error=error)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must be seen, not end a thread in silence
-            return self._frozen(f"unexpected {type(error).__name__}: {error}", None)
+    def _told(self, error: Exception) -> bool:
+        match error:
+            case CursorCompacted() if self._whole:
+                return self._frozen(f"{said_of(error)}; every leaf is wanted", error)
+            case CursorCompacted():
+                self._snapshot_due = True
+            case SequenceGap() | Unauthorised():  # something was left out, or a key changed: ask again, once
+                taken = self._follower.place.range.size
+                if self._gap_at == taken:
+                    return self._frozen(said_of(error), error)
+                self._gap_at = taken
+            case TenorError() if not isinstance(error, Refused):
+                pass
+            case _:
+                return self._frozen(said_of(error), error if isinstance(error, TenorError) else None)
+        self._note(state=PullState.CONNECTING, detail=said_of(error), error=error)
         return True
 
     def _pull(self, client: FeedClient) -> None:

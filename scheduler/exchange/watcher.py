@@ -13,19 +13,17 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from scheduler.core.errors import Refused, SequenceGap, TenorError, Unavailable
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Cursor, Position, PositionEvent
 from scheduler.exchange.client import Alive, ExchangeClient, Told, Watch
+from scheduler.exchange.dialling import Dialling, said_of
 from scheduler.exchange.errors import CursorCompacted
 from scheduler.exchange.silence import QUIET_S, Silence
 from scheduler.exchange.tls import Tls
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
 GAP_TRIES = 5
 """So often in a row the same events may be missing: what a connection lost comes when it is asked for again, and an
 exchange that lacks them leaves them out each time."""
@@ -64,7 +62,7 @@ class WatchStatus:
     snapshots: int = 0
 
 
-class Watcher:
+class Watcher(Dialling):
     """See the module. `cursor`: the last event that the learner has; None: take a snapshot first. `clock_heard`: told
     of the exchange's clock with every heartbeat.
     """
@@ -81,85 +79,56 @@ class Watcher:
         clock_heard: Callable[[int], None] = lambda _: None,
         quiet_s: float = QUIET_S,
     ) -> None:
+        super().__init__("exchange-watcher", chance=chance)
         self._address = address
         self._clock_heard = clock_heard
         self._tls = tls
         self._quiet_s = quiet_s
         self._learner = learner
         self._stream = stream
-        self._chance = chance or random.Random()
-        self._stop = threading.Event()
         self._guard = threading.Lock()
         self._status = WatchStatus(WatchState.CONNECTING, cursor)
         self._open: Watch | None = None
         self._heard = 0  # how many messages
         self._gap: tuple[Cursor | None, int] = (None, 0)  # after which cursor, and how often in a row
-        self._thread = threading.Thread(target=self._run, name="exchange-watcher", daemon=True)
-
-    def start(self) -> Self:
-        """Begins; gives itself."""
-        self._thread.start()
-        return self
 
     def status(self) -> WatchStatus:
         """How it stands."""
         with self._guard:
             return self._status
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it. Stopping twice does nothing."""
-        self._stop.set()
+    def _hang_up(self) -> None:
         with self._guard:
             watch = self._open
         if watch is not None:
             watch.cancel()
-        if self._thread.is_alive():
-            self._thread.join()
+
+    def _stopped(self) -> None:
         if self.status().state is not WatchState.FROZEN:
             self._note(state=WatchState.STOPPED)
 
-    def __enter__(self) -> Self:
-        return self.start()
+    def _progress(self) -> object:
+        return self._heard
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
+    def _dial(self) -> None:
+        if self._tls is not None:
+            self._tls.check()
+        with ExchangeClient(self._address, tls=self._tls) as client:
+            self._follow(client)
 
-    def _run(self) -> None:
-        pause_s = FIRST_PAUSE_S
-        while not self._stop.is_set():
-            heard = self._heard
-            if not self._followed():
-                return
-            if self._heard != heard:
-                pause_s = FIRST_PAUSE_S
-            self._stop.wait(pause_s * self._chance.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    def _followed(self) -> bool:
-        """One connection, from its beginning to its end; False where there must not be another."""
-        try:
-            if self._tls is not None:
-                self._tls.check()
-            with ExchangeClient(self._address, tls=self._tls) as client:
-                self._follow(client)
-        except CursorCompacted as error:
-            self._note(state=WatchState.CONNECTING, cursor=None, detail=str(error))
-        except SequenceGap as error:
-            cursor = self.status().cursor
-            self._gap = (cursor, self._gap[1] + 1 if self._gap[0] == cursor else 1)
-            if self._gap[1] >= GAP_TRIES:
-                self._note(state=WatchState.FROZEN, detail=f"{error.code}: {error}")
-                return False
-            self._note(state=WatchState.CONNECTING, detail=f"{error.code}: {error}")
-        except Refused as error:
-            self._note(state=WatchState.FROZEN, detail=f"{error.code}: {error}")
-            return False
-        except TenorError as error:
-            self._note(state=WatchState.CONNECTING, detail=f"{error.code}: {error}")
-        except Exception as error:  # noqa: BLE001 - a fault of ours must be seen, not end a thread in silence
-            self._note(state=WatchState.FROZEN, detail=f"unexpected {type(error).__name__}: {error}")
-            return False
-        return True
+    def _told(self, error: Exception) -> bool:
+        match error:
+            case CursorCompacted():
+                self._note(state=WatchState.CONNECTING, cursor=None, detail=str(error))
+                return True
+            case SequenceGap():
+                cursor = self.status().cursor
+                self._gap = (cursor, self._gap[1] + 1 if self._gap[0] == cursor else 1)
+                goes_on = self._gap[1] < GAP_TRIES
+            case _:
+                goes_on = isinstance(error, TenorError) and not isinstance(error, Refused)
+        self._note(state=WatchState.CONNECTING if goes_on else WatchState.FROZEN, detail=said_of(error))
+        return goes_on
 
     def _follow(self, client: ExchangeClient) -> None:
         """Learns until the exchange is lost. Raises what the exchange or the learner raises."""

@@ -98,27 +98,16 @@ def test_what_cannot_be_tested_is_said(run: Any, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_run_with_what_it_has_seen(address: str) -> None:
-    process = subprocess.Popen(
-        [
-            TENOR,
-            "exchange",
-            "conformance",
-            address,
-            "--only",
-            "health_is_told",
-            "--only",
-            "bad_leaf_alone",
-            "-o",
-            "json",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert "waiting" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    checks = ["--only", "health_is_told", "--only", "bad_leaf_alone"]
+    command = [TENOR, "exchange", "conformance", address, *checks, "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "waiting" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     report = json.loads(out)
     assert (process.returncode, report["complete"], report["counts"]["pass"]) == (130, False, 1)
     assert "1 passed, 0 failed, 0 skipped, 1 not run: interrupted" in err

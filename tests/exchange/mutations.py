@@ -17,6 +17,7 @@ from scheduler.exchange.reference.faults import lies
 from scheduler.exchange.v1 import delivery_pb2, positions_pb2
 
 POSITIONS, TRADING = "tenor.exchange.v1.PositionService/", "tenor.exchange.v1.TradingService/"
+DISPUTES = "tenor.exchange.v1.DisputeService/"
 DELIVERY, EVIDENCE = "tenor.exchange.v1.DeliveryService/", "tenor.exchange.v1.EvidenceService/"
 
 Change = Callable[[Any], Any]
@@ -205,6 +206,12 @@ def _all_lots(snapshot: Any) -> None:
             step.lots = 3
 
 
+def _all_open(listed: Any) -> None:
+    """No dispute is ever answered."""
+    for each in listed.disputes:
+        each.state = delivery_pb2.DISPUTE_STATE_OPEN
+
+
 def _numbered(trade: Any) -> None:
     _seen.append(1)
     trade.request_id += f"-{len(_seen)}"
@@ -301,6 +308,15 @@ WRONG: Mapping[str, Mutation] = {
     "version_is_the_next": settle_all(),
     "certificate_follows": settle_all(),
     "device_is_pledged_once": settle_all(),
+    "promotion_is_the_next_version": settle_all(),
+    "final_waits_for_its_time": settle_all(),
+    "final_changes_for_a_reason": settle_all(),
+    "dispute_is_answered_by_the_log": Mutation(DISPUTES + "ListDisputes", told=copied(_all_open)),
+    "dispute_repeats": Mutation(DISPUTES + "OpenDispute", asked=copied(_numbered)),
+    "dispute_of_the_unknown_is_refused": refusing(DISPUTES + "OpenDispute"),
+    "answer_is_to_a_dispute": settle_all(),
+    "notices_are_read": settle_all(),
+    "planned_is_settled": Mutation(DELIVERY + "GetStatement", told=lies.false_statement),
     "checkpoint_verifies": Mutation(EVIDENCE + "GetCheckpoint", told=lies.false_checkpoint),
     "checkpoint_of_the_unknown": refusing(EVIDENCE + "GetCheckpoint"),
     "cosignature_verifies": Mutation(_PUBLISH, told=lies.missigned_ack),

@@ -80,11 +80,13 @@ def test_ten_kills_of_the_publisher_lose_nothing(tmp_path: Path) -> None:
 def test_trades_through_kills_are_made_once_each(tmp_path: Path) -> None:
     chance = random.Random(20270203)
     events: dict[str, PositionEvent] = {}
+    is_up = threading.Event()
 
     def trade(client: ExchangeClient) -> None:
         for number in range(TRADES):
             name = f"request-{number}"
             while name not in events:
+                assert is_up.wait(MOST_S)  # calls in vain would only slow down its start
                 with suppress(Unavailable):
                     events[name] = client.trade(f"account-{number}", "H100.BASE@1", 1, request_id=name)
 
@@ -93,14 +95,17 @@ def test_trades_through_kills_are_made_once_each(tmp_path: Path) -> None:
         ExchangeClient(exchange.address, timeout_s=30) as client,
     ):
         client.list_instrument(terms(), lots_listed=TRADES)
+        is_up.set()
         trader = threading.Thread(target=trade, args=(client,))
         trader.start()
         for _ in range(3):
             at = min(TRADES, len(events) + chance.randint(1, TRADES // 4))
             while len(events) < at and trader.is_alive():
                 time.sleep(0.0005)
+            is_up.clear()
             exchange.kill()
             exchange.start()
+            is_up.set()
         trader.join(MOST_S)
         assert len(events) == TRADES
         assert sorted(event.cursor.seq for event in events.values()) == list(range(1, TRADES + 1))

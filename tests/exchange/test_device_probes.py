@@ -231,6 +231,10 @@ def test_what_is_no_request_is_refused_by_name(prover: Prover) -> None:
     call = prover.called()
     with pytest.raises(InvalidValue, match="root of probe probe-1 was '3 bytes', expected 32 bytes"):
         prover.client.answer(STREAM, call.id, b"abc")
+    with pytest.raises(InvalidValue, match="after of a list was"):
+        prover.client.listed(2**63)
+    with pytest.raises(InvalidValue, match="after of a list was"):
+        prover.exchange.client.disputes(2**63)
     with pytest.raises(UnknownName, match="probe-9"):
         prover.client.reveal(STREAM, "probe-9")
     with pytest.raises(UnknownName):

@@ -14,14 +14,16 @@ import pytest
 from google.protobuf.message import Message
 from hypothesis import given
 
+from scheduler.core.causes import Cause
 from scheduler.core.positions import Cursor
 from scheduler.exchange import convert
 from scheduler.exchange.admission import Limits
 from scheduler.exchange.channels import CHANNEL_OPTIONS
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.publisher import Publisher
+from scheduler.exchange.reference.faults.faults import Fault, Faults
 from scheduler.exchange.tls import opened
-from scheduler.exchange.v1 import delivery_pb2, positions_pb2
+from scheduler.exchange.v1 import delivery_pb2, disputes_pb2, faults_pb2, positions_pb2, probes_pb2
 from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import Checkpoint, cosign, sign_checkpoint
@@ -42,8 +44,13 @@ from tests.exchange.world import (
 from tests.fuzzing import TRIES, Answer, Words, anything, ask, chances, fuzz, methods_of
 
 METHODS = methods_of(
-    *positions_pb2.DESCRIPTOR.services_by_name.values(), *delivery_pb2.DESCRIPTOR.services_by_name.values()
+    *positions_pb2.DESCRIPTOR.services_by_name.values(),
+    *delivery_pb2.DESCRIPTOR.services_by_name.values(),
+    *disputes_pb2.DESCRIPTOR.services_by_name.values(),
+    *probes_pb2.DESCRIPTOR.services_by_name.values(),
 )
+READING = ("Get", "Watch", "List")
+"""How the names of methods begin that change nothing, but for ListInstrument."""
 WITNESS = SignerKey("witness.test/klm", bytes(range(1, 33)))
 LEAVES = delivered()
 FIRST, SECOND = 20, len(LEAVES)
@@ -53,6 +60,12 @@ COUNTED = frozenset({"tree_leaf", "tree_tile", "rejection"})
 """Tables that grow with the logs, whose content the edges in `tree_log` fix."""
 INSTANTS = (0, 1, START_MS - 60_000, START_MS, END_MS, END_MS + 1, 4_102_444_800_000, 2**53)
 """Where the exchange's clock jumps to."""
+
+
+FAULTS = ("drop:watch:0.1", "compact:watch:1x", "delay:acks:0.5:200ms", "lie:statement", "cut:snapshot:3x")
+FAULT_WORDS = Words(
+    texts=(*FAULTS, "drop", "drop:", "lie:watch", "delay:acks:2", "delay:acks:1:99999s", "cut:trade:0x")
+)
 
 
 @dataclass
@@ -108,6 +121,11 @@ class Target:
         return {table: hashlib.sha256(repr(found).encode()).hexdigest() for table, found in rows.items()}
 
 
+def reads(name: str) -> bool:
+    """Whether the method of this name changes nothing."""
+    return name.startswith(READING) and name != "ListInstrument"
+
+
 def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
     """By method, what its callers send."""
     listing = convert.instrument_to_wire(terms())
@@ -127,6 +145,7 @@ def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
         "Trade": [positions_pb2.TradeRequest(request_id="r1", account="a", instrument=terms().id, lots=1)],
         "Transfer": [positions_pb2.TransferRequest(request_id="r2", source="pos-1", account="b", lots=1)],
         "Correct": [positions_pb2.CorrectRequest(request_id="r3", position="pos-2", lots=1)],
+        "Consent": [positions_pb2.ConsentRequest(request_id="r5", position="pos-1", grades=["A100"])],
         "GetStatement": [delivery_pb2.GetStatementRequest(position="pos-1")],
         "GetCheckpoint": [delivery_pb2.GetCheckpointRequest(stream=STREAM)],
         "GetInclusionProof": [proof],
@@ -134,6 +153,30 @@ def real_messages(exchange: Embedded) -> dict[str, list[Message]]:
         "AddCosignature": [
             delivery_pb2.AddCosignatureRequest(stream=STREAM, checkpoint=witnessed, vkey=WITNESS.witness.encode())
         ],
+        "OpenDispute": [
+            disputes_pb2.OpenDisputeRequest(
+                request_id="r4",
+                position="pos-1",
+                start_ms=START_MS,
+                losses=[delivery_pb2.Loss(cause=Cause.ECC, gpu_ms=1_000)],
+                evidence=bytes(32),
+                reason="it was slow",
+            )
+        ],
+        "ListDisputes": [
+            disputes_pb2.ListDisputesRequest(),
+            disputes_pb2.ListDisputesRequest(after=1, account="account-0", position="pos-1", stream=STREAM),
+        ],
+        "NextProbe": [probes_pb2.NextProbeRequest(stream=STREAM)],
+        "RevealNonce": [probes_pb2.RevealNonceRequest(stream=STREAM, probe="probe-1")],
+        "AnswerProbe": [probes_pb2.AnswerProbeRequest(stream=STREAM, probe="probe-1", root=bytes(32))],
+        "OpenRows": [
+            probes_pb2.OpenRowsRequest(stream=STREAM, probe="probe-1", rows=[delivery_pb2.ProbedRow(values=bytes(8))])
+        ],
+        "DeclineProbe": [
+            probes_pb2.DeclineProbeRequest(stream=STREAM, probe="probe-1", why=probes_pb2.PROBE_DECLINE_BUSY)
+        ],
+        "ListProbes": [probes_pb2.ListProbesRequest(stream=STREAM)],
         "Publish": [delivery_pb2.PublishRequest(batch=batch) for batch in LOG.batches],
     }
 
@@ -162,7 +205,7 @@ def test_a_call_is_answered_or_refused_by_name_and_what_is_refused_changes_nothi
     method = chance.choice([each for each in METHODS if not each.client_streaming])
     target.exchange.clock.now_ms = chance.choice(INSTANTS)
     sent, before = anything(chance, method, target.real[method.name], WORDS), target.digests()
-    if ask(target.channel, method, [sent]).reason or method.name.startswith(("Get", "Watch", "ListInstruments")):
+    if ask(target.channel, method, [sent]).reason or reads(method.name):
         assert target.digests() == before
 
 
@@ -194,6 +237,51 @@ def test_what_publishers_send_is_taken_or_refused_by_name_and_only_valid_batches
         assert changed <= {"stream"}
 
 
+@pytest.fixture(scope="module")
+def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Faults, grpc.Channel]]:
+    """An exchange whose faults may be set while it runs."""
+    faults = Faults(seed=7)
+    with (
+        embedded(tmp_path_factory.mktemp("fuzzed") / "exchange.db", faults=faults) as exchange,
+        grpc.insecure_channel(exchange.server.address, CHANNEL_OPTIONS) as channel,
+    ):
+        trade_all(exchange.client)
+        yield exchange, faults, channel
+
+
+@fuzz
+@given(chance=chances)
+def test_faults_are_set_as_they_are_written_or_refused_by_name(
+    misbehaving: tuple[Embedded, Faults, grpc.Channel], chance: random.Random
+) -> None:
+    _, faults, channel = misbehaving
+    method = chance.choice(methods_of(*faults_pb2.DESCRIPTOR.services_by_name.values()))
+    real: dict[str, list[Message]] = {
+        "SetFaults": [faults_pb2.SetFaultsRequest(faults=[chance.choice(FAULTS)])],
+        "ClearFaults": [faults_pb2.ClearFaultsRequest(), faults_pb2.ClearFaultsRequest(faults=[FAULTS[0]])],
+        "ListFaults": [faults_pb2.ListFaultsRequest()],
+    }
+    before = {text for text, _, _ in faults.counts()}
+    reason = ask(channel, method, [anything(chance, method, real[method.name], FAULT_WORDS)]).reason
+    after = {text for text, _, _ in faults.counts()}
+    if reason or method.name == "ListFaults":
+        assert after == before
+    elif method.name == "SetFaults":
+        assert {Fault.parse(text).text for text in after} == after
+        assert len({(each.kind, each.place) for each in map(Fault.parse, after)}) == len(after)
+    else:
+        assert after <= before
+
+
+def test_an_exchange_whose_faults_are_cleared_is_honest(
+    misbehaving: tuple[Embedded, Faults, grpc.Channel],
+) -> None:
+    exchange, faults, _ = misbehaving
+    faults.clear()
+    assert faults.counts() == ()
+    assert len(exchange.client.snapshot().positions) == 3
+
+
 def test_it_still_works_after_all_that(target: Target) -> None:
     target.exchange.clock.now_ms = START_MS - 60_000
     assert target.exchange.client.checkpoint(STREAM)[0] >= len(LEAVES)
@@ -223,5 +311,5 @@ def test_who_may_change_nothing_changes_nothing_whatever_it_sends(tmp_path: Path
             for _ in range(TRIES):
                 method = chance.choice(METHODS)
                 reason = ask(channel, method, [anything(chance, method, real[method.name], WORDS)]).reason
-                assert reason or method.name.startswith(("Get", "Watch", "ListInstruments"))
+                assert reason or reads(method.name)
             assert target.digests() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from scheduler.exchange import certs
 from scheduler.exchange.channels import CHANNEL_OPTIONS, server_options
 from scheduler.exchange.client import ExchangeClient
 from scheduler.exchange.errors import Untrusted, error_of
+from scheduler.exchange.handshakes import leads_back
 from scheduler.exchange.peers import Peer
 from scheduler.exchange.publisher import Publisher, PublishState
 from scheduler.exchange.reference.server import Server, ServerSettings, serve
@@ -93,6 +95,15 @@ def test_nobody_there_is_no_matter_of_trust(trust: Trust, tmp_path: Path) -> Non
         with ExchangeClient(address, timeout_s=1, tls=tls) as client, pytest.raises(Unavailable) as told:
             client.wait_ready(0.2)
         assert type(told.value) is Unavailable
+
+
+def test_a_connection_that_met_itself_is_told_apart() -> None:
+    with socket.socket() as alone:
+        alone.bind(("127.0.0.1", 0))
+        alone.connect(alone.getsockname())  # nobody listens, and Linux connects it all the same
+        assert leads_back(alone)
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_connection(there.getsockname()) as met:
+        assert not leads_back(met)
 
 
 def test_a_stranger_is_not_let_in(trust: Trust, server: Server, tmp_path: Path) -> None:

@@ -91,12 +91,18 @@ def test_the_exchange_keeps_its_witness_key_and_says_at_once_what_it_cosigned(tm
         assert SignerKey.load(key).witness == witness_of(exchange)
 
 
-_SETTLING = ("superseded", "settling", "dispute")
+_PROBES = ("probe", "probe_due")
+_SETTLING = ("superseded", "settling", "dispute", *_PROBES)
 
 
 @pytest.mark.parametrize(
     ("version", "newer"),
-    [(1, ("cosigner", "device", "key_change", *_SETTLING)), (2, ("key_change", *_SETTLING)), (3, _SETTLING)],
+    [
+        (1, ("cosigner", "device", "key_change", *_SETTLING)),
+        (2, ("key_change", *_SETTLING)),
+        (3, _SETTLING),
+        (4, _PROBES),
+    ],
 )
 def test_an_older_database_gets_what_it_lacks(
     tmp_path: Path, journal: Journal, version: int, newer: tuple[str, ...]
@@ -105,7 +111,8 @@ def test_an_older_database_gets_what_it_lacks(
     with embedded(path) as exchange:
         trade_all(exchange.client)
     with sqlite3.connect(path) as older:
-        gone = "".join(f"DROP TABLE {table};" for table in newer) + "ALTER TABLE record DROP COLUMN stage;"
+        gone = "".join(f"DROP TABLE {table};" for table in newer)
+        gone += "ALTER TABLE record DROP COLUMN stage;" if version < 4 else ""
         older.executescript(f"{gone}PRAGMA user_version = {version};")
     with embedded(path) as exchange:
         publish(exchange, journal)

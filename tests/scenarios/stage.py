@@ -15,10 +15,20 @@ from scheduler.api.trail import Trail
 from scheduler.api.why import Facts
 from scheduler.core.cluster import Level, NodeSpec
 from scheduler.core.events import Event
-from scheduler.core.instruments import Firm, Firmness, NonFirm, Recallable, SystemFirm, UnitFirm, standard_terms
+from scheduler.core.instruments import (
+    Deliverable,
+    Firm,
+    Firmness,
+    NonFirm,
+    Recallable,
+    SystemFirm,
+    UnitFirm,
+    standard_terms,
+)
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.positions import Cursor, PositionEvent, PositionEventKind
+from scheduler.core.quantities import ONE_PPM
 from scheduler.core.settlement import latest
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangSpec
@@ -109,6 +119,13 @@ class Stage:
         return scheduler
 
     @property
+    def journal(self) -> Journal:
+        """What was written down."""
+        self.scheduler  # noqa: B018 - it is opened with it
+        assert self._journal is not None
+        return self._journal
+
+    @property
     def trail(self) -> Trail:
         """What happened to the attempts of gangs."""
         assert self._journal is not None
@@ -186,6 +203,7 @@ class Stage:
         like = wished.pop("like", None) or self._first_node(wished.pop("grade", self.nodes[0].grade))
         start_ms, end_ms = wished.pop("from_ms", 0), wished.pop("until_ms", WEEK_MS)
         name = wished.pop("position")
+        par, also = Deliverable(grade=like.grade), wished.pop("also", "")
         terms = standard_terms(
             symbol=f"{name}.LOT",
             start_ms=START_MS + start_ms,
@@ -194,6 +212,7 @@ class Stage:
             site=like.site,
             cell=level,
             gpus=self._gpus_of(level, like),
+            deliverables=(par, *(_stand_in(word) for word in also.split(",") if word)),
             **{"replace_within_s": 0, **wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
@@ -227,6 +246,7 @@ class Stage:
         *,
         source: str | None = None,
         effective_ms: int | None = None,
+        grades: tuple[str, ...] = (),
     ) -> None:
         """The exchange tells of an event. Raises Refused where it makes no sense; then the exchange did not say it."""
         self.scheduler.learn_event(
@@ -238,6 +258,7 @@ class Stage:
                 instrument=instrument,
                 lots=lots,
                 source=source,
+                grades=grades,
                 effective_ms=self.now_ms if effective_ms is None else effective_ms,
                 committed_ms=self.now_ms,
             )
@@ -298,6 +319,13 @@ class Stage:
     def since_start(self, at_ms: int) -> int:
         """An instant, counted from the scenario's beginning."""
         return at_ms - START_MS
+
+
+def _stand_in(word: str) -> Deliverable:
+    """`H200`, `H200:120%` where it is worth more or less than par, `H200?` where the buyer has to consent."""
+    grade, _, worth = word.removesuffix("?").partition(":")
+    conversion_ppm = int(worth.removesuffix("%")) * 10_000 if worth else ONE_PPM
+    return Deliverable(grade=grade, conversion_ppm=conversion_ppm, needs_consent=word.endswith("?"))
 
 
 def _firmness(given: str | Firmness) -> Firmness:

@@ -16,14 +16,20 @@ from scheduler.core.causes import Cause
 from scheduler.core.cluster import NodeSpec
 from scheduler.core.errors import Refused
 from scheduler.core.events import Event, ScoreChosen, ScoredKind
-from scheduler.core.instruments import InstrumentTerms, Maintenance, Recallable, ReleaseUnused
+from scheduler.core.instruments import (
+    STAND_IN_THROUGHPUT,
+    InstrumentTerms,
+    Maintenance,
+    Recallable,
+    ReleaseUnused,
+)
 from scheduler.core.placement.snapshot import Policy
 from scheduler.core.positions import PositionEventKind
 from scheduler.core.rounds import outages
 from scheduler.core.rounds.selling import Risk, may_be_sold, offer_of, sales_view
 from scheduler.core.state.observed import grades_of
 from scheduler.core.workloads import GangSpec
-from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Work
+from scheduler.execution.simulated import GpuFault, NodeDown, NodeUp, Slowdown, Work
 from tests.scenarios.stage import Stage
 from tests.scenarios.telling import coverage, fleet_map, told, waiting
 from tests.scenarios.text import length, length_ms
@@ -248,9 +254,25 @@ def cancel(stage: Stage, words: list[str]) -> Iterator[str]:
 
 
 def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
-    """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`."""
+    """`2 nodes until=1d firmness=recallable as=spring`; without a name the account's n-th position is `acme-n`.
+
+    `also=H200,B200:120%,A100?`: grades that may stand in, what they are worth, and whether the buyer must consent;
+    `floor=95%`: of the reference.
+    """
     held = sum(position.account == account for position in stage.scheduler.state.book.positions.values())
-    own = ("from_ms", "until_ms", "firmness", "grade", "as", "notice_ms", "budget_ms", "runs_ms", "recalls")
+    own = (
+        "from_ms",
+        "until_ms",
+        "firmness",
+        "grade",
+        "as",
+        "notice_ms",
+        "budget_ms",
+        "runs_ms",
+        "recalls",
+        "also",
+        "floor_ppm",
+    )
     wished = wishes(words[2:], (*own, *InstrumentTerms.model_fields))
     if "budget_ms" in wished:
         notice_s = wished.pop("notice_ms", 0) // 1_000
@@ -262,6 +284,9 @@ def buys(stage: Stage, account: str, words: list[str]) -> Iterator[str]:
             max_events=wished.pop("recalls"),
             max_quantity_gpu_ms=0,
         )
+    if "floor_ppm" in wished:
+        floor_ppm = wished.pop("floor_ppm")
+        wished["throughput"] = STAND_IN_THROUGHPUT.model_copy(update={"floor_ppm": floor_ppm})
     if wished.get("unused_rule") == "release":
         wished["unused_rule"] = ReleaseUnused()
     wished["position"] = wished.pop("as", f"{account}-{held + 1}")
@@ -292,6 +317,13 @@ def expires(stage: Stage, position: str, words: list[str]) -> Iterator[str]:
     _none(words)
     held = stage.scheduler.state.book.positions[position]
     stage.told(PositionEventKind.EXPIRY, position, held.account, 0, held.instrument)
+    yield from ()
+
+
+def consents(stage: Stage, position: str, words: list[str]) -> Iterator[str]:
+    """`acme-1 consents H200`: its owner agrees to these grades."""
+    held = stage.scheduler.state.book.positions[position]
+    stage.told(PositionEventKind.CONSENT, position, held.account, 0, held.instrument, grades=tuple(sorted(words)))
     yield from ()
 
 
@@ -343,6 +375,14 @@ def ails(stage: Stage, gpu: str, words: list[str]) -> Iterator[str]:
     yield from ()
 
 
+def measures(stage: Stage, node: str, words: list[str]) -> Iterator[str]:
+    """`node-1 measures 80%`, `node-1:3 measures 80%`: of the reference, from now on."""
+    name, _, number = node.partition(":")
+    (ppm,) = (int(word.removesuffix("%")) * 10_000 for word in words)
+    stage.break_down(Slowdown(name, stage.now_ms, ppm, (int(number),) if number else None))
+    yield from ()
+
+
 def heals(stage: Stage, gpu: str, words: list[str]) -> Iterator[str]:
     """The GPU is well again."""
     _none(words)
@@ -386,11 +426,13 @@ DEEDS: Mapping[str, Callable[[Stage, str, list[str]], Iterator[str]]] = {
     "buys": buys,
     "sells": sells,
     "expires": expires,
+    "consents": consents,
     "submits": submits,
     "fails": fails,
     "returns": returns,
     "ails": ails,
     "heals": heals,
+    "measures": measures,
     "is_said": marked,
 }
 

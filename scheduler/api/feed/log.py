@@ -7,6 +7,8 @@ no reader waits for the scheduler and nothing is told that is not signed. A curs
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +58,10 @@ class FeedLog:
         self._stream = stream
         self._epoch = epoch
         self._keep_leaves = keep_leaves
+        self._guard = threading.Lock()
+        self._looked_at = 0
+        self._reissued: dict[tuple[str, int, int], list[int]] = {}
+        """The leaves of each record that was ever issued again, among those looked at; few, and so kept in memory."""
 
     def signed(self) -> Signed:
         """How far the log is signed."""
@@ -129,12 +135,12 @@ class FeedLog:
 
     def in_force(self, size: int) -> Iterator[list[feed_pb2.FeedLeaf]]:
         """The first `size` leaves, in lists; of a record that a later version among them superseded only the hash."""
-        newest = self._newest_versions(size)
+        self._look_at(size)
         page: list[feed_pb2.FeedLeaf] = []
         length = 0
         for seq, leaf in enumerate(self._leaves(0, size), 1):
             record = delivery_pb2.LogEntry.FromString(leaf).record
-            if record.position and record.version != newest.get(_interval(record), 1):
+            if record.position and self._is_superseded(record, seq - 1, size):
                 page.append(feed_pb2.FeedLeaf(seq=seq, hash=leaf_hash(leaf)))
             else:
                 page.append(feed_pb2.FeedLeaf(seq=seq, leaf=leaf))
@@ -173,14 +179,22 @@ class FeedLog:
         """The verifier keys of all who cosigned this log."""
         return witnesses(self._journal, self._stream)
 
-    def _newest_versions(self, size: int) -> dict[tuple[str, int, int], int]:
-        """The newest version of each record that was ever issued again; few, and so kept in memory."""
-        newest: dict[tuple[str, int, int], int] = {}
-        for leaf in self._leaves(0, size):
-            record = delivery_pb2.LogEntry.FromString(leaf).record
-            if record.version > 1:
-                newest[_interval(record)] = max(record.version, newest.get(_interval(record), 0))
-        return newest
+    def _look_at(self, size: int) -> None:
+        """Notes which records were issued again among the first `size` leaves; what was looked at is not read again."""
+        with self._guard:
+            if size <= self._looked_at:
+                return
+            for index, leaf in enumerate(self._leaves(self._looked_at, size), self._looked_at):
+                record = delivery_pb2.LogEntry.FromString(leaf).record
+                if record.version > 1:
+                    self._reissued.setdefault(_interval(record), []).append(index)
+            self._looked_at = size
+
+    def _is_superseded(self, record: delivery_pb2.MeterRecord, index: int, size: int) -> bool:
+        """Whether a later version of a record, itself at leaf `index`, is among the first `size` leaves."""
+        again = self._reissued.get(_interval(record), [])
+        known = bisect_left(again, size)
+        return known > 0 and again[known - 1] > index
 
     def _leaves(self, start: int, stop: int) -> Iterator[bytes]:
         return (leaf for _, leaf in self._journal.leaves(self._stream, start, stop - start))

@@ -22,7 +22,7 @@ from scheduler.core.coverage.columns import Holdings, columns_of, order
 from scheduler.core.coverage.dealing import Request, dealt
 from scheduler.core.coverage.handover import fewest_handovers
 from scheduler.core.coverage.packing import ORDERS, Groups, Order
-from scheduler.core.coverage.planning import ROUNDS, planned
+from scheduler.core.coverage.planning import ROUNDS, TURN_LOTS, planned
 from scheduler.core.errors import InvalidValue
 from scheduler.core.holdings import Demand, Holding
 
@@ -106,6 +106,7 @@ def assign(
     rounds: int = ROUNDS,
     orders: Sequence[Order] = ORDERS,
     handovers: bool = False,
+    quick: bool = False,
 ) -> Assignment:
     """Cells for all lots of all demands, as far as they go; all-or-nothing per position is the caller's (see
     `replace.cover`).
@@ -115,6 +116,8 @@ def assign(
     free. `account_of` (account by position; missing: the position itself) lets an account keep its cells from one
     window to the next where that costs nothing. `rounds` bounds the repair of each try, `orders` are tried until
     nothing is left. `handovers`: whether a lot that no cell can take throughout may be split in time between several.
+    `quick`: whether thousands of lots of which not all fit are to take about a second, not many, and leave out more
+    (see `planning.TURN_LOTS`).
     Raises InvalidValue on a demand that no fleet could mean, Conflict where the pinned contradict themselves.
     """
     return plan(
@@ -127,6 +130,7 @@ def assign(
         rounds=rounds,
         orders=orders,
         handovers=handovers,
+        quick=quick,
     ).assignment()
 
 
@@ -141,6 +145,7 @@ def plan(
     rounds: int = ROUNDS,
     orders: Sequence[Order] = ORDERS,
     handovers: bool = False,
+    quick: bool = False,
 ) -> Plan:
     """`assign`, as columns."""
     _check_demands(fleet, demands)
@@ -155,7 +160,8 @@ def plan(
         theirs = [asked[k] for k in mine]
         board = board_of(fleet, pool, theirs, columns, mask)
         request = _request(board, theirs, liked)
-        layouts = planned(board, request.groups, rounds, orders)
+        turn_lots = TURN_LOTS if quick else None
+        layouts = planned(board, request.groups, rounds, orders, turn_lots=turn_lots)
         layout, splits = fewest_handovers(board, request.groups, layouts) if handovers else (layouts[0], ())
         rows = dealt(board, request, layout, splits, columns, mask, account_of or {})
         numbers = np.unique(rows.lot, return_inverse=True)[1] + n_lots

@@ -23,7 +23,7 @@ from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.coverage.topology import topology_of
 
 BoolArray = npt.NDArray[np.bool_]
-MIXED = -2
+UNSOLD, MIXED = -1, -2
 
 CELLS = (Level.NVLINK_DOMAIN, Level.FABRIC_BLOCK)
 NODES_TRIED = 8
@@ -86,11 +86,13 @@ def room(fleet: Fleet, ground: Ground, asked: Asked) -> IntArray:
     return np.where(fleet.pool_of_node == asked.pool, _count(fleet, ground.free[may]) // asked.size, 0)
 
 
-def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tuple[Swap, ...]:
+def idle_for_busy(
+    fleet: Fleet, ground: Ground, waiting: Sequence[Asked], nodes: Nodes | None = None
+) -> tuple[Swap, ...]:
     """The swaps that give those who wait their room, the first in line first; nobody gets a part of it. The right cell
-    is the account's own before the swap.
+    is the account's own before the swap. `nodes`: those that may trade, which are fewer afterwards.
     """
-    nodes, others = _Nodes(fleet, ground, waiting), _Others(fleet, ground, waiting)
+    nodes, others = nodes or Nodes(fleet, ground, waiting), _Others(fleet, ground, waiting)
     swaps: list[Swap] = []
     served: set[int] = set()
     for asked in waiting:
@@ -108,7 +110,7 @@ def idle_for_busy(fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> tup
     return tuple(swaps)
 
 
-class _Nodes:
+class Nodes:
     """Whole nodes that may trade, in one call."""
 
     def __init__(self, fleet: Fleet, ground: Ground, waiting: Sequence[Asked]) -> None:
@@ -119,15 +121,26 @@ class _Nodes:
         self._free = _count(fleet, ground.free)
         self._given = (owner >= 0) & ~np.isin(owner, [asked.account for asked in waiting])
 
+    def own(self, asked: Asked) -> IntArray:
+        """The account's own that it keeps until the asked end."""
+        own = np.flatnonzero((self._ground.whole.owner == asked.account) & self._of_pool(asked))
+        return own[self._ground.whole.until_ms[own] >= asked.end_ms]
+
+    def others(self, asked: Asked) -> IntArray:
+        """Those of one other account that waits for nothing, or nobody's."""
+        return np.flatnonzero((self._given | (self._ground.whole.owner == UNSOLD)) & self._of_pool(asked))
+
+    def _of_pool(self, asked: Asked) -> BoolArray:
+        here: BoolArray = self._movable & (self._fleet.pool_of_node == asked.pool)
+        return here
+
     def found(self, asked: Asked, missing: int) -> list[Swap]:
-        """Trades that make up for all that is missing, or none."""
-        fleet, sizes, free, whole = self._fleet, self._sizes, self._free, self._ground.whole
-        here = self._movable & (fleet.pool_of_node == asked.pool)
-        own = np.flatnonzero((whole.owner == asked.account) & here)
-        mine = _by_free(own[whole.until_ms[own] >= asked.end_ms], free)
-        theirs = np.flatnonzero(self._given & here & (free >= asked.size)) if mine else own
+        """Trades of idle ones that make up for all that is missing, or none."""
+        sizes, free = self._sizes, self._free
+        mine = _by_free(self.own(asked), free)
+        theirs = np.flatnonzero(self._given & self._of_pool(asked) & (free >= asked.size))
         found: list[Swap] = []
-        for left in _by_free(theirs, free) if mine else ():
+        for left in _by_free(theirs, free):
             right = next((right for right in mine if sizes[right] == sizes[left]), None)
             gain = 0 if right is None else free[left] // asked.size - free[right] // asked.size
             if right is None or gain <= 0:

@@ -64,10 +64,21 @@ def handed_over(board: Board, groups: Groups, layout: Layout) -> tuple[Layout, t
 
 
 def fewest_handovers(board: Board, groups: Groups, layouts: Sequence[Layout]) -> tuple[Layout, tuple[Split, ...]]:
-    """`handed_over` for the layout that is left with the fewest lots, then with the fewest handovers."""
-    found = [handed_over(board, groups, layout) for layout in layouts]
-    left = [_n_left(groups, *each) for each in found]
-    best = min(range(len(found)), key=lambda k: (left[k], n_handovers(found[k][1]), k))
+    """`handed_over` for the layout that is left with the fewest lots, then with the fewest handovers.
+
+    Each lot without a cell takes one handover at least, so layouts with more such lots than the handovers that place
+    all lots of another one need not be looked at.
+    """
+    short = [int(layout.short(groups).sum()) for layout in layouts]
+    found: dict[int, tuple[Layout, tuple[Split, ...]]] = {}
+    enough: int | None = None
+    for k in sorted(range(len(layouts)), key=lambda k: (short[k], k)):
+        if enough is not None and short[k] > enough:
+            break
+        found[k] = handed_over(board, groups, layouts[k])
+        if not _n_left(groups, *found[k]):
+            enough = min(n_handovers(found[k][1]), n_handovers(found[k][1]) if enough is None else enough)
+    best = min(found, key=lambda k: (_n_left(groups, *found[k]), n_handovers(found[k][1]), k))
     return found[best]
 
 

@@ -92,6 +92,7 @@ ORDERS = (
     BY_LEVEL_AND_START,
     Order(_most_gpu_hours_first, first_fit=False),
     Order(_largest_by_start, first_fit=False),
+    BY_START,
 )
 
 

@@ -38,13 +38,26 @@ GIVEN_UP_PPM = 10_000
 to GIVEN_UP_TIMES what must be left out at the least: else a calendar a little too full for the one would suddenly be
 planned by GPU-milliseconds alone, and give up thousands of small lots for them."""
 GIVEN_UP_TIMES = 2
+TURN_LOTS = 10_000
+"""Turns × lots where a plan is wanted within a second: thousands of lots that do not fit get one or two turns."""
 
 
-def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence[Order] = ORDERS) -> tuple[Layout, ...]:
-    """The layouts worth looking at, best first (see `_worthiest`). The first that leaves nothing ends the search."""
+def planned(
+    board: Board,
+    groups: Groups,
+    rounds: int = ROUNDS,
+    orders: Sequence[Order] = ORDERS,
+    *,
+    turn_lots: int | None = None,
+) -> tuple[Layout, ...]:
+    """The layouts worth looking at, best first (see `_worthiest`). The first that leaves nothing ends the search.
+    `turn_lots`: turns × lots at most, though always one turn; None: all of `TRIES`.
+    """
     n_lots = int(groups.lots.sum())
     turns = 1 + sum(len(trial.roots) for trial in TRIES)
     rounds = min(rounds, ceil_div(ROUNDS_PER_LOT * n_lots, turns), ROUND_LOTS // max(1, n_lots))
+    if turn_lots is not None:
+        turns = min(turns, floor_div(turn_lots, max(1, n_lots)))
     filling = [filled(board, groups, orders[0])]
     found = [filling[0]]
     if rounds >= filling[0].short(groups).sum():  # else there are too few to do much
@@ -61,6 +74,9 @@ def planned(board: Board, groups: Groups, rounds: int = ROUNDS, orders: Sequence
         for root in trial.roots:
             if not found[-1].short(groups).any():
                 return (found[-1],)
+            turns -= 1
+            if turns <= 0:
+                return _worthiest(board, groups, found)
             layout = mended(board, repaired(board, layout, groups, rounds, root), groups)
             found.append(layout)
     return _worthiest(board, groups, found)

@@ -63,6 +63,7 @@ def cover(
     rounds: int = TRADE_ROUNDS,
     calendar: OpenCalendar | None = None,
     handovers: Collection[str] = (),
+    replan: bool = True,
 ) -> Covering:
     """Cells for new positions, each whole or not at all. Windows are taken from `now_ms` on.
 
@@ -71,7 +72,7 @@ def cover(
     cells planned anew, in force pinned. `account_of` (account by position) tells whose cells are whose. `calendar`,
     which must hold the same holdings, answers for one position without looking at all of them. `handovers`: the
     positions whose lots may be split in time between cells, as the last resort; with lots of no other one is that done,
-    and what others hold stays where it is meanwhile.
+    and what others hold stays where it is meanwhile. `replan`: whether the future may be planned anew.
     """
     wanted = [d._replace(start_ms=max(d.start_ms, now_ms)) for d in demands if d.end_ms > now_ms and d.lots]
     names = {demand.position for demand in wanted}
@@ -83,12 +84,14 @@ def cover(
     ahead = _ahead(rows_of(holdings), now_ms)
     prefer = _neighbours(wanted, ahead, account_of or {})
     first = assign(fleet, wanted, pinned=ahead, usable=usable, prefer=prefer, account_of=account_of, rounds=0)
-    short = _most_lots(first.unplaced)
+    short = lots_by_position(first.unplaced)
     placed = [holding for holding in first.holdings if holding.position not in short]
     if not short:
         stay = regained(fleet, Edges(ahead), placed, ahead, usable, now_ms, account_of or {})
         changed = {d.position for d in wanted} | {held.position for held in stay.gave}
         return _covering([*(stay.gave.get(held, held) for held in ahead), *stay.found], changed, short)
+    if not replan:
+        return _covering([*ahead, *placed], {d.position for d in wanted} - set(short), short)
     failing = [demand for demand in wanted if demand.position in short]
     before = (*ahead, *placed)
     future, short = _replanned(fleet, failing, before, now_ms, usable, account_of=account_of, rounds=rounds)
@@ -116,6 +119,8 @@ def replace_failed(
     waiting: Sequence[Demand] = (),
     oversold: Sequence[Demand] = (),
     well: Mask | None = None,
+    pools: Mapping[str, Sequence[int]] | None = None,
+    slow: Mapping[str, Mask] | None = None,
 ) -> Covering:
     """New cells for what is in force on cells with an unusable GPU: spares, then unsold cells, then those of lower
     classes by the shortage rule (see `waterfall`); other coverage in force does not move.
@@ -126,7 +131,9 @@ def replace_failed(
     `loss_by_gpu` (n_gpus) int64: GPU-ms that taking each GPU would waste; the cheapest cells are taken first. Positions
     without a rank count as FIRM, acquired at 0. `cell_gpus`: GPUs of a cell of each position's lots, by position;
     missing: as many as the cell that was hit. `well` (n_gpus) bool: GPUs that are not ill, though perhaps to be
-    drained, on which a displaced lot may stand meanwhile; None: the usable ones.
+    drained, on which a displaced lot may stand meanwhile; None: the usable ones. `pools`: where lots may stand, by
+    position, in order of preference; missing: where they are. `slow`, by position (n_gpus) bool: GPUs below its floor,
+    given only where no others are free.
     """
     if not (waiting or oversold or _is_hit(fleet, holdings, usable, now_ms)):
         return Covering((), ())
@@ -142,6 +149,8 @@ def replace_failed(
         waiting=waiting,
         oversold=oversold,
         well=well,
+        pools=pools,
+        slow=slow,
     )
     work.serve()
     made = _covering(work.future(), work.changed, work.short, work.certificates)
@@ -292,7 +301,7 @@ def _replanned(
             rounds=rounds,
             handovers=bool(handovers),
         )
-        short = _most_lots(plan.unplaced)
+        short = lots_by_position(plan.unplaced)
         new = {demand.position for demand in trying}
         if short.keys() <= new - {demand.position for demand in old}:
             kept = [holding for holding in plan.holdings if holding.position not in short]
@@ -301,7 +310,7 @@ def _replanned(
         dropped = {position: short[position] for position in new & short.keys()} or {max(new): 1}
         refused |= dropped
         trying = [demand for demand in trying if demand.position not in dropped]
-    return list(ahead), refused | _most_lots(trying)
+    return list(ahead), refused | lots_by_position(trying)
 
 
 def _admissible(
@@ -313,13 +322,13 @@ def _admissible(
     for position in sorted({demand.position for demand in failing}):
         theirs = [demand for demand in failing if demand.position == position]
         if admit(fleet, [*old, *trying, *theirs], pinned, usable):
-            refused |= _most_lots(theirs)
+            refused |= lots_by_position(theirs)
         else:
             trying += theirs
     return trying, refused
 
 
-def _most_lots(demands: Iterable[Demand]) -> dict[str, int]:
+def lots_by_position(demands: Iterable[Demand]) -> dict[str, int]:
     """The most lots of each position in one window."""
     most: dict[str, int] = {}
     for demand in demands:

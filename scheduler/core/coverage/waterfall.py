@@ -4,9 +4,12 @@ Lots that wait for a cell (hit by a failure, displaced by a higher class, or sol
 firmness class, in a class from SITE down to GPU. A lot takes a free cell; where free ones do not reach, a cell whose
 holders are all of lower classes, of whatever level: the lots inside move to the same places of the cell that is left,
 where these are well, and a larger lot around it loses its own. Who gives up is decided by the shortage rule over the
-cells of that level, each a stake of its most senior holder. Whoever was displaced waits in turn. Laws: at the end no
-lower class holds a cell that a waiting lot of a higher one could use, at any level; nobody of the same or a higher
-class is disturbed; a taken cell is given back when the taker's window ends or the cell's next one begins.
+cells of that level, each a stake of its most senior holder. Whoever was displaced waits in turn. A lot whose terms let
+other grades stand in may go to several pools, its own first: as many lots as can be are served from what is free, the
+others from what lower classes hold, and each pool where that does not reach decides, and proves, its own shortage.
+Laws: at the end no lower class holds a cell that a waiting lot of a higher one could use, at any level and in any of
+its pools; nobody of the same or a higher class is disturbed; a taken cell is given back when the taker's window ends or
+the cell's next one begins.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class _Lot:
 
     position: str
     level: Level
-    pool: int
+    pools: tuple[int, ...]
+    """Where it may stand, in order of preference."""
     rank: Rank
     cell: int | None
     until_ms: int
@@ -60,6 +64,12 @@ class _Lot:
     moved: bool = False
     gap: bool = False
     """Whether it stands on no cell for a while before it comes back."""
+
+
+def pool_name(fleet: Fleet, pool: int) -> str:
+    """How certificates name a pool: `GRADE@SITE`."""
+    grade, site = fleet.pools[pool]
+    return f"{grade}@{site}"
 
 
 class Waterfall:
@@ -79,10 +89,13 @@ class Waterfall:
         waiting: Sequence[Demand] = (),
         oversold: Sequence[Demand] = (),
         well: Mask | None = None,
+        pools: Mapping[str, Sequence[int]] | None = None,
+        slow: Mapping[str, Mask] | None = None,
     ) -> None:
         self.certificates: list[Certificate] = []
         self._fleet, self._ahead, self._now_ms = fleet, ahead, now_ms
         self._topology, self._ranks, self._cell_gpus = topology_of(fleet), ranks or {}, cell_gpus or {}
+        self._pools, self._slow = pools or {}, slow or {}
         by_rank = self._topology.gpu_at
         loss = np.zeros(fleet.n_gpus, dtype=np.int64) if loss_by_gpu is None else loss_by_gpu
         self._usable, self._loss = usable[by_rank], np.concatenate(([0], np.cumsum(loss[by_rank])))
@@ -97,8 +110,8 @@ class Waterfall:
         """By rank: when somebody else gets the GPU, whoever holds it now."""
         self._class = np.array([*(self._rank_of(held.position).firmness_class for held in ahead), FREE], dtype=np.int64)
         """By row; the last entry is what NOBODY picks."""
-        self._pending: dict[tuple[int, int, Level], set[int]] = {}
-        """Lots that wait, by (pool, class, level)."""
+        self._pending: dict[tuple[int, Level], set[int]] = {}
+        """Lots that wait, by (class, level)."""
         self._read_holdings()
         for demands, whole in ((waiting, False), (oversold, True)):
             for demand in sorted(demands):
@@ -108,17 +121,16 @@ class Waterfall:
 
     def serve(self) -> None:
         """Give every waiting lot what it may have."""
-        pools = sorted({lot.pool for lot in self._lots.values()})
-        for pool in pools:
-            for firmness in FirmnessClass:
-                for level in reversed(LEVELS):
-                    waiting = self._pending.get((pool, int(firmness), level), set())
-                    for gpus in sorted({self._lots[number].gpus for number in waiting}, reverse=True):
-                        alike = [
-                            n for n in sorted(waiting) if not self._lots[n].oversold and self._lots[n].gpus == gpus
-                        ]
-                        self._serve(pool, level, alike)
-                self._serve_oversold(pool, int(firmness))
+        for firmness in FirmnessClass:
+            for level in reversed(LEVELS):
+                waiting = self._pending.get((int(firmness), level), set())
+                for gpus in sorted({self._lots[number].gpus for number in waiting}, reverse=True):
+                    alike = [n for n in sorted(waiting) if not self._lots[n].oversold and self._lots[n].gpus == gpus]
+                    for pool, theirs in sorted(self._dealt(level, alike).items()):
+                        self._serve(pool, level, theirs)
+            self._serve_oversold(int(firmness))
+        numbers = {pool_name(self._fleet, pool): pool for pool in range(len(self._fleet.pools))}
+        self.certificates.sort(key=lambda each: numbers[each.pool])  # each by itself is in the order of its decisions
 
     def future(self) -> list[Holding]:
         """All holdings from now on."""
@@ -176,11 +188,11 @@ class Waterfall:
         lot = self._lots.get(number)
         if lot is None:
             held = self._ahead[number]
-            pool = int(self._topology.pool[held.level][held.cell])
+            pools = self._pools_of(held.position, int(self._topology.pool[held.level][held.cell]))
             rank = self._rank_of(held.position)
             ranks = self._span(held.level, held.cell)
             gpus = self._cell_gpus.get(held.position, ranks.stop - ranks.start)
-            lot = _Lot(held.position, Level(held.level), pool, rank, held.cell, held.end_ms, gpus)
+            lot = _Lot(held.position, Level(held.level), pools, rank, held.cell, held.end_ms, gpus)
             self._lots[number] = lot
         return lot
 
@@ -192,14 +204,18 @@ class Waterfall:
             self._class = np.append(self._class, FREE)
             self._class[number] = rank.firmness_class
             gpus = self._cell_gpus.get(demand.position, 0)
+            pools = self._pools_of(demand.position, demand.pool)
             self._lots[number] = _Lot(
-                demand.position, demand.level, demand.pool, rank, None, demand.end_ms, gpus, oversold=oversold
+                demand.position, demand.level, pools, rank, None, demand.end_ms, gpus, oversold=oversold
             )
             self._wait(number)
 
     def _wait(self, number: int) -> None:
         lot = self._lot(number)
-        self._pending.setdefault((lot.pool, lot.rank.firmness_class, lot.level), set()).add(number)
+        self._pending.setdefault((lot.rank.firmness_class, lot.level), set()).add(number)
+
+    def _pools_of(self, position: str, otherwise: int) -> tuple[int, ...]:
+        return tuple(self._pools.get(position, (otherwise,)))
 
     def _order(self, number: int) -> tuple[int, str, int, int]:
         """The order of service inside a class: the rule's, then by cell."""
@@ -208,16 +224,59 @@ class Waterfall:
 
     # -- one level of one class ----------------------------------------------------------------------------------------
 
-    def _serve(self, pool: int, level: Level, waiting: list[int], *, whole: bool = False) -> None:
-        """Serve lots of one class and level; `whole`: all of them or none, and not from spares."""
+    def _dealt(self, level: Level, waiting: list[int]) -> dict[int, list[int]]:
+        """The pool in which each lot is served, all of one class, level and size: its first one, where it has no other.
+
+        A lot goes to the first of its pools with a free cell, and makes room for others by going to a later one where
+        that serves more of them (augmenting paths, in the order of the rule); then the same with cells of lower
+        classes. Whoever finds none waits in its first pool.
+        """
+        found: dict[int, list[int]] = {}
+        if all(len(self._lot(number).pools) == 1 for number in waiting):
+            for number in waiting:
+                found.setdefault(self._lot(number).pools[0], []).append(number)
+            return found
+        open_cells = {
+            pool: self._open(pool, level, waiting[0], with_spares=True)
+            for pool in sorted({pool for number in waiting for pool in self._lot(number).pools})
+        }
+        found = {pool: [] for pool in open_cells}
+        left = sorted(waiting, key=self._order)
+        for lower_too in (False, True):
+            room = {pool: len(free) + lower_too * len(lower) for pool, (free, lower) in open_cells.items()}
+            left = [number for number in left if not self._put(number, found, room, set())]
+        for number in left:
+            found[self._lot(number).pools[0]].append(number)
+        return found
+
+    def _put(self, number: int, found: dict[int, list[int]], room: Mapping[int, int], seen: set[int]) -> bool:
+        """Whether the lot finds a pool with room, others moving on for it."""
+        for pool in self._lot(number).pools:
+            if pool in seen:
+                continue
+            seen.add(pool)
+            if len(found[pool]) < room[pool]:
+                found[pool].append(number)
+                return True
+            for other in reversed(found[pool]):
+                if len(self._lot(other).pools) > 1 and self._put(other, found, room, seen):
+                    found[pool].remove(other)
+                    found[pool].append(number)
+                    return True
+        return False
+
+    def _open(self, pool: int, level: Level, number: int, *, with_spares: bool) -> tuple[list[int], list[int]]:
+        """What a pool has for lots like this one: (free cells, those that lower classes hold)."""
+        lot = self._lot(number)
+        cells = pool_cells(self._fleet, pool)
+        return self._open_cells(cells, level, lot.rank.firmness_class, lot.gpus, with_spares=with_spares)
+
+    def _serve(self, pool: int, level: Level, waiting: list[int], *, with_spares: bool = True) -> None:
+        """Serve lots of one class and level in one pool."""
         if not waiting:
             return
         waiting.sort(key=self._order)
-        firmness = self._lot(waiting[0]).rank.firmness_class
-        cells = pool_cells(self._fleet, pool)
-        free, lower = self._open_cells(cells, level, firmness, self._lot(waiting[0]).gpus, with_spares=not whole)
-        if whole and len(free) + len(lower) < len(waiting):
-            return
+        free, lower = self._open(pool, level, waiting[0], with_spares=with_spares)
         if len(free) >= len(waiting):
             for number in waiting:
                 self._take_free(number, free)
@@ -239,16 +298,29 @@ class Waterfall:
                 rest = [cell for cell in leads if self._is_free(level, cell)]
                 self._take(number, rest[0] if rest else given.pop(0))
 
-    def _serve_oversold(self, pool: int, firmness: int) -> None:
+    def _serve_oversold(self, firmness: int) -> None:
         """Positions that were never covered as sold, each whole or not at all, in the order of the rule."""
         for level in reversed(LEVELS):
             by_position: dict[tuple[int, str], list[int]] = {}
-            for number in sorted(self._pending.get((pool, firmness, level), ())):
+            for number in sorted(self._pending.get((firmness, level), ())):
                 lot = self._lots[number]
                 if lot.oversold:
                     by_position.setdefault((lot.rank.acquired_ms, lot.position), []).append(number)
             for _, numbers in sorted(by_position.items()):
-                self._serve(pool, level, numbers, whole=True)
+                self._serve_whole(level, numbers)
+
+    def _serve_whole(self, level: Level, numbers: list[int]) -> None:
+        """All lots of a position or none, as many as can be in each of its pools."""
+        parts: list[tuple[int, list[int]]] = []
+        left = numbers
+        for pool in self._lot(numbers[0]).pools:
+            free, lower = self._open(pool, level, numbers[0], with_spares=False)
+            most = len(free) + len(lower)
+            parts.append((pool, left[:most]))
+            left = left[most:]
+        if not left:
+            for pool, theirs in parts:
+                self._serve(pool, level, theirs, with_spares=False)
 
     def _open_cells(
         self, cells: PoolCells, level: Level, firmness: int, gpus: int, *, with_spares: bool
@@ -290,8 +362,8 @@ class Waterfall:
             )
             for position, count in sorted(lots.items())
         ]
-        grade, site = self._fleet.pools[pool]
-        return ration(claims, free + len(leads), pool=f"{grade}@{site}", level=level, start_ms=self._now_ms)
+        name = pool_name(self._fleet, pool)
+        return ration(claims, free + len(leads), pool=name, level=level, start_ms=self._now_ms)
 
     def _given_up(self, level: Level, leads: Mapping[int, int], awarded: Mapping[str, int]) -> list[int]:
         """The cells that holders give up: of each what it holds beyond its award, the cheapest; the lowest class
@@ -316,13 +388,18 @@ class Waterfall:
     # -- taking a cell -------------------------------------------------------------------------------------------------
 
     def _take_free(self, number: int, free: list[int]) -> None:
-        """The cell that serves longest; of those spares first, then where least is newly broken, then by number."""
+        """A cell that is not slow for it; of those the one that serves longest, spares first, then where least is newly
+        broken, then by number.
+        """
         lot = self._lot(number)
+        slow = self._slow.get(lot.position)
 
-        def worth(cell: int) -> tuple[int, bool, int, int]:
+        def worth(cell: int) -> tuple[bool, int, bool, int, int]:
             ranks = self._span(lot.level, cell)
             until_ms = min(lot.until_ms, int(self._next_ms[ranks].min()))
-            return -until_ms, not bool(self._spare[ranks].all()), self._newly_broken(lot.level, cell), cell
+            is_slow = slow is not None and bool(slow[self._topology.gpu_at[ranks]].any())
+            spare = bool(self._spare[ranks].all())
+            return is_slow, -until_ms, not spare, self._newly_broken(lot.level, cell), cell
 
         best = min(free, key=worth)
         free.remove(best)
@@ -340,12 +417,12 @@ class Waterfall:
         until_ms = min(lot.until_ms, int(self._next_ms[here].min()))
         displaced = [n for n in np.unique(self._holder[here]).tolist() if n != NOBODY]
         left = lot.cell
-        self._pending[lot.pool, lot.rank.firmness_class, lot.level].discard(number)
+        self._pending[lot.rank.firmness_class, lot.level].discard(number)
         for other in displaced:
             self._leave(other, min(self._lot(other).until_ms, until_ms))
         self._leave(number, until_ms)
         lot.cell, self._holder[here] = cell, number
-        alike = left is not None and self._topology.shape(lot.level, left) == self._topology.shape(lot.level, cell)
+        alike = left is not None and self._is_alike(lot.level, left, cell)
         for other in displaced:
             self._settle(other, lot.level, cell, left if alike else None)
 
@@ -376,6 +453,12 @@ class Waterfall:
                 self._holder[self._span(lot.level, place)] = number
         if lot.cell is None or not self._healthy[lot.level][lot.cell]:
             self._wait(number)
+
+    def _is_alike(self, level: Level, left: int, right: int) -> bool:
+        """Whether what stands in one cell may stand in the other: of one pool and shape."""
+        topology = self._topology
+        same_pool = topology.pool[level][left] == topology.pool[level][right]
+        return bool(same_pool) and topology.shape(level, left) == topology.shape(level, right)
 
     def _is_free(self, level: Level, cell: int) -> bool:
         return bool((self._holder[self._span(level, cell)] == NOBODY).all())

@@ -38,7 +38,9 @@ class RowEnds:
     """See the module. Whoever puts another gang in a row's place says so (`forget`)."""
 
     def __init__(self) -> None:
-        self._ends_ms: IntArray = np.zeros(0, dtype=np.int64)
+        self._ends_ms: IntArray = np.zeros(1, dtype=np.int64)
+        """By row, with room for more."""
+        self._known = 0
         self._forgotten: set[int] = set()
 
     def forget(self, row: int) -> None:
@@ -48,19 +50,23 @@ class RowEnds:
     def declared(self, books: Rows) -> IntArray:
         """(n_rows + 1): when each row's GPUs are free of it, as it declares: an instant that has passed says that it is
         late. Of those that stop, of what this round decided and of shared devices, later than now. The last entry is
-        NOBODY. A copy.
+        NOBODY. Valid until this is asked again.
         """
-        known, first, total = len(self._ends_ms), books.first_of_round, len(books.rows)
-        more = [_standing_ends_ms(gang) for gang in books.rows[known:first]]
-        self._ends_ms = np.append(self._ends_ms, np.array(more, dtype=np.int64))
+        known, first, total = self._known, books.first_of_round, len(books.rows)
+        if total >= len(self._ends_ms):
+            longer = np.zeros(2 * total + 1, dtype=np.int64)
+            longer[:known] = self._ends_ms[:known]
+            self._ends_ms = longer
+        ends_ms, self._known = self._ends_ms[: total + 1], first
+        ends_ms[known:first] = [_standing_ends_ms(gang) for gang in books.rows[known:first]]
         for row in self._forgotten:
-            self._ends_ms[row] = _standing_ends_ms(books.rows[row])
-        self._forgotten.clear()
-        ends_ms = np.full(total + 1, NOBODY, dtype=np.int64)
-        ends_ms[:first] = self._ends_ms
+            ends_ms[row] = _standing_ends_ms(books.rows[row])
         ends_ms[first:total] = [_ends_ms(gang, books.now_ms, stopped=False) for gang in books.rows[first:]]
-        for row in {*books.stopped, *books.riders}:
+        passing = {*books.stopped, *books.riders}
+        for row in passing:
             ends_ms[row] = _row_ends_ms(books, row)
+        self._forgotten = {row for row in passing if row < first}
+        ends_ms[total] = NOBODY
         return ends_ms
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.orders import Kind
-from scheduler.core.placement.room import room_at_home, room_from_others, take_room
+from scheduler.core.placement.room import milder, room_at_home, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.wants import Want, demand, wants
 from scheduler.core.workloads import Gang
@@ -71,7 +71,9 @@ def _by_reclaim(books: Books, gang: Gang, account: int, pool: int, end_ms: int) 
     for found in (room_from_others, room_at_home):
         room = found(books, want, account, pool, end_ms)
         if room is not None and books.repacks(account, pool, taken=room.gpus):
-            take_room(books, gang, room)
+            lasting = books.own_gpus(account, pool)
+            other = milder(books, want, pool, room, lasting[books.floor.until_ms[lasting] >= end_ms])
+            take_room(books, gang, other if books.repacks(account, pool, taken=other.gpus) else room)
             return True
     return want.parts == 1 and _on_one_node(books, gang, account, pool, end_ms)
 

@@ -1,10 +1,10 @@
 """Gangs inside their entitlement, by priority and age over all accounts: each of them gets its GPUs in this round.
 
 Where: free GPUs of its own cells (tightest node), then unsold ones, then any free fit (it counts as owned wherever it
-stands), then the least lost work of accounts over their count, anywhere; as the last resort its own cells, where
-everything that can be preempted makes way. An account's use falls when it is reclaimed from, so its lines are asked
-again: at the end no preemptible gang that waits is inside. An elastic gang is inside where its least size is, and gets
-the most that its account's count holds.
+stands), then the least lost work of accounts over their count, anywhere, beside which others move where that is dear
+(`moving`); as the last resort its own cells, where everything that can be preempted makes way. An account's use falls
+when it is reclaimed from, so its lines are asked again: at the end no preemptible gang that waits is inside. An elastic
+gang is inside where its least size is, and gets the most that its account's count holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scheduler.core.placement.joining import joined
 from scheduler.core.placement.lines import Line, Lines
 from scheduler.core.placement.orders import Kind
 from scheduler.core.placement.roll import Listed
-from scheduler.core.placement.room import free_fit, room_from_accounts_over_count, room_from_others, take_room
+from scheduler.core.placement.room import free_fit, milder, room_from_accounts_over_count, room_from_others, take_room
 from scheduler.core.placement.search import Tiers, tiers
 from scheduler.core.placement.wants import Want, wants
 from scheduler.core.quantities import floor_div
@@ -177,6 +177,6 @@ def _place(books: Books, gang: Gang, wished: tuple[Want, ...], account: int, poo
     if room is None:
         room = room_from_others(books, want, account, pool)
     if room is not None:
-        take_room(books, gang, room)
+        take_room(books, gang, milder(books, want, pool, room))
         return True
     return go_home(books, gang, account, pool)

@@ -6,25 +6,83 @@ subset of gangs; ties by number. Then *fill back*: whoever turns out not to be n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from scheduler.core.cluster import Fleet, IntArray
-from scheduler.core.placement.books import Books
 from scheduler.core.placement.fits import Room, cells_of_nodes, parts_on
 from scheduler.core.placement.wants import Want
+from scheduler.core.workloads import Gang
 
 Victim = tuple[int, int, int]
 """(price, rank of the row, GPUs that it frees on the node)."""
+
+
+class Floor(Protocol):
+    """Who is where, by GPU (`scheduler.core.placement.floor`)."""
+
+    @property
+    def node_of_gpu(self) -> IntArray:
+        """Its node."""
+        ...
+
+    @property
+    def first_gpu(self) -> IntArray:
+        """(n_nodes + 1): its first GPU."""
+        ...
+
+    @property
+    def holder(self) -> IntArray:
+        """The row that has it, -1 none."""
+        ...
+
+    @property
+    def leaver(self) -> IntArray:
+        """The stopping row that is still on it, -1 none."""
+        ...
+
+
+class Rows(Protocol):
+    """What this asks of the books, or of whoever stands in for them."""
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet."""
+        ...
+
+    @property
+    def floor(self) -> Floor:
+        """Who is where."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Gang]:
+        """Gangs by row."""
+        ...
+
+    @property
+    def account_of_row(self) -> Sequence[int]:
+        """Their accounts."""
+        ...
+
+    @property
+    def rank_of_row(self) -> Sequence[int]:
+        """What ties go by."""
+        ...
+
+    def holders(self, gpus: IntArray) -> list[int]:
+        """The rows that hold any of these GPUs, in order of rank."""
+        ...
 
 
 @dataclass(slots=True)
 class Ground:
     """Where a want may stand and whom it may displace, laid out by node."""
 
-    books: Books
+    books: Rows
     allowed: IntArray
     """GPUs that may be used, ascending."""
     prices: Mapping[int, int]
@@ -38,7 +96,7 @@ class Ground:
     nodes_of_row: dict[int, dict[int, int]]
 
     @classmethod
-    def of(cls, books: Books, allowed: IntArray, prices: Mapping[int, int], excess: Mapping[int, int] | None) -> Ground:
+    def of(cls, books: Rows, allowed: IntArray, prices: Mapping[int, int], excess: Mapping[int, int] | None) -> Ground:
         """Lay out the ground: open GPUs and displaceable gangs of each node, the cheapest first."""
         nodes = books.floor.node_of_gpu[allowed]
         holder = books.floor.holder[allowed]
@@ -49,12 +107,13 @@ class Ground:
         by_rank = {rank: prices[row] for rank, row in ranks.items()}
         victims: dict[int, list[Victim]] = {}
         nodes_of_row: dict[int, dict[int, int]] = {}
+        n_nodes = len(books.fleet.nodes)
         priced = np.zeros(len(books.rows) + 1, dtype=np.bool_)
         priced[list(prices)] = True
         held = priced[holder]
-        pairs, numbers = np.unique(holder[held] * books.n_nodes + nodes[held], return_counts=True)
+        pairs, numbers = np.unique(holder[held] * n_nodes + nodes[held], return_counts=True)
         for key, number in zip(pairs.tolist(), numbers.tolist(), strict=True):
-            row, node = divmod(key, books.n_nodes)
+            row, node = divmod(key, n_nodes)
             rank = books.rank_of_row[row]
             nodes_of_row.setdefault(rank, {})[node] = number
             victims.setdefault(node, []).append((by_rank[rank], rank, number))

@@ -1,7 +1,8 @@
 """What each pool's GPUs will be free for, kept from one question to the next: only nodes where something changed are
 read anew, so that a round after one event does not sort every declared end.
 
-Kept are instants as they were declared. Those that have passed count as the next one when somebody asks.
+Kept are instants as they were declared. Those that have passed are the next one, for whoever asks, until they pass
+again.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ class Releases:
             kept.rows.add(row)
 
     def profile(self, books: Rows, pool: int) -> Profile:
-        """The pool's profile now; what one instant frees stands in any order."""
+        """The pool's profile now, valid until this is asked again; what one instant frees stands in any order."""
         kept = self._pools.get(pool)
         if kept is None:
             nodes = np.flatnonzero(books.floor.pool_of_node == pool)
             now, table = np.zeros(len(books.floor.nodes) - 1, dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
             kept = self._pools[pool] = _Kept(nodes, now, table)
         self._catch_up(books, kept)
-        table = kept.table.copy()
+        table = kept.table
         table[: table[:, AT_MS].searchsorted(books.now_ms, side="right"), AT_MS] = books.now_ms + 1
         return Profile(kept.now.copy(), table)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
+import numpy as np
+
 from scheduler.core.cluster import IntArray
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.fits import Room
+from scheduler.core.placement.moving import Crowd, dear, given_back, likely, room_by_moving
 from scheduler.core.placement.reclaim import Ground, cheapest_room
 from scheduler.core.placement.search import Tiers
 from scheduler.core.placement.wants import Want
@@ -72,6 +77,34 @@ def _room_at_home(
         if (own or books.account_of_row[row] != account) and books.rows[row].shape.preemptible
     }
     return cheapest_room(Ground.of(books, gpus, prices, None), want)
+
+
+def milder(books: Books, want: Want, pool: int, room: Room, gpus: IntArray | None = None) -> Room:
+    """The room, or where it is dear another one, on these GPUs (None: anywhere in the pool), for which some move."""
+    lost_ms = sum(books.price(row) for row in room.victims)
+    if not dear(lost_ms, want.gpus):
+        return room
+    free = _elsewhere(books, pool)
+    allowed = likely(free, books.floor.gpus_of_pool(pool), books.floor.node_of_gpu) if gpus is None else gpus
+    prices = {
+        row: books.price(row)
+        for row in books.holders(allowed)
+        if books.rows[row].shape.preemptible and books.is_placed(row)
+    }
+    found = room_by_moving(Crowd(books, prices, books.excess[pool], free), allowed, want)
+    return room if found is None or not dear(lost_ms - found[0], want.gpus) else found[1]
+
+
+def _elsewhere(books: Books, pool: int) -> IntArray:
+    """(n_nodes): GPUs of the pool that are free, or that accounts over their count give back at no dear loss."""
+    its = chain.from_iterable(
+        sorted(books.rows_of(account, pool), key=books.rank_of_row.__getitem__)
+        for account in np.flatnonzero(books.excess[pool] > 0).tolist()
+    )
+    able = (row for row in its if books.rows[row].shape.preemptible and books.is_placed(row))
+    back = given_back((books.rows[row], books.price(row)) for row in able)
+    more = np.bincount(books.floor.node_of_gpu[back], minlength=books.n_nodes)
+    return np.where(books.floor.pool_of_node == pool, books.floor.free_by_node + more, 0)
 
 
 _LAST = 1 << 62

@@ -38,7 +38,7 @@ from scheduler.core.quantities import ceil_div
 
 FIRM = 1 << LASTING_OWN | 1 << LASTING_UNSOLD | 1 << LASTING_OWN_OR_UNSOLD
 BORROWED = 1 << UNSOLD_OR_LASTING
-ROOM = 8
+ROOM = 32
 """So many orders have room at first: memory that nobody writes to costs nothing."""
 
 
@@ -208,4 +208,6 @@ def _doubled(orders: Orders) -> Orders:
 
 
 def _twice(stack: IntArray) -> IntArray:
-    return np.concatenate([stack, np.zeros_like(stack)])
+    longer = np.zeros((2 * len(stack), *stack.shape[1:]), dtype=np.int64)
+    longer[: len(stack)] = stack
+    return longer

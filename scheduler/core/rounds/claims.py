@@ -8,10 +8,13 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from scheduler.core.cluster import Fleet
 from scheduler.core.coverage.waterfall import Rank
 from scheduler.core.entitlements import demands
 from scheduler.core.holdings import Demand
+from scheduler.core.instruments import Deliverable, InstrumentTerms
 from scheduler.core.state.state import State
+from scheduler.core.substitution import accepted_grades
 from scheduler.core.workloads import ends_by_ms
 
 
@@ -36,11 +39,39 @@ def short_now(state: State, now_ms: int) -> list[str]:
     return sorted(name for name, due in state.due.items() if due.at(now_ms) > covered[name])
 
 
+def pools_of(state: State, name: str) -> tuple[int, ...]:
+    """The pools that may deliver a position now and from now on, as its terms and its owner's consents have it, par
+    first; those that the fleet has.
+    """
+    terms = terms_of(state, name)
+    return _pools(state.fleet, terms, accepted_grades(terms, state.book.positions[name], state.now_ms))
+
+
+def pools_of_terms(fleet: Fleet, terms: InstrumentTerms) -> tuple[int, ...]:
+    """Those that may deliver an instrument without asking the buyer."""
+    return _pools(fleet, terms, [each for each in terms.deliverables if not each.needs_consent])
+
+
+def _pools(fleet: Fleet, terms: InstrumentTerms, grades: Iterable[Deliverable]) -> tuple[int, ...]:
+    pools = [(each.grade, terms.site) for each in grades]
+    return tuple(fleet.pools.index(pool) for pool in pools if pool in fleet.pools)
+
+
 def pool_of(state: State, name: str) -> int | None:
-    """The pool of a position's par grade; None: the fleet has none."""
-    terms = state.instruments[state.book.positions[name].instrument]
-    pool = (terms.grade.klass, terms.site)
-    return state.fleet.pools.index(pool) if pool in state.fleet.pools else None
+    """The first of a position's pools; None: the fleet has none of them."""
+    pools = pools_of(state, name)
+    return pools[0] if pools else None
+
+
+def stand_ins_of(state: State, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """The further pools of those positions that have more than one."""
+    pools = {name: pools_of(state, name) for name in sorted(set(names))}
+    return {name: theirs[1:] for name, theirs in pools.items() if len(theirs) > 1}
+
+
+def terms_of(state: State, name: str) -> InstrumentTerms:
+    """The terms of a position's instrument."""
+    return state.instruments[state.book.positions[name].instrument]
 
 
 def lots_of(state: State, name: str) -> int:

@@ -8,6 +8,7 @@ or closed, work that cannot be preempted ended.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -15,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from scheduler.core.causes import Cause
-from scheduler.core.cluster import Level
 from scheduler.core.coverage.columns import clipped, merged, moved
 from scheduler.core.coverage.follow import follow_work
-from scheduler.core.coverage.replace import Covering, cover, replace_failed, transfer
+from scheduler.core.coverage.grades import cover_grades
+from scheduler.core.coverage.replace import Covering, replace_failed, transfer
 from scheduler.core.coverage.shortage import changes_nothing
 from scheduler.core.coverage.topology import topology_of
 from scheduler.core.errors import UnknownName
@@ -33,6 +34,7 @@ from scheduler.core.events import (
     LotsRecalled,
     LotsReleased,
     NodeJoined,
+    PerformanceMeasured,
     ShortageDecided,
     ShortageOver,
 )
@@ -46,10 +48,14 @@ from scheduler.core.rounds.claims import (
     lots_of,
     node_numbers,
     pool_of,
+    pools_of,
     promised_until_ms,
     rank_of,
     short_now,
+    stand_ins_of,
+    terms_of,
 )
+from scheduler.core.rounds.giving import alike, cell_of, fits, looks_for, may_be_given, off_slow, slow_for
 from scheduler.core.rounds.making_room import wanted
 from scheduler.core.rounds.observing import well_again
 from scheduler.core.state.calendar import UNSOLD
@@ -73,7 +79,7 @@ def after_snapshot(state: State, now_ms: int, spares: Sequence[str]) -> Iterator
     for name in sorted(held & set(state.book.positions)):
         yield from _fitted(state, name, state.meter.history.horizon_ms, now_ms, spares)
     new = [name for name in sorted(state.book.positions) if name not in held and name not in state.refused]
-    for names in _alike(state, new):
+    for names in alike(state, new):
         yield from _covered(state, names, now_ms, spares)
     yield from retry(state, now_ms, spares)
 
@@ -93,8 +99,8 @@ def after_position_event(state: State, event: PositionEvent, now_ms: int, spares
 
 
 def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
-    """Coverage follows the fleet: lots on cells that fell ill move, refused ones are tried on cells that are well, and
-    on those that work which cannot be preempted has left.
+    """Coverage follows the fleet: lots on cells that fell ill move, those that have not begun leave slow ones, refused
+    ones are tried on cells that are well, and on those that work which cannot be preempted has left.
     """
     match event:
         case HealthChanged() if event.cause is not None:
@@ -103,6 +109,8 @@ def after_health(state: State, event: Event, now_ms: int, spares: Sequence[str])
             yield from replaced(state, now_ms, spares)
         case HealthChanged() | NodeJoined():
             yield from retry(state, now_ms, spares)
+        case PerformanceMeasured():
+            yield from off_slow(state, event, now_ms, spares)
         case GangEnded() if state.refused and not state.gangs.get(event.gang).spec.preemptible:
             yield from retry(state, now_ms, spares)
         case _:
@@ -139,7 +147,7 @@ def retry(state: State, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     partly = {holding.position for holding in state.calendar.holdings if holding.position in state.refused}
     # Positions that keep a part let go of it only for the whole, so each of them is tried alone.
     whole = [name for name in refused if name not in partly]
-    for names in [*_alike(state, whole), *([name] for name in refused if name in partly)]:
+    for names in [*alike(state, whole), *([name] for name in refused if name in partly)]:
         for event in _covered(state, names, now_ms, spares):
             if not isinstance(event, CoverageRefused):
                 yield event
@@ -196,10 +204,12 @@ def _replacing(state: State, usable: npt.NDArray[np.bool_], now_ms: int, spares:
         node_numbers(state, spares),
         {name: rank_of(state, name) for name in names},
         loss_by_gpu=_loss_by_gpu(state, now_ms),
-        cell_gpus={name: _cell(state, name)[1] for name in names},
+        cell_gpus={name: cell_of(state, name)[1] for name in names},
         waiting=waiting,
         oversold=oversold,
         well=state.health.cause == HEALTHY,
+        pools={name: pools_of(state, name) for name in stand_ins_of(state, names)},
+        slow=slow_for(state, names),
     )
 
 
@@ -288,62 +298,29 @@ def _assigned_beside(
 
 def _found(state: State, wanted: Sequence[Demand], from_ms: int, spares: Sequence[str]) -> Covering:
     """Cells for demands beside what all other positions hold, or held, from an instant on."""
-    names = {demand.position for demand in wanted}
+    names = sorted({demand.position for demand in wanted})
     others = [held for held in (*state.calendar.past, *state.calendar.holdings) if held.position not in names]
-    usable = state.health.usable & (promised_until_ms(state) <= min(demand.start_ms for demand in wanted))
-    for node in node_numbers(state, spares):
-        usable[state.fleet.gpus_of_node(node).start : state.fleet.gpus_of_node(node).stop] = False
-    for name in sorted(names):
-        usable &= ~_of_other_size(state, name)
+    usable = may_be_given(state, names, min(demand.start_ms for demand in wanted), spares)
     # What is open holds everybody's: it serves where none of these holds anything yet.
     calendar = state.calendar.opened(state.fleet)
-    fresh = calendar if names.isdisjoint(calendar.of_position) else None
-    covering = cover(
+    fresh = calendar if calendar.of_position.keys().isdisjoint(names) else None
+    covering = cover_grades(
         state.fleet,
         wanted,
         others,
         from_ms,
-        usable,
+        looks_for(state, names, usable),
+        stand_ins_of(state, names),
+        cells_per_lot={name: terms_of(state, name).lot.cells for name in names},
         account_of=account_names(state),
         calendar=fresh,
         handovers=handed_over(state),
     )
-    if all(_fits(state, holding) for holding in covering.holdings):
+    if all(fits(state, holding) for holding in covering.holdings):
         return covering
     # The future was planned anew with cells that others' lots may not stand on: it stays as it was.
     most = {name: max(demand.lots for demand in wanted if demand.position == name) for name in names}
     return Covering((), (), tuple(sorted(most.items())))
-
-
-def _alike(state: State, names: Sequence[str]) -> list[list[str]]:
-    """The positions in groups that may be covered together: all of them where every cell of a level has one size."""
-    cells: dict[tuple[Level, int], list[str]] = {}
-    for name in names:
-        cells.setdefault(_cell(state, name), []).append(name)
-    if not any(_of_other_size(state, name).any() for name in names):
-        return [list(names)]
-    return [cells[cell] for cell in sorted(cells, reverse=True)]
-
-
-def _cell(state: State, name: str) -> tuple[Level, int]:
-    """(level, GPUs) of a cell of the position's lots."""
-    lot = state.instruments[state.book.positions[name].instrument].lot
-    return lot.cell, lot.gpus // lot.cells
-
-
-def _of_other_size(state: State, name: str) -> npt.NDArray[np.bool_]:
-    """(n_gpus): GPUs in cells of the pool that have another number of GPUs than a lot of the position is."""
-    topology, (level, gpus) = topology_of(state.fleet), _cell(state, name)
-    sizes = topology.end_gpu[level] - topology.first_gpu[level]
-    odd = np.flatnonzero((sizes != gpus) & (topology.pool[level] == pool_of(state, name)))
-    _, ranks = topology.spread(level, odd)
-    found = np.zeros(state.fleet.n_gpus, dtype=np.bool_)
-    found[topology.gpu_at[ranks]] = True
-    return found
-
-
-def _fits(state: State, holding: Holding) -> bool:
-    return len(state.fleet.gpus_of_cell(holding.level, holding.cell)) == _cell(state, holding.position)[1]
 
 
 def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> list[Event]:
@@ -362,14 +339,23 @@ def _traded(state: State, event: PositionEvent, now_ms: int, spares: Sequence[st
 def _transferred(state: State, event: PositionEvent, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:
     source = event.source or ""
     busy = _worked_by(state, state.book.positions[source].account)
+    fleet, buyers = state.fleet, pools_of(state, event.position)
+    busy |= ~np.isin(fleet.pool_of_node[fleet.node_of_gpu], buyers)  # of grades that the buyer may not get: the last
     lots = event.lots * state.instruments[event.instrument].lot.cells
     holdings = (*state.calendar.past, *state.calendar.holdings)
     if any(held.position == source and held.end_ms > event.effective_ms for held in holdings):
         covering = transfer(state.fleet, holdings, source, event.position, lots, event.effective_ms, busy)
-        yield from _assigned(covering, "transferred", now_ms, event.effective_ms)
+        accepted = tuple(held for held in covering.holdings if held.position == source or _is_in(state, held, buyers))
+        yield from _assigned(replace(covering, holdings=accepted), "transferred", now_ms, event.effective_ms)
+        if accepted != covering.holdings and source not in state.refused:
+            yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
     if source in state.refused:
         yield from _fitted(state, source, event.effective_ms, now_ms, spares)
         yield from _fitted(state, event.position, event.effective_ms, now_ms, spares)
+
+
+def _is_in(state: State, held: Holding, pools: Sequence[int]) -> bool:
+    return int(topology_of(state.fleet).pool[held.level][held.cell]) in pools
 
 
 def withheld(state: State, event: LotsRecalled | LotsReleased, now_ms: int, spares: Sequence[str]) -> Iterator[Event]:

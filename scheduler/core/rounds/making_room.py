@@ -1,5 +1,6 @@
 """Room for what cannot be preempted: which of its gangs wait though their accounts own enough for them, and the swaps
-that give them idle cells of their own (`scheduler.core.coverage.exchange`).
+that give them idle cells of their own (`scheduler.core.coverage.exchange`), or such where making way costs least
+(`scheduler.core.rounds.making_way`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import numpy.typing as npt
 
 from scheduler.core.cluster import IntArray
 from scheduler.core.coverage.columns import columns_of
-from scheduler.core.coverage.exchange import Asked, Ground, idle_for_busy, room
+from scheduler.core.coverage.exchange import Asked, Ground, Nodes, idle_for_busy, room
 from scheduler.core.coverage.neighbours import Neighbours
 from scheduler.core.events import CellsSwapped
 from scheduler.core.placement.wants import demand
+from scheduler.core.rounds.held import Held
+from scheduler.core.rounds.making_way import cheaper_ways
 from scheduler.core.state.gangs import NOBODY
 from scheduler.core.state.state import State
 from scheduler.core.workloads import Gang, GangStatus
@@ -26,19 +29,32 @@ MOST_FOUND, MOST_TRIED = 8, 32
 
 
 def make_room(state: State, now_ms: int) -> list[CellsSwapped]:
-    """Swaps of an account's busy cells for idle ones of others, for its gangs that cannot be preempted and wait."""
-    waiting = asked(state, now_ms)
-    if not waiting:
+    """Swaps of an account's busy cells for idle ones of others, for its gangs that cannot be preempted and wait; where
+    they are inside their entitlement and somebody must make way, for nodes on which the least is lost.
+    """
+    waiting, held = asked(state, now_ms), Held(state, now_ms)
+    inside = [each for each in waiting if held.excess_of(each.account, each.pool) + each.parts * each.size <= 0]
+    if not inside and not (waiting and len(_free(state))):
         return []
-    swaps = idle_for_busy(state.fleet, _ground(state, now_ms), waiting)
+    ground = _ground(state, now_ms)
+    nodes = Nodes(state.fleet, ground, waiting)
+    swaps = list(idle_for_busy(state.fleet, ground, waiting, nodes)) if len(ground.free) else []
+    served = {int(ground.owner[state.fleet.gpus_of_cell(level, right)[0]]) for level, _, right in swaps}
+    left = [each for each in inside if each.account not in served and _is_missing(state, ground, each)]
+    if left:
+        swaps += cheaper_ways(state, ground, left, nodes, held)
     return [CellsSwapped(at_ms=now_ms, level=level, left=left, right=right) for level, left, right in swaps]
+
+
+def _is_missing(state: State, ground: Ground, each: Asked) -> bool:
+    return int(room(state.fleet, ground, each).sum()) < each.parts
 
 
 def wanted(state: State, now_ms: int) -> npt.NDArray[np.bool_]:
     """(n_gpus): those of nodes on which such gangs have room among their account's own GPUs: they are not to trade."""
     nodes = np.zeros(len(state.fleet.nodes), dtype=np.bool_)
     waiting = asked(state, now_ms)
-    if waiting:
+    if waiting and len(_free(state)):
         ground = _ground(state, now_ms)
         for each in waiting:
             nodes |= room(state.fleet, ground, each) > 0
@@ -51,8 +67,6 @@ def asked(state: State, now_ms: int) -> list[Asked]:
     the pool to its declared end for all its gangs of that kind. Left out: elastic gangs, shares, wishes for a cell.
     """
     heads = [state.gangs.by_number(number) for _, (_, _, number) in state.gangs.firm_heads[:MOST_TRIED]]
-    if not heads or not len(_free(state)):
-        return []
     found: list[Asked] = []
     for gang in heads:
         found += _asked(state, gang, now_ms)

@@ -8,7 +8,7 @@ are worked out while the state moves on. A question about what a trade would be 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +26,15 @@ from scheduler.core.holdings import Demand
 from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.positions import Position
 from scheduler.core.quantities import floor_div
-from scheduler.core.rounds.claims import account_names, demands_of, handed_over, node_numbers, promised_until_ms
+from scheduler.core.rounds.claims import (
+    account_names,
+    demands_of,
+    handed_over,
+    node_numbers,
+    pools_of_terms,
+    promised_until_ms,
+    stand_ins_of,
+)
 from scheduler.core.state.state import State
 
 MOST_ROWS = 2_000
@@ -119,7 +127,26 @@ def offer_of(
 
 
 def may_be_sold(view: SalesView, terms: InstrumentTerms, offer: Offer, *, plan: bool) -> Deliverable:
-    """How many more lots of the instrument's offer; `plan`: the planner is asked too, which takes longer."""
+    """How many more lots of the instrument's offer, in all pools that its terms let deliver it; when it is tightest and
+    whether the loss is survived is told of the offer's own. `plan`: the planner is asked too, which takes longer.
+    """
+    first, *further = (
+        _may_be_sold(view, terms, _in_pool(offer, pool), plan=plan)
+        for pool in dict.fromkeys((offer.pool, *pools_of_terms(view.fleet, terms)))
+    )
+    return replace(
+        first,
+        proven=first.proven + sum(each.proven for each in further),
+        at_most=first.at_most + sum(each.at_most for each in further),
+        planned=None if first.planned is None else first.planned + sum(each.planned or 0 for each in further),
+    )
+
+
+def _in_pool(offer: Offer, pool: int) -> Offer:
+    return replace(offer, stretches=tuple(each._replace(pool=pool) for each in offer.stretches))
+
+
+def _may_be_sold(view: SalesView, terms: InstrumentTerms, offer: Offer, *, plan: bool) -> Deliverable:
     alike = view.of_size(terms.lot.cell, floor_div(terms.lot.gpus, terms.lot.cells))
     sellable = view.sellable(offer.stretches[0].start_ms) & alike
     found = deliverable(view.fleet, view.held, offer, view.now_ms, view.usable, sellable)
@@ -169,22 +196,29 @@ def intervals(view: SalesView, pool: int, from_ms: int, to_ms: int) -> int:
 
 
 def pool_number(fleet: Fleet, terms: InstrumentTerms) -> int:
-    """The pool of an instrument's par grade. Raises UnknownName where the fleet has none."""
-    pool = (terms.grade.klass, terms.site)
-    if pool not in fleet.pools:
+    """The first pool of an instrument, of its par grade where there is one. Raises UnknownName where the fleet has none
+    of its pools.
+    """
+    pools = pools_of_terms(fleet, terms)
+    if not pools:
         known = [f"{grade} at {site}" for grade, site in fleet.pools]
         raise UnknownName(f"pool of {terms.id}", f"{terms.grade.klass} at {terms.site}", known)
-    return fleet.pools.index(pool)
+    return pools[0]
 
 
 def _uncovered(state: State, now_ms: int) -> tuple[Demand, ...]:
-    """Demands of positions that are not covered as sold, less the cells that they hold throughout."""
+    """Demands of positions that are not covered as sold, less the cells that they hold throughout; in each pool that
+    may serve them.
+    """
     found: list[Demand] = []
-    for demand in demands_of(state, sorted(set(state.refused) & set(state.book.positions)), now_ms):
+    names = sorted(set(state.refused) & set(state.book.positions))
+    stand_ins = stand_ins_of(state, names)
+    for demand in demands_of(state, names, now_ms):
         kept = sum(
             held.position == demand.position and held.start_ms <= demand.start_ms and held.end_ms >= demand.end_ms
             for held in state.calendar.holdings
         )
         if demand.lots > kept:
-            found.append(demand._replace(lots=demand.lots - kept))
+            pools = (demand.pool, *stand_ins.get(demand.position, ()))
+            found += [demand._replace(lots=demand.lots - kept, pool=pool) for pool in pools]
     return tuple(found)

@@ -59,13 +59,16 @@ def due(state: State, now_ms: int) -> Due:
         instrument = state.book.positions[position].instrument
         length_ms = state.instruments[instrument].interval_ms
         known_ms, until_ms = state.settled.final_until.get(position, 0), through[instrument]
-        ranges = _runs(waited[instrument], length_ms)
+        steps = state.contracted[position].steps
+        is_final = bool(until_ms > known_ms and steps and steps[0][0] < until_ms)
+        if not (is_final or instrument in waited or position in state.settled.left):
+            continue  # nearly all, after most closes
+        ranges = _runs(waited.get(instrument, []), length_ms)
         promotions += list(_of(state, position, ranges, RecordStatus.INITIAL))
         theirs = disputed.get(position, frozenset())
         left = [start_ms for start_ms in state.settled.left.get(position, ()) if start_ms not in theirs]
         ranges = _runs(left, length_ms)
-        steps = state.contracted[position].steps
-        if until_ms > known_ms and steps and steps[0][0] < until_ms:
+        if is_final:
             from_ms = max(known_ms, floor_div(steps[0][0], length_ms) * length_ms)
             inside = sorted(start_ms for start_ms in theirs if from_ms <= start_ms < until_ms)
             ranges += list(_without(from_ms, until_ms, inside, length_ms))

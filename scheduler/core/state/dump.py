@@ -151,6 +151,7 @@ def _load_positions(state: State, plain: dict[str, Any]) -> None:
     for terms in plain["instruments"]:
         parsed = InstrumentTerms.model_validate_json(json.dumps(terms))
         state.instruments[parsed.id] = parsed
+        state.floors_ppm.add(parsed.throughput.floor_ppm)
     positions = tuple(Position.model_validate_json(json.dumps(position)) for position in plain["positions"])
     if plain["cursor"] is not None:
         digests = {int(seq): bytes.fromhex(digest) for seq, digest in plain["digests"].items()}

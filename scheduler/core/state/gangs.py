@@ -50,6 +50,8 @@ class Gangs:
         """Numbers of the placed gangs that cannot be preempted."""
         self.firm_of: dict[str, set[int]] = {}
         """The same by account, of accounts that have any."""
+        self.placed_of: dict[str, set[int]] = {}
+        """Numbers of all placed gangs by account."""
         self.firm_heads: list[tuple[int, tuple[int, int, int]]] = []
         """Of the first gang of each line of those that cannot be preempted, ascending: since when it waits among
         borrowers (a near deadline adds to it), and its order.
@@ -248,6 +250,7 @@ class Gangs:
             self.due_ms.pop(gang.number, None)
         else:
             self.due_ms[gang.number] = due_ms
+        self.placed_of.setdefault(gang.account, set()).add(gang.number)
         if not gang.spec.preemptible:
             self.firm.add(gang.number)
             self.firm_of.setdefault(gang.account, set()).add(gang.number)
@@ -257,6 +260,7 @@ class Gangs:
 
     def _let_go(self, gang: Gang) -> None:
         del self.placed[gang.number]
+        self.placed_of[gang.account].remove(gang.number)
         self.touched.gangs.add(gang.number)
         self.due_ms.pop(gang.number, None)
         self.in_motion.discard(gang.number)

@@ -92,6 +92,7 @@ class State:
         self.book = PositionBook()
         self.meter = Meter()
         self.instruments: dict[str, InstrumentTerms] = {}
+        self.floors_ppm: set[int] = set()  # of all of them
         self.accounts: dict[str, int] = {}
         """Index by account name, in order of first appearance."""
         self.position_index: dict[str, int] = {}
@@ -282,10 +283,9 @@ class State:
             raise UnknownName("position", unknown[0], self.position_index)
 
     def _on_listed(self, event: InstrumentListed) -> None:
-        known = self.instruments.get(event.terms.id)
-        if known is not None and known != event.terms:
+        if self.instruments.setdefault(event.terms.id, event.terms) != event.terms:
             raise Equivocation(f"instrument {event.terms.id} was listed again with other terms")
-        self.instruments[event.terms.id] = event.terms
+        self.floors_ppm.add(event.terms.throughput.floor_ppm)
 
     def _on_joined(self, event: NodeJoined) -> None:
         self.fleet = self.fleet.joined(event.node)

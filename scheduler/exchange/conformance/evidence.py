@@ -129,7 +129,7 @@ def statement_is_recomputed(target: Target) -> str:
     versions = versions_of(enumerate(done.settled), done.owned.position.id)
     expected = canonical_bytes(statement_of(done.owned.terms, done.owned.position, versions, until_ms))
     if answer.statement != expected:
-        raise Failed(_first_difference(answer.statement, expected))
+        raise Failed(first_difference(answer.statement, expected))
     said = json.loads(expected)
     return (
         f"{len(expected)} bytes, {said['amount_micro']} micro-units of {said['currency']} for {said['records']} records"
@@ -178,7 +178,7 @@ def _add(calls: Calls, target: Target, log: Log, note: bytes, witness: SignerKey
     return answer.checkpoint
 
 
-def _first_difference(was: bytes, expected: bytes) -> str:
+def first_difference(was: bytes, expected: bytes) -> str:
     """What differs, by field where both are JSON."""
     try:
         said, wanted = json.loads(was), json.loads(expected)

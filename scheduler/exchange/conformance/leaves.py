@@ -50,13 +50,13 @@ def enum_value_is_known(target: Target) -> str:
         else:
             setattr(entry.record, change, 77)
         wrong.append(entry.SerializeToString())
-    return _all_rejected(target, wrong, Reason.MALFORMED)
+    return all_rejected(target, wrong, Reason.MALFORMED)
 
 
 def leaf_kind_is_known(target: Target) -> str:
     """A kind of leaf that this version does not have: refused, never guessed."""
     unknown = delivery_pb2.LogEntry(written_ms=target.now_ms()).SerializeToString()
-    return _all_rejected(target, [unknown, unknown + b"\xaa\x06\x02\x08\x01"], Reason.MALFORMED)
+    return all_rejected(target, [unknown, unknown + b"\xaa\x06\x02\x08\x01"], Reason.MALFORMED)
 
 
 def states_add_up(target: Target) -> str:
@@ -64,14 +64,14 @@ def states_add_up(target: Target) -> str:
     done = target.delivered()
     record = target.market.record(done.owned, _BROKEN)
     wrong = MeterRecord.model_validate(record.model_dump() | {"used_gpu_ms": record.used_gpu_ms + 1})
-    return _all_rejected(target, [encode_record(wrong, target.written_ms(wrong.end_ms))], Reason.BROKEN_IDENTITY)
+    return all_rejected(target, [encode_record(wrong, target.written_ms(wrong.end_ms))], Reason.BROKEN_IDENTITY)
 
 
 def pool_adds_up(target: Target) -> str:
     """A pool's parts tile it."""
     entry = delivery_pb2.LogEntry.FromString(pools(target, 1)[0])
     entry.coverage.unsold_idle_gpu_ms += 1
-    return _all_rejected(target, [entry.SerializeToString()], Reason.BROKEN_IDENTITY)
+    return all_rejected(target, [entry.SerializeToString()], Reason.BROKEN_IDENTITY)
 
 
 def position_is_known(target: Target) -> str:
@@ -98,7 +98,7 @@ def interval_is_the_instruments(target: Target) -> str:
         fields = record.model_dump() | {"start_ms": start_ms, "end_ms": start_ms + length_ms, "version": 1}
         made = MeterRecord.model_validate(fields | {"supersedes": None})
         wrong.append(encode_record(made, target.written_ms(made.end_ms)))
-    return _all_rejected(target, wrong, Reason.WRONG_INTERVAL)
+    return all_rejected(target, wrong, Reason.WRONG_INTERVAL)
 
 
 def version_is_the_next(target: Target) -> str:
@@ -111,7 +111,7 @@ def version_is_the_next(target: Target) -> str:
         version = record.version + step
         made = MeterRecord.model_validate(record.model_dump() | {"version": version, "supersedes": version - 1})
         seen.append(encode_record(made, target.written_ms(made.end_ms)))
-    return _all_rejected(target, seen, Reason.WRONG_VERSION)
+    return all_rejected(target, seen, Reason.WRONG_VERSION)
 
 
 def certificate_follows(target: Target) -> str:
@@ -125,7 +125,7 @@ def certificate_follows(target: Target) -> str:
     plain = json.loads(sound.body)
     plain["claims"][0]["lots"] += 1
     wrong = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    return _all_rejected(target, [encode_shortage(wrong, start_ms)], Reason.WRONG_CERTIFICATE, Reason.MALFORMED)
+    return all_rejected(target, [encode_shortage(wrong, start_ms)], Reason.WRONG_CERTIFICATE, Reason.MALFORMED)
 
 
 def device_is_pledged_once(target: Target) -> str:
@@ -152,7 +152,7 @@ def _rejected_record(target: Target, done: Delivered, index: int, reason: Reason
     leaf = target.market.leaf(done.owned, index, **changes)
     if reason is Reason.UNKNOWN_POSITION:
         target.market.unused(done.owned, index)
-    return _all_rejected(target, [leaf], reason)
+    return all_rejected(target, [leaf], reason)
 
 
 def _next(target: Target, done: Delivered, index: int) -> bytes:
@@ -162,7 +162,7 @@ def _next(target: Target, done: Delivered, index: int) -> bytes:
     return leaf
 
 
-def _all_rejected(target: Target, wrong: list[bytes], *reasons: Reason) -> str:
+def all_rejected(target: Target, wrong: list[bytes], *reasons: Reason) -> str:
     """Each leaf is acknowledged, and rejected for one of the reasons; the one after them counts."""
     log = target.log()
     first = log.add(*wrong, *pools(target, 1))

@@ -176,6 +176,10 @@ class Market:
         record = self.record(owned, index, **changes)
         return encode_record(record, self._callers.written_ms(record.end_ms))
 
+    def told(self, owned: Owned, index: int) -> bool:
+        """Whether a record of an interval was made."""
+        return bool(self._versions.get((owned.position.id, owned.interval(index).start_ms)))
+
     def unused(self, owned: Owned, index: int) -> None:
         """The last version that was made of an interval's record counts for nothing: it was rejected as malformed."""
         self._versions[owned.position.id, owned.interval(index).start_ms] -= 1

@@ -34,6 +34,11 @@ class Session:
         opening = delivery_pb2.PublishOpen(stream=stream, epoch=epoch, vkey=vkey)
         return cls(delivery_pb2_grpc.DeliveryServiceStub(channel), opening, timeout_s)
 
+    @property
+    def alive(self) -> bool:
+        """Whether neither end has ended it."""
+        return bool(self._call.is_active())
+
     def send(self, request: delivery_pb2.PublishRequest) -> None:
         """Sends, and waits for nothing."""
         self._requests.put(request)

@@ -10,7 +10,7 @@ from enum import StrEnum
 import grpc
 
 from scheduler.core.errors import TenorError, UnknownName
-from scheduler.exchange.conformance import access, delivery, evidence, leaves, positions, trading, transport
+from scheduler.exchange.conformance import access, delivery, evidence, leaves, positions, settling, trading, transport
 from scheduler.exchange.conformance.outcome import Failed, Skipped, refusal_of
 from scheduler.exchange.conformance.target import Target
 
@@ -134,6 +134,18 @@ CHECKS: tuple[Check, ...] = (
         (leaves.version_is_the_next, "bad leaf", "WRONG_VERSION"),
         (leaves.certificate_follows, "bad leaf", "WRONG_CERTIFICATE"),
         (leaves.device_is_pledged_once, "bad leaf", "PLEDGED_TWICE and NOT_PLEDGED"),
+    ),
+    *_of(
+        "settling",
+        (settling.promotion_is_the_next_version, "versions of records", "WRONG_VERSION for a correction of the former"),
+        (settling.final_waits_for_its_time, "versions of records", "WRONG_PROMOTION before the terms' calendar"),
+        (settling.final_changes_for_a_reason, "versions of records", "NOT_EXPLAINED without a late fact or a dispute"),
+        (settling.dispute_is_answered_by_the_log, "disputes", "OPEN, and REJECTED with the reason that the log gives"),
+        (settling.dispute_repeats, "idempotency", "the same dispute for the same request, else CONFLICT"),
+        (settling.dispute_of_the_unknown_is_refused, "errors", "NOT_FOUND UNKNOWN_NAME, and INVALID_ARGUMENT"),
+        (settling.answer_is_to_a_dispute, "disputes", "UNKNOWN_DISPUTE for what was not opened"),
+        (settling.notices_are_read, "outages", "sound notices, recalls and releases are taken, others MALFORMED"),
+        (settling.planned_is_settled, "outages", "the bytes that the suite computes from the same leaves"),
     ),
     *_of(
         "evidence",

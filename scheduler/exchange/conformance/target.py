@@ -23,6 +23,8 @@ class Delivered:
     log: Log
     until_ms: int
     settled: list[bytes]
+    aside: Owned | None
+    """Another position, bought at the same time and not delivered to; None where there is but one."""
 
 
 @dataclass(slots=True)
@@ -33,6 +35,8 @@ class Target(Callers):
     _market: Market | None = None
     _delivered: Delivered | None = None
     _counted: int = 0
+    told_aside: list[bytes] = field(default_factory=list)
+    """What was settled of the position that is `aside`, in order."""
 
     @property
     def market(self) -> Market:
@@ -125,6 +129,7 @@ class Target(Callers):
         """A position with its first intervals delivered, one of them corrected: made once, for all who ask."""
         if self._delivered is None:
             owned, log = self.market.owned(), self.log()
+            aside = None if self.market.given else self.market.owned()
             last = owned.interval(2)
             self.wait_over(last.end_ms)
             leaves = [self.market.leaf(owned, index) for index in (0, 1, 2)]
@@ -132,12 +137,23 @@ class Target(Callers):
             session = self.deliver(log, *leaves)
             if session.rejections:
                 raise Failed(f"a sound record was rejected: {session.rejections[0]}".replace("\n", " "))
-            self._delivered = Delivered(owned, log, last.end_ms, leaves)
+            self._delivered = Delivered(owned, log, last.end_ms, leaves, aside)
         return self._delivered
 
     def settled(self, leaf: bytes) -> None:
         """A later record of what is delivered, which was taken."""
         self.delivered().settled.append(leaf)
+
+    def aside(self) -> Owned:
+        """A position beside the one that is delivered to, whose first intervals are over too. Raises Skipped."""
+        aside = self.delivered().aside
+        if aside is None:
+            raise Skipped("needs TradingService, for a position of its own")
+        return aside
+
+    def settled_aside(self, *leaves: bytes) -> None:
+        """Leaves about that position that were settled."""
+        self.told_aside += leaves
 
     def _new_log(self, number: int) -> Log:
         if not self.secure:

@@ -21,6 +21,8 @@ from scheduler.exchange.v1 import delivery_pb2, positions_pb2
 PING_MS = 5_000
 PINGS = 6
 """A server of gRPC that takes none so often ends the connection at the fifth."""
+_LOOKS = 4
+"""How often it is looked, between two pings, whether the stream lives."""
 _ABANDONED = 20
 _ABANDONED_AFTER_S = 0.02
 _FREED_S = 10.0
@@ -70,7 +72,10 @@ def held_through_pings(target: Target, ping_ms: int, pings: int) -> str:
     log.epoch += 1
     with channel, Session.on(channel, log.stream, log.epoch, log.vkey, target.timeout_s + quiet_s) as session:
         target.note(f"keeping a quiet stream open for {quiet_s:g} s")
-        target.pause(quiet_s)
+        for _ in range(_LOOKS * pings):
+            if not session.alive:
+                break
+            target.pause(ping_ms / 1_000 / _LOOKS)
         try:
             session.deliver(log.batch(first))
         except grpc.RpcError as failed:

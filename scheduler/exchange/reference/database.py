@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.core.errors import InvalidValue
+from scheduler.core.quantities import INT64_MAX
 from scheduler.ledger import treestore
 from scheduler.ledger.faults import reported
 from scheduler.ledger.lock import Lock
@@ -135,6 +136,13 @@ _SINCE = {
     ),
 }
 """What each version of the file added to the one before it."""
+
+
+def checked_place(after: int) -> int:
+    """A place in a list that is read page by page. Raises InvalidValue beyond what SQLite holds."""
+    if after > INT64_MAX:
+        raise InvalidValue("after", "a list", after, f"0..{INT64_MAX}")
+    return after
 
 
 class Database:

@@ -20,7 +20,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.core.settlement_times import last_change_ms
 from scheduler.exchange.checks import Reason, Rejected
 from scheduler.exchange.leaves import RecordLeaf, decode
-from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.database import Database, checked_place
 from scheduler.exchange.reference.venue import Venue
 
 PAGE = 500
@@ -75,12 +75,15 @@ class Disputes:
             return self._by_id(dispute.id)
 
     def after(self, seq: int, *, positions: Collection[str] | None = None, stream: str = "") -> tuple[Disputed, ...]:
-        """The disputes after a place, a page at a time. `positions`: only of these; `stream`: only about this one."""
+        """The disputes after a place, a page at a time. `positions`: only of these; `stream`: only about this one.
+
+        Raises InvalidValue for no place.
+        """
         query = (
             f"SELECT {_COLUMNS} FROM dispute JOIN stream ON stream.number = dispute.stream"  # noqa: S608 - constants
             " WHERE seq > ? AND (? = '' OR stream.name = ?) ORDER BY seq"
         )
-        found = map(self._disputed, self._database.all(query, seq, stream, stream))
+        found = map(self._disputed, self._database.all(query, checked_place(seq), stream, stream))
         return tuple(islice((each for each in found if positions is None or each.dispute.position in positions), PAGE))
 
     # -- what the log says: inside the intake's transaction ------------------------------------------------------------

@@ -30,7 +30,7 @@ from scheduler.core.models import canonical_bytes
 from scheduler.exchange.checks import Reason, Rejected
 from scheduler.exchange.leaves import PledgeLeaf, decode
 from scheduler.exchange.probe_leaves import ProbeLeaf
-from scheduler.exchange.reference.database import Database
+from scheduler.exchange.reference.database import Database, checked_place
 from scheduler.exchange.reference.venue import Venue
 from scheduler.exchange.reference.witness import Witness
 
@@ -162,12 +162,12 @@ class Probes:
             return self._found(known, Outcome.DECLINED, why.value)
 
     def after(self, seq: int, stream: str = "") -> tuple[Found, ...]:
-        """A page of the findings after a place; `stream`: only of this one."""
+        """A page of the findings after a place; `stream`: only of this one. Raises InvalidValue for no place."""
         query = (
             "SELECT seq, stream, body, leaf FROM probe WHERE seq > ? AND step = ? AND (? = '' OR stream = ?)"
             " ORDER BY seq LIMIT ?"
         )
-        rows = self._database.all(query, seq, _FOUND, stream, stream, PAGE)
+        rows = self._database.all(query, checked_place(seq), _FOUND, stream, stream, PAGE)
         return tuple(
             Found(at, name, DeviceProbe.model_validate_json(body), leaf is not None) for at, name, body, leaf in rows
         )
@@ -255,12 +255,9 @@ class Probes:
         return _Open(seq, step, until_ms, nonce, rows, DeviceProbe.model_validate_json(body))
 
     def _known(self, stream: str, name: str) -> _Open:
-        """The open call of that name. One whose time is over is found silent now."""
+        """The open call of that name. One whose time is over is none any more: the next question finds it silent."""
         known = self._open(stream)
-        if known is None or known.probe.id != name:
-            raise UnknownName("open probe", name)
-        if self._venue.now_ms() > known.until_ms:
-            self._found(known, Outcome.SILENT, f"nothing came after it was {known.step}")
+        if known is None or known.probe.id != name or self._venue.now_ms() > known.until_ms:
             raise UnknownName("open probe", name)
         return known
 

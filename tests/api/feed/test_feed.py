@@ -8,6 +8,7 @@ from itertools import islice
 import grpc
 import pytest
 
+from scheduler.api.feed.log import FeedLog
 from scheduler.api.feed.services import MOST_STREAMS
 from scheduler.api.feed.subscription import MOST_CREDITS
 from scheduler.core.errors import Conflict, InvalidValue, TenorError, UnknownName
@@ -17,6 +18,7 @@ from scheduler.exchange.errors import CursorCompacted, Exhausted, error_of
 from scheduler.exchange.feed_client import FeedAlive, FeedBatch, FeedClient
 from scheduler.exchange.following import Follower
 from scheduler.exchange.v1 import delivery_pb2, feed_pb2, feed_pb2_grpc
+from scheduler.ledger.journal import Journal
 from scheduler.ledger.keys import SignerKey
 from scheduler.ledger.notes import cosign, open_checkpoint, open_note
 from tests.api.feed.world import EPOCH, FedLog
@@ -173,6 +175,19 @@ def test_a_snapshot_has_every_leaf_in_force_and_the_hashes_of_the_others(log: Fe
     hashes = [leaf_hash(each.leaf) if each.leaf else each.hash for each in leaves]
     assert root(hashes) == head.edge.root() == open_checkpoint(head.checkpoint, [SIGNER.verifier]).root
     assert [bool(each.leaf) for each in leaves] == [index + 36 >= 80 for index in range(80)]
+
+
+def test_what_a_snapshot_knows_of_the_log_already_changes_none_of_another_size(log: FedLog) -> None:
+    log.grow(200)
+    with Journal.beside(log.path) as journal:
+        known, most = FeedLog(journal, STREAM, EPOCH), 0
+        for size in (80, 150, 80, 37, 200, 120):
+            fresh = FeedLog(journal, STREAM, EPOCH)
+            told = list(known.in_force(size))
+            assert told == list(fresh.in_force(size))
+            assert [bool(leaf.leaf) for page in told for leaf in page] == [place + 36 >= size for place in range(size)]
+            most = max(most, size)
+            assert sum(map(len, known._reissued.values())) == max(0, most - 36), "each leaf was looked at once"
 
 
 def test_the_log_is_proven_and_cosigned_at_its_own_cluster(log: FedLog) -> None:

@@ -267,6 +267,30 @@ def test_accredited_is_what_is_sold_and_the_margin(data: st.DataObject, losses: 
             assert not found.survives
 
 
+def test_each_interval_between_two_changes_is_accredited_by_itself() -> None:
+    fleet = fleet_of(domains=4, nodes=1)
+    lots = [held("a", Level.NODE, 0, 0, 5), held("b", Level.NODE, 1, 3, 9)]
+    rows = accredited(fleet, lots, well(fleet), 1, 9, levels=(Level.NODE,))
+    assert [(row.start_ms, row.end_ms, row.sold, row.more) for row in rows] == [
+        (1, 3, 1, 2),
+        (3, 5, 2, 1),
+        (5, 9, 1, 2),
+    ]
+
+
+def test_what_is_planned_survives_the_loss_too() -> None:
+    """One node of three is free throughout, and each of the others is sold for a while: counts leave room for one more
+    at every instant, the planner finds a node for it, and then nothing could stand in for a lost one.
+    """
+    fleet = fleet_of(domains=3, nodes=1)
+    lots = [held("a", Level.NODE, 0, 0, 5), held("b", Level.NODE, 1, 5, 9)]
+    for losses, expected in ((0, (1, 2, 2)), (1, (0, 0, 1))):
+        offer = offered(Level.NODE, losses)
+        found = deliverable(fleet, lots, offer, 0, well(fleet))
+        planned = planned_lots(fleet, lots, offer, 0, well(fleet), well(fleet), found)
+        assert (planned.proven, planned.planned, planned.at_most) == expected
+
+
 def test_what_cannot_be_asked_is_refused() -> None:
     fleet = fleet_of()
     for offer, says in (

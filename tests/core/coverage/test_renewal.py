@@ -156,6 +156,10 @@ def test_a_planned_lot_of_the_same_window_gives_way_and_one_in_force_does_not() 
     made = cover(fleet, trade, held, 1, usable, account_of=account_of)
     assert made.holdings == (node("a2", 0, 5, 9), node("b", 2, 5, 9))
     assert cover(fleet, trade, held, 5, usable, account_of=account_of).positions == ("a2",)
+    # Nor from one in force to that which the account holds from its end on.
+    after = [node("b", 0, 0, 5), node("a1", 0, 5, 9)]
+    made = cover(fleet, [Demand("a2", Level.NODE, 1, 1, 5, 0)], after, 1, usable, account_of=account_of)
+    assert (made.positions, made.holdings[0].cell) == (("a2",), 1)
     longer = [held[0], node("b", 0, 5, 10), held[2]]
     assert cover(fleet, trade, longer, 1, usable, account_of=account_of).positions == ("a2",)
     ill = usable.copy()
