@@ -248,9 +248,9 @@ def test_what_is_seen_late_of_unsold_gpus_corrects_their_certificate_alone() -> 
     site.trade("source", "acme", 1)
     site.until(32_000)
     lost = HealthChanged(at_ms=START_MS + 24_000, node="node-2", cause=Cause.NODE_LOST)
-    site.scheduler.books.note_late(lost, site.now_ms)
+    site.scheduler.meter_records.note_late(lost, site.now_ms)
     site.scheduler.adopt([lost], [])
-    site.scheduler.books.correct_late(site.now_ms)
+    site.scheduler.meter_records.correct_late(site.now_ms)
     site.round()
     told = [leaf.pool for leaf in map(decode, site.leaves()) if isinstance(leaf, PoolLeaf) and leaf.pool.version > 1]
     assert [(pool.start_ms - START_MS, pool.unsold_unhealthy_gpu_ms) for pool in told] == [(20_000, 8 * 6_000)]
