@@ -24,13 +24,14 @@ from scheduler.core.events import (
     ShortageDecided,
 )
 from scheduler.core.metering.closing import Closing
+from scheduler.core.metering.records import PoolRecord
 from scheduler.core.positions import PositionEvent, PositionEventKind
 from scheduler.core.rounds.settling import Told
 from scheduler.core.settlement import Statement
 from scheduler.core.state.closings import ClosedInterval
 from scheduler.core.state.state import State
 from scheduler.exchange.consents import consents_of, encode_consent
-from scheduler.exchange.leaves import RecordLeaf, decode, encode_pool, encode_record, encode_shortage
+from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode, encode_pool, encode_record, encode_shortage
 from scheduler.exchange.outages import (
     DeclaredNode,
     ForceMajeure,
@@ -89,6 +90,14 @@ def _consents(
 
 
 @dataclass(frozen=True, slots=True)
+class Issued:
+    """The last records of an interval that were told in full, by position, and its last certificates, by pool."""
+
+    records: dict[str, Told]
+    pools: dict[str, PoolRecord]
+
+
+@dataclass(frozen=True, slots=True)
 class LogWriter:
     """Writes one stream's log. `signer`'s name is the log's origin."""
 
@@ -140,11 +149,9 @@ class LogWriter:
         closings: Sequence[ClosedInterval],
         interval_ms: int,
         end_ms: int,
-    ) -> dict[str, Told]:
-        """The last record of every position that was told in full of one interval, by position. `unsaved`: leaves that
-        follow those of the journal.
-        """
-        found: dict[str, Told] = {}
+    ) -> Issued:
+        """What was told last of one interval. `unsaved`: leaves that follow those of the journal."""
+        found = Issued({}, {})
         size = self.size(journal)
         for closed in closings:
             if (closed.interval_ms, closed.end_ms) != (interval_ms, end_ms):
@@ -155,7 +162,9 @@ class LogWriter:
             leaves += unsaved[after : after + closed.leaves - saved]
             for index, leaf in enumerate(map(decode, leaves), closed.first_leaf):
                 if isinstance(leaf, RecordLeaf):
-                    found[leaf.record.position] = Told(leaf.record, index)
+                    found.records[leaf.record.position] = Told(leaf.record, index)
+                elif isinstance(leaf, PoolLeaf):
+                    found.pools[leaf.pool.pool] = leaf.pool
         return found
 
     def commit(

@@ -29,14 +29,16 @@ from scheduler.core.metering.estimation import bridged, sight_of_clock
 from scheduler.core.metering.records import MeterRecord, RecordStatus, superseding
 from scheduler.core.metering.versions import LateFact, Stage
 from scheduler.core.rounds import closing, settling
-from scheduler.core.rounds.certifying import certified
+from scheduler.core.rounds.certifying import certified, certified_again
 from scheduler.core.state.closings import ClosedInterval
 from scheduler.core.state.state import State
-from scheduler.delivery import LogWriter
+from scheduler.delivery import Issued, LogWriter
 from scheduler.exchange.leaves import RecordLeaf, decode, encode_record
 from scheduler.exchange.settling_leaves import encode_settling
 from scheduler.ledger.journal import Journal
 
+POOLS_ALONE = ""
+"""Stands for the pools in what was learnt late, where it touches no position."""
 NOT_ANSWERED = "nobody answered in time: the record stands"
 
 
@@ -141,7 +143,8 @@ class MeterRecords:
         """An observation that is about to be folded in holds from an instant in an interval that is closed."""
         if event.at_ms >= max(self._state.closed_ms.values(), default=0):
             return
-        for position in settling.touched_positions(self._state, event, now_ms):
+        # Pools may be changed by what touches no position: unsold GPUs are used, idle or ill.
+        for position in settling.touched_positions(self._state, event, now_ms) or (POOLS_ALONE,):
             before = self._late.get(position)
             if before is None or event.at_ms < before[0]:
                 self._late[position] = (event.at_ms, event.model_dump_json().encode())
@@ -153,22 +156,23 @@ class MeterRecords:
         for position, since in sorted(late.items()):
             by_fact.setdefault(since, []).append(position)
         for (from_ms, fact), names in sorted(by_fact.items()):
-            self.correct(names, from_ms, now_ms, fact)
+            self.correct([name for name in names if name != POOLS_ALONE], from_ms, now_ms, fact)
 
     def correct(self, names: Sequence[str], from_ms: int, now_ms: int, fact: bytes) -> int:
-        """Records of closed intervals that something learnt late makes other than they were told; of how many
-        intervals. `fact`: the event, as the journal has it.
+        """Records and certificates of closed intervals that something learnt late makes other than they were told; of
+        how many intervals. `fact`: the event, as the journal has it.
         """
         corrected = 0
         horizon_ms = self._state.meter.history.horizon_ms
-        if from_ms < horizon_ms:
+        if names and from_ms < horizon_ms:
             self._alert(
                 f"learnt at {now_ms} of {', '.join(names)} from {from_ms} on: what was metered before {horizon_ms} "
                 f"cannot be corrected"
             )
         digest = hashlib.sha256(fact).hexdigest()
         for interval_ms, closed in closing.closed_again(self._state, names, from_ms):
-            found = settling.again(self._state, closed, self._told(interval_ms, closed.interval.end_ms), now_ms)
+            told = self._told(interval_ms, closed.interval.end_ms)
+            found = settling.again(self._state, closed, told.records, now_ms)
             for record in found.late:
                 self._alert(
                     f"learnt at {now_ms} of {record.position}: its record of [{record.start_ms}, {record.end_ms}) is "
@@ -176,7 +180,8 @@ class MeterRecords:
                 )
             facts = [LateFact(position=name, from_ms=from_ms, fact=digest) for name in found.final]
             self._outgoing.append(encode_settling(each, now_ms) for each in facts)
-            self._tell_again(interval_ms, closed, found, now_ms)
+            pools = certified_again(closed, told.pools, self._state.binds)
+            self._tell_again(interval_ms, replace(closed, pools=pools), found, now_ms)
             corrected += bool(found.records)
         return corrected
 
@@ -191,8 +196,9 @@ class MeterRecords:
                     continue  # the calendar makes it initial, as it was seen
                 closed = closing.close_for(self._state, names, Interval(start_ms, start_ms + interval_ms))
                 told = self._told(interval_ms, start_ms + interval_ms)
-                found = settling.again(self._state, closed, told, now_ms, RecordStatus.INITIAL)
-                self._tell_again(interval_ms, closed, found, now_ms, (instrument,))
+                found = settling.again(self._state, closed, told.records, now_ms, RecordStatus.INITIAL)
+                pools = certified_again(closed, told.pools, self._state.binds)
+                self._tell_again(interval_ms, replace(closed, pools=pools), found, now_ms, (instrument,))
 
     def _tell_again(
         self,
@@ -202,9 +208,9 @@ class MeterRecords:
         now_ms: int,
         settled: tuple[str, ...] = (),
     ) -> None:
-        if not found.records and not settled:
+        if not found.records and not settled and not closed.pools:
             return
-        leaves = self._outgoing.log.leaves_of(replace(closed, records=found.records, pools=()), now_ms)
+        leaves = self._outgoing.log.leaves_of(replace(closed, records=found.records), now_ms)
         first, count = self._outgoing.append(leaves)
         self._emit(
             IntervalCorrected(
@@ -220,7 +226,7 @@ class MeterRecords:
         )
         self._next_due_ms = 0
 
-    def _told(self, interval_ms: int, end_ms: int) -> dict[str, settling.Told]:
+    def _told(self, interval_ms: int, end_ms: int) -> Issued:
         out = self._outgoing
         return out.log.issued(out.journal, out.leaves, self._state.closings, interval_ms, end_ms)
 
@@ -336,5 +342,5 @@ class MeterRecords:
             raise Refused(f"dispute {dispute.id} is about leaf {dispute.leaf}, which holds no record of {about}")
         since = [each for each in self._state.settled.corrected if each.first_leaf > dispute.leaf]
         told = out.log.issued(out.journal, out.leaves, [here, *since], interval_ms, dispute.end_ms)
-        last = told[dispute.position]
+        last = told.records[dispute.position]
         return settling.as_stands(self._state, last.record, last.leaf)

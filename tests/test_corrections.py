@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from scheduler.core.causes import Cause
+from scheduler.core.events import HealthChanged
 from scheduler.core.metering.records import RecordStatus
 from scheduler.core.positions import Cursor, Position, PositionEventKind
 from scheduler.core.state.dump import dump
-from tests.simulation.site import START_MS, Site, gang, listing, nodes
+from scheduler.exchange import bundles
+from scheduler.exchange.audit import audit
+from scheduler.exchange.leaves import PoolLeaf, decode
+from tests.simulation.site import SIGNER, START_MS, STREAM, Site, gang, listing, nodes
 
 Version = tuple[int, int, str, int, int]
 
@@ -185,3 +192,66 @@ def test_a_snapshot_of_positions_is_fitted_and_corrects_what_was_closed() -> Non
     assert {held.position for held in site.scheduler.state.calendar.holdings} == {"other"}
     site.until(61_000)
     assert site.refolded() == dump(site.scheduler.state)
+
+
+def test_certificates_of_several_lengths_say_the_same_of_one_pool() -> None:
+    site = Site(nodes(4))
+    site.round()
+    site.listed(listing(), listing("H100.MINUTE", metering_interval_s=60))
+    site.trade("short", "acme", 2)
+    site.trade("long", "bolt", 1, instrument="H100.MINUTE@1")
+    site.until(25_000)
+    site.transfer("short", "sold", "cedar", 1)
+    site.until(62_000)
+    decoded = map(decode, site.leaves())
+    pools = {(leaf.pool.start_ms, leaf.pool.end_ms): leaf.pool for leaf in decoded if isinstance(leaf, PoolLeaf)}
+    tens = [pools[START_MS + at_ms, START_MS + at_ms + 10_000] for at_ms in range(0, 60_000, 10_000)]
+    minute = pools[START_MS, START_MS + 60_000]
+    for name in [name for name in type(minute).model_fields if name.endswith("_gpu_ms")]:
+        assert sum(getattr(each, name) for each in tens) == getattr(minute, name), name
+    assert minute.sold_gpu_ms == minute.covered_gpu_ms == 3 * 8 * 60_000
+
+
+def certificates(site: Site) -> list[tuple[int, ...]]:
+    """(start in s, version, GPU-s that unsold GPUs were used, sold, covered) of certificates, in order of writing."""
+    pools = [leaf.pool for leaf in map(decode, site.leaves()) if isinstance(leaf, PoolLeaf)]
+    return [
+        (
+            (pool.start_ms - START_MS) // 1_000,
+            pool.version,
+            *(gpu_ms // 1_000 for gpu_ms in (pool.unsold_used_gpu_ms, pool.sold_gpu_ms, pool.covered_gpu_ms)),
+        )
+        for pool in pools
+    ]
+
+
+def test_a_certificate_is_issued_again_where_something_learnt_late_changes_it(tmp_path: Path) -> None:
+    site = sold(lots=1)
+    told = certificates(site)
+    assert told == [(start_s, 1, 0, 80, 80) for start_s in (0, 10, 20, 30)]
+    site.told(site.event(PositionEventKind.EXPIRY, "source", "acme", lots=0, at_ms=25_000))
+    # From then on its node is unsold, and the gang that runs there borrows it.
+    assert certificates(site)[4:] == [(20, 2, 40, 40, 40), (30, 2, 80, 0, 0)]
+    site.told(site.event(PositionEventKind.TRADE, "again", "acme", lots=1, at_ms=25_000))
+    site.until(61_000)
+    again = [each for each in certificates(site) if each[1] > 2]
+    assert [each[:2] for each in again] == [(20, 3), (30, 3)]
+    assert site.refolded() == dump(site.scheduler.state)
+    bundles.write(site.journal, STREAM, tmp_path / "bundle", [listing(bind_limit_s=30)], {}, [SIGNER.verifier.encode()])
+    assert audit(tmp_path / "bundle").ok, audit(tmp_path / "bundle").first_wrong
+
+
+def test_what_is_seen_late_of_unsold_gpus_corrects_their_certificate_alone() -> None:
+    site = Site(nodes(3))
+    site.round()
+    site.listed(listing(bind_limit_s=30))
+    site.trade("source", "acme", 1)
+    site.until(32_000)
+    lost = HealthChanged(at_ms=START_MS + 24_000, node="node-2", cause=Cause.NODE_LOST)
+    site.scheduler.meter_records.note_late(lost, site.now_ms)
+    site.scheduler.adopt([lost], [])
+    site.scheduler.meter_records.correct_late(site.now_ms)
+    site.round()
+    told = [leaf.pool for leaf in map(decode, site.leaves()) if isinstance(leaf, PoolLeaf) and leaf.pool.version > 1]
+    assert [(pool.start_ms - START_MS, pool.unsold_unhealthy_gpu_ms) for pool in told] == [(20_000, 8 * 6_000)]
+    assert all(record.version == 1 for record in site.records())

@@ -78,8 +78,8 @@ def test_what_was_issued_last_is_found_wherever_it_lies(
         LOG.commit(journal, (), leaves[:saved], {})
         assert LOG.size(journal) == saved
         for end_ms, records_then in expected.items():
-            assert LOG.issued(journal, leaves[saved:], kept, 10, end_ms) == records_then
-        assert LOG.issued(journal, leaves[saved:], kept, 20, 20) == {}
+            assert LOG.issued(journal, leaves[saved:], kept, 10, end_ms).records == records_then
+        assert LOG.issued(journal, leaves[saved:], kept, 20, 20).records == {}
 
 
 def test_a_checkpoint_is_over_what_is_durable_and_only_where_the_log_grew() -> None:

@@ -11,7 +11,8 @@ Anyone with the terms and the records gets the same statement, byte for byte. Th
     recall excess   - the same × what was recalled beyond the firmness' `max_quantity_gpu_ms`, under the same cap
 
 What the seller owes for: losses whose cause the seller bears, less the derated part; the shortage rule's, where the
-firmness is FIRM (the rule says who goes short, not that nobody pays); force majeure, where the terms do not excuse it;
+firmness is FIRM (the rule says who goes short, not that nobody pays); not what was lost while a failed device was being
+replaced in time (REPLACEMENT, which is not paid for either); force majeure, where the terms do not excuse it;
 and what is still unknown in a record that is settled, since the seller runs the meter. NON_FIRM owes no damages.
 
 A record is settled once it is FINAL, corrected since or not, unless it is disputed: then it is again when that is

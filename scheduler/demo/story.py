@@ -223,6 +223,7 @@ def _listing(demo: Demo, lot: str, cell: Level, gpus: int) -> InstrumentTerms:
         cell=cell,
         gpus=gpus,
         metering_interval_s=10,
+        replace_within_s=0,  # so that what a failure costs is seen within a minute
         price_micro_per_gpu_hour=2_000_000,
         throughput=ThroughputTerms(
             suite=STAND_IN_THROUGHPUT.suite,

@@ -13,7 +13,7 @@ it was. What was bound too late is a loss besides, LATE_BIND.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -63,7 +63,9 @@ class InstrumentMonth:
 
 @dataclass(frozen=True, slots=True)
 class PoolMonth:
-    """One pool of one seller in one month, over its certificates. `pledged_gpu_ms`: of devices, in those intervals."""
+    """One pool of one seller in one month, over certificates that count each instant once. `pledged_gpu_ms`: of
+    devices, in those intervals.
+    """
 
     seller: str
     pool: str
@@ -164,7 +166,6 @@ class _Track:
 
     def __init__(self) -> None:
         self._months: dict[tuple[str, str], _Month] = {}
-        self._pools: dict[tuple[str, str], _PoolMonthSums] = {}
 
     def record(self, record: MeterRecord, before: MeterRecord | None, terms: InstrumentTerms | None) -> None:
         """A record in full, and the one that it takes the place of."""
@@ -172,13 +173,6 @@ class _Track:
             self._count(before, terms, -1)
         month = self._count(record, terms, 1)
         month.corrections += record.status is RecordStatus.CORRECTED
-
-    def pool(self, pool: PoolRecord) -> None:
-        """A pool's certificate."""
-        key = (pool.pool, _month(pool.start_ms))
-        if key not in self._pools:
-            self._pools[key] = _PoolMonthSums(f"{pool.grade}@{pool.site}")
-        self._pools[key].add(pool)
 
     def instrument_months(self, seller: str, log: Log) -> list[InstrumentMonth]:
         """By instrument and month."""
@@ -192,6 +186,13 @@ class _Track:
 
     def pool_months(self, seller: str, log: Log) -> list[PoolMonth]:
         """By pool and month."""
+        found: dict[tuple[str, str], _PoolMonthSums] = {}
+        for leaf in _each_instant_once(log):
+            pool = log.again.pool(leaf)
+            key = (pool.pool, _month(pool.start_ms))
+            if key not in found:
+                found[key] = _PoolMonthSums(f"{pool.grade}@{pool.site}")
+            found[key].add(pool)
         pledged = log.devices.gpus_by_pool()
         shortages = Counter((each.pool, _month(each.start_ms)) for each in log.shortages)
         return [
@@ -209,7 +210,7 @@ class _Track:
                 slowest_bind_ms=sums.slowest_bind_ms,
                 shortages=shortages[sums.shortage_pool, month],
             )
-            for (name, month), sums in sorted(self._pools.items())
+            for (name, month), sums in sorted(found.items())
         ]
 
     def _count(self, record: MeterRecord, terms: InstrumentTerms | None, sign: int) -> _Month:
@@ -224,6 +225,18 @@ class _Track:
         month.measured += sign * (met is not None)
         month.met += sign * bool(met)
         return month
+
+
+def _each_instant_once(log: Log) -> Iterator[int]:
+    """The leaves of certificates of which no two of one pool overlap, by pool and start. Metering intervals of several
+    lengths have one each, and the shorter ones lie within the longer ones, which say as much: of one instant the
+    longest counts.
+    """
+    until_ms: dict[str, int] = {}
+    for pool, start_ms, end_ms in sorted(log.certificates, key=lambda each: (each[0], each[1], -each[2])):
+        if start_ms >= until_ms.get(pool, start_ms):
+            until_ms[pool] = end_ms
+            yield log.certificates[pool, start_ms, end_ms].leaf
 
 
 def _floor_met(record: MeterRecord, terms: InstrumentTerms | None) -> bool | None:

@@ -180,6 +180,7 @@ def encode_pool(record: PoolRecord, written_ms: int) -> bytes:
             pledged_gpus=record.pledged_gpus,
             binds=record.binds,
             slowest_bind_ms=record.slowest_bind_ms,
+            version=record.version if record.version > 1 else 0,  # the first has the bytes that it always had
         )
         return wire.LogEntry(written_ms=written_ms, coverage=coverage).SerializeToString()
     except ValueError as error:
@@ -380,6 +381,7 @@ def _pool(sent: wire.CoverageCertificate) -> PoolRecord:
             pledged_gpus=sent.pledged_gpus if sent.HasField("pledged_gpus") else None,
             binds=tuple(sent.binds),
             slowest_bind_ms=sent.slowest_bind_ms,
+            version=sent.version or 1,
         )
     except ValidationError as error:
         raise _refused(f"the certificate of {sent.site[:253]}/{sent.grade[:253]} at {sent.start_ms}", error) from error

@@ -99,5 +99,6 @@ def node_terms(start_ms: int, end_ms: int, metering_interval_s: int) -> Instrume
         gpus=GPUS_PER_NODE,
         metering_interval_s=metering_interval_s,  # type: ignore[arg-type]
         bind_limit_s=BIND_LIMIT_S,
+        replace_within_s=0,  # a scheduler is measured by every millisecond that it could have saved
         damages=Damages(reference_price_micro_per_gpu_hour=3_000_000),
     )

@@ -44,6 +44,10 @@ def examples(terms: InstrumentTerms) -> Iterator[Example]:
     yield _delivered(terms)
     yield from _best(terms)
     yield _out(terms, "gpu_out", "is out for {} through a fault of the seller's", Cause.GPU_FAULT)
+    if terms.replace_within_s:
+        within = length(terms.replace_within_s * 1_000)
+        story = f"is out for {{}} through a device that failed and was replaced within {within}"
+        yield _out(terms, "replaced", story, Cause.REPLACEMENT)
     yield from _slow(terms)
     yield from _recalled(terms)
     beyond_control = Cause.FORCE_MAJEURE if terms.force_majeure_excuses else Cause.NODE_LOST

@@ -93,6 +93,15 @@ def fast(terms: InstrumentTerms) -> Iterator[Sentence]:
     )
 
 
+def _replaced(terms: InstrumentTerms) -> str:
+    if not terms.replace_within_s:
+        return "A device that fails is the seller's from the first moment on."
+    return (
+        f"A device that fails is replaced within {length(terms.replace_within_s * 1_000)} of having been well: what "
+        "it takes until then is neither paid nor owed, what it takes after that the seller bears."
+    )
+
+
 def served(terms: InstrumentTerms) -> Iterator[Sentence]:
     """Availability, replacement, bind limit, ends, handovers, maintenance."""
     yield said(
@@ -102,8 +111,7 @@ def served(terms: InstrumentTerms) -> Iterator[Sentence]:
         "availability_target_ppm",
     )
     yield said(
-        f"A GPU that is lost is replaced within {length(terms.replace_within_s * 1_000)}. Its owner's work gets a GPU "
-        "within "
+        f"{_replaced(terms)} Its owner's work gets a GPU within "
         f"{length(terms.bind_limit_s * 1_000)} of asking, besides the grace that a borrower declared; later than that "
         "it "
         "counts as not delivered.",

@@ -105,6 +105,7 @@ class World:
             "grade": GRADE,
             "cell": Level.NODE,
             "gpus": 8,
+            "replace_within_s": 0,
             **terms,
         }
         listed = standard_terms(symbol=symbol, **given)

@@ -58,5 +58,5 @@ def _first(position: str, instrument: str) -> MeterRecord:
 def _record(position: str, terms: InstrumentTerms, index: int) -> MeterRecord:
     """As the meter leaves it: its own work is no part of what is measured."""
     start_ms = terms.window.start_ms + index * terms.interval_ms
-    fields = dict(_first(position, terms.id))
-    return MeterRecord.unchecked(fields | {"start_ms": start_ms, "end_ms": start_ms + terms.interval_ms})
+    fields = _first(position, terms.id).__dict__  # as a model it would be read field by field
+    return MeterRecord.unchecked({**fields, "start_ms": start_ms, "end_ms": start_ms + terms.interval_ms})

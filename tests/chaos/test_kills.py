@@ -193,6 +193,7 @@ def terms_of(story: Story, lot: str, cell: Level, gpus: int) -> InstrumentTerms:
         gpus=gpus,
         metering_interval_s=10,
         bind_limit_s=300,
+        replace_within_s=0,
     )
 
 

@@ -143,6 +143,7 @@ def test_the_cap_of_a_lot_and_its_window_counts_in_proportion_and_covers_recalls
         (Cause.MAINTENANCE_OVER_BUDGET, {}, True),
         (Cause.BUYER_FAULT, {}, False),
         (Cause.RECALL, {}, False),
+        (Cause.REPLACEMENT, {}, False),
         (Cause.NOT_OBSERVED, {}, False),
     ],
 )

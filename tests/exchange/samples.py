@@ -78,4 +78,5 @@ def pools(draw: st.DrawFn) -> PoolRecord:
     for name in PoolRecord.model_fields:
         if name.endswith("_gpu_ms"):
             chosen[name] = draw(quantities)
+    chosen["version"] = draw(st.integers(1, 2**32 - 1))
     return PoolRecord.model_validate(chosen | {"start_ms": draw(instants), "end_ms": draw(instants) + 1})

@@ -35,6 +35,7 @@ def test_a_sound_bundle_passes_every_check(tmp_path: Path) -> None:
         "accredited",
         "maintenance",
         "excused",
+        "replacement",
         "recalls",
         "releases",
     ]  # none was told of

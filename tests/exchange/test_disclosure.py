@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from scheduler.core.causes import Bearer, Cause
 from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.metering.states import State
 from scheduler.exchange.disclosure import disclosed
+from scheduler.exchange.leaves import PoolLeaf, decode, encode_pool
 from tests.exchange.evidence import GPUS, Evidence, later, pledges, record_at, settling, told
 from tests.exchange.frauds.signatures import seller
-from tests.exchange.world import INTERVAL_MS, INTERVALS, SIGNER
+from tests.exchange.world import END_MS, INTERVAL_MS, INTERVALS, SIGNER, START_MS
 
 LOTS_GPU_MS = 8 * INTERVAL_MS * INTERVALS
 SLOW: dict[str, Any] = {"measured_mean_ppm": 800_000, "measured_min_ppm": 800_000, "suite": "matmul.v1"}
@@ -71,6 +73,27 @@ def test_what_was_sold_against_what_stood_behind_it(tmp_path: Path) -> None:
     whole = GPUS * INTERVAL_MS * INTERVALS
     assert (found.total_gpu_ms, found.pledged_gpu_ms) == (whole, whole)
     assert found.sold_gpu_ms == found.covered_gpu_ms == 6 * LOTS_GPU_MS
+
+
+def test_where_intervals_of_several_lengths_are_mixed_each_instant_counts_once(tmp_path: Path) -> None:
+    """The log has certificates of 10 s; the same pool is certified by the minute as well, but for its last minute."""
+    (plain,) = disclosed([Evidence().write(tmp_path / "plain")]).pools
+    pools = {pool.start_ms: pool for pool in map(pool_of, told()) if pool is not None}
+    minute = [pools[START_MS + number * INTERVAL_MS] for number in range(6)]
+    sums = {
+        name: sum(getattr(each, name) for each in minute) for name in PoolRecord.model_fields if name.endswith("_ms")
+    }
+    edges = {"start_ms": START_MS, "end_ms": START_MS + 6 * INTERVAL_MS}
+    longer = encode_pool(PoolRecord.model_validate(dict(minute[0]) | sums | edges), END_MS + 3_000)
+    report = disclosed([Evidence(leaves=told(more=[longer]), settled={}).write(tmp_path / "mixed")])
+    assert report.reports[0].ok, report.reports[0].first_wrong
+    (mixed,) = report.pools
+    assert mixed == replace(plain, certificates=INTERVALS - 5)
+
+
+def pool_of(leaf: bytes) -> PoolRecord | None:
+    decoded = decode(leaf)
+    return decoded.pool if isinstance(decoded, PoolLeaf) else None
 
 
 def test_what_is_accredited_and_how_fast_owners_were_bound_is_added_up(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ class Stage:
             cell=level,
             gpus=self._gpus_of(level, like),
             deliverables=(par, *(_stand_in(word) for word in also.split(",") if word)),
-            **{**wished, "firmness": _firmness(wished.get("firmness", "firm"))},
+            **{"replace_within_s": 0, **wished, "firmness": _firmness(wished.get("firmness", "firm"))},
         )
         self.scheduler.learn_instruments([terms])
         self.told(PositionEventKind.TRADE, name, account, lots, terms.id)

@@ -157,7 +157,7 @@ def listing(
         cell=cell,
         gpus=gpus,
         metering_interval_s=metering_interval_s,
-        **terms,
+        **{"replace_within_s": 0, **terms},
     )
 
 

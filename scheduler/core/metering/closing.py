@@ -4,7 +4,8 @@ What a covered GPU-ms counts as is decided by the first of these that holds:
 
 1. nobody saw the fleet: unknown (NOT_OBSERVED); a bridged gap keeps its state and is `estimated_gpu_ms` besides
 2. the GPU is ill: its cause's state; else its cell is, where lots ask for whole cells: the lowest cause in the cell;
-   what was declared of it, and the contract's terms, say which cause that is (`declared.py`)
+   what was declared of it, the contract's terms, and how long it has been so, say which cause that is (`declared.py`,
+   `grace.py`)
 3. its grade is not deliverable, or only with a consent that was not given by then: out_forced (WRONG_GRADE)
 4. the owner's gang waits for it beyond the bind limit: out_forced (LATE_BIND)
 5. it is slower than `reject_below_ppm`: out_forced (UNDER_PERFORMANCE)
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, IntArray
@@ -30,10 +32,11 @@ from scheduler.core.intervals import Interval
 from scheduler.core.metering.declared import Declaration, Judge, with_declared
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.fleet_history import PPM_BITS, FleetHistory
+from scheduler.core.metering.grace import Graces
 from scheduler.core.metering.records import MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.segments import Segments, cut
 from scheduler.core.metering.tally import AVAILABLE, USED, Tally
-from scheduler.core.metering.terms import Contract
+from scheduler.core.metering.terms import Contract, Counted
 from scheduler.core.metering.uncovered import Coverage, covered_and_contracted
 from scheduler.core.quantities import ONE_PPM
 
@@ -74,23 +77,26 @@ def close_interval(
     fleet: Fleet,
     status: RecordStatus,
     declarations: Sequence[Declaration] = (),
+    others: Sequence[Counted] = (),
 ) -> Closing:
     """The records and certificates of one interval; see `Meter.close`."""
     ordered = sorted(contracts, key=lambda contract: contract.position)
     grades = tuple(dict.fromkeys(grade for grade, _ in fleet.pools))
     columns = _columns(history, ordered, fleet, grades)
+    counted = _counted(columns.contract_of_owner, others)
     coverage = covered_and_contracted(history.owner, interval, ordered, columns.contract_of_owner)
     tally = Tally(ordered, grades, columns.conversion_ppm)
     pools = np.zeros((len(fleet.pools), _POOL_PARTS), dtype=np.int64)
     causes = with_declared(history.cause, declarations, fleet, interval)
-    judge = Judge(ordered, declarations)
+    judge, graces = Judge(ordered, declarations), Graces(ordered)
+    ages = graces.ages(history.cause, interval)
     for span, sight in _spans(history, interval, _consents(ordered)):
-        segments = cut(history, fleet, span, columns.level_of_owner, causes)
-        _add_pools(pools, segments, columns, sight)
-        _add_covered(tally, segments, columns, sight, judge)
+        segments = cut(history, fleet, span, columns.level_of_owner, causes, ages)
+        _add_pools(pools, segments, columns, counted, sight)
+        _add_covered(tally, segments, columns, sight, judge, graces)
     tally.add_uncovered(coverage.uncovered)
     records = tally.records(interval, coverage.contracted_gpu_ms, history.suites, status)
-    return Closing(interval, records, _pool_records(pools, ordered, coverage, fleet, interval))
+    return Closing(interval, records, _pool_records(pools, ordered, others, coverage, fleet, interval))
 
 
 def _consents(contracts: Sequence[Contract]) -> set[int]:
@@ -140,7 +146,9 @@ def _columns(history: FleetHistory, contracts: Sequence[Contract], fleet: Fleet,
     )
 
 
-def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sight, judge: Judge) -> None:
+def _add_covered(
+    tally: Tally, segments: Segments, columns: _Columns, sight: Sight, judge: Judge, graces: Graces
+) -> None:
     """Count what stood behind the contracts; the order of the steps is the precedence of the module, from last to
     first.
     """
@@ -157,7 +165,8 @@ def _add_covered(tally: Tally, segments: Segments, columns: _Columns, sight: Sig
     outcome = np.where(segments.late[mine] != 0, int(Cause.LATE_BIND), outcome)
     unaccepted = segments.start_ms[mine] < columns.accepted_from_ms[contract, grade]
     outcome = np.where(unaccepted, int(Cause.WRONG_GRADE), outcome)
-    outcome = np.where(ill != 0, judge.outcome(contract, ill), outcome)
+    judged = graces.outcome(contract, judge.outcome(contract, ill), segments.age[mine])
+    outcome = np.where(ill != 0, judged, outcome)
     drained_ms = judge.drained_ms(contract, ill, segments.start_ms[mine], length_ms)
     if sight is Sight.NOT_OBSERVED:
         outcome = np.full(len(mine), int(Cause.NOT_OBSERVED), dtype=np.int64)
@@ -175,12 +184,22 @@ _COVERED, _UNSOLD_USED, _UNSOLD_IDLE, _UNSOLD_UNHEALTHY, _UNKNOWN, _OF_OTHERS = 
 _POOL_PARTS = 6
 
 
-def _add_pools(pools: IntArray, segments: Segments, columns: _Columns, sight: Sight) -> None:
+def _counted(contract_of_owner: IntArray, others: Sequence[Counted]) -> npt.NDArray[np.bool_]:
+    """[position index + 1]: whether what is sold counts its contract, not what covers it."""
+    counted = contract_of_owner >= 0
+    owners = np.array([each.index for each in others], dtype=np.int64) + 1
+    counted[owners[owners < len(counted)]] = True  # who is not among them owns nothing
+    return counted
+
+
+def _add_pools(
+    pools: IntArray, segments: Segments, columns: _Columns, counted: npt.NDArray[np.bool_], sight: Sight
+) -> None:
     part = np.where(segments.occupant >= 0, _UNSOLD_USED, _UNSOLD_IDLE)
     part = np.where(segments.cause != 0, _UNSOLD_UNHEALTHY, part)
     if sight is Sight.NOT_OBSERVED:
         part = np.full(len(part), _UNKNOWN, dtype=np.int64)
-    covered = np.where(columns.contract_of_owner[segments.owner + 1] >= 0, _COVERED, _OF_OTHERS)
+    covered = np.where(counted[segments.owner + 1], _COVERED, _OF_OTHERS)
     part = np.where(segments.owner >= 0, covered, part)
     np.add.at(pools, (columns.pool_of_gpu[segments.gpu], part), segments.length_ms)
 
@@ -188,11 +207,15 @@ def _add_pools(pools: IntArray, segments: Segments, columns: _Columns, sight: Si
 def _pool_records(
     pools: IntArray,
     contracts: Sequence[Contract],
+    others: Sequence[Counted],
     coverage: Coverage,
     fleet: Fleet,
     interval: Interval,
 ) -> tuple[PoolRecord, ...]:
     sold = dict.fromkeys(fleet.pools, 0)
+    for other in others:
+        if (other.grade, other.site) in sold:
+            sold[other.grade, other.site] += other.contracted_gpu_ms
     for contract, contracted_gpu_ms in zip(contracts, coverage.contracted_gpu_ms, strict=True):
         pool = (contract.terms.grade, contract.terms.site)
         if pool in sold:

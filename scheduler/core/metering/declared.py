@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import numpy.typing as npt
 
 from scheduler.core.causes import Bearer, Cause
 from scheduler.core.cluster import Fleet, IntArray
@@ -110,6 +111,13 @@ def _gpus(fleet: Fleet, nodes: Sequence[str]) -> IntArray:
     """The numbers of all GPUs of these nodes, as far as they have joined."""
     numbers = [gpu for name in nodes for gpu in fleet.gpus_of_name.get(name, ())]
     return np.array(sorted(numbers), dtype=np.int64)
+
+
+def falls_under(causes: IntArray, declarations: Sequence[Declaration], kind: DeclaredKind) -> npt.NDArray[np.bool_]:
+    """Which of the causes of an instant, as `with_declared` gives them, fall under a declaration of a kind."""
+    of_kind = np.array([False, *(each.kind is kind for each in declarations)], dtype=np.bool_)
+    under: npt.NDArray[np.bool_] = of_kind[causes & _NUMBER_MASK]
+    return under
 
 
 class Judge:

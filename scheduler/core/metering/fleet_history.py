@@ -14,13 +14,14 @@ from scheduler.core.cluster import IntArray
 from scheduler.core.errors import Damaged
 from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.history import LONG_AGO_MS, FieldHistory
+from scheduler.core.metering.runs import RunHistory
 from scheduler.core.models import canonical_bytes
 from scheduler.core.quantities import ONE_PPM
 
 PPM_BITS = 30
 """Performance and its suite share one value: `suite number << PPM_BITS | ppm`."""
 
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class FleetHistory:
@@ -29,7 +30,7 @@ class FleetHistory:
     def __init__(self) -> None:
         self.owner = FieldHistory(-1)
         """Position index; -1: unsold."""
-        self.cause = FieldHistory(0)
+        self.cause = RunHistory(0)
         """0: healthy, else the `Cause` of the GPU's own ill health."""
         self.occupant = FieldHistory(-1)
         """Account index of the gang that runs there; -1: none."""
@@ -81,6 +82,7 @@ class FleetHistory:
 
     def _arrays(self) -> Iterator[IntArray]:
         yield self.joined_ms
+        yield self.cause.folded_run_ms
         for history in (*self.of_gpus, self.sight):
             yield history.folded
             yield history.folded_since_ms
@@ -102,13 +104,15 @@ class FleetHistory:
         return loaded
 
     def _restore(self, numbers: IntArray, sizes: list[tuple[int, int]]) -> None:
-        expected = sizes[0][0] + sum(2 * n_gpus + 3 * n_rows for n_gpus, n_rows in sizes)
+        expected = 2 * sizes[0][0] + sum(2 * n_gpus + 3 * n_rows for n_gpus, n_rows in sizes)
         if len(numbers) != expected:
             raise ValueError(f"it holds {len(numbers)} numbers, expected {expected}")
         self.joined_ms = numbers[: sizes[0][0]].copy()
-        at = sizes[0][0]
+        run_ms = numbers[sizes[0][0] : 2 * sizes[0][0]].copy()
+        at = 2 * sizes[0][0]
         for history, (n_gpus, n_rows) in zip((*self.of_gpus, self.sight), sizes, strict=True):
             folded, since_ms = numbers[at : at + n_gpus], numbers[at + n_gpus : at + 2 * n_gpus]
             at += 2 * n_gpus
             history.restore(folded, since_ms, numbers[at : at + 3 * n_rows].reshape(3, n_rows))
             at += 3 * n_rows
+        self.cause.folded_run_ms = run_ms

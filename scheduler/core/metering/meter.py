@@ -23,7 +23,7 @@ from scheduler.core.metering.estimation import Sight
 from scheduler.core.metering.fleet_history import PPM_BITS, FleetHistory
 from scheduler.core.metering.history import FieldHistory
 from scheduler.core.metering.records import RecordStatus
-from scheduler.core.metering.terms import Contract
+from scheduler.core.metering.terms import Contract, Counted
 
 _CAUSES = frozenset(int(cause) for cause in Cause)
 
@@ -89,12 +89,13 @@ class Meter:
         fleet: Fleet,
         status: RecordStatus = RecordStatus.INITIAL,
         declarations: Sequence[Declaration] = (),
+        others: Sequence[Counted] = (),
     ) -> Closing:
         """One record a contract, version 1, by position; one certificate a pool. Changes nothing.
 
         A record is made of each contract, also where nothing was contracted in the interval: which are due is the
         caller's to know (`settlement.expected_starts`). `fleet` says which GPUs make a cell, a grade and a pool,
-        `declarations` which outages were announced or beyond control.
+        `declarations` which outages were announced or beyond control, `others` what else is sold of the pools.
         Raises Conflict where history was forgotten that this needs, or where more GPUs cover a position than it has
         contracted (which is a bug in who covers, never of a buyer).
         """
@@ -105,7 +106,7 @@ class Meter:
             )
         if fleet.n_gpus != self.history.n_gpus:
             raise InvalidValue("n_gpus", "the fleet", fleet.n_gpus, f"{self.history.n_gpus}, as the meter was told")
-        return close_interval(self.history, interval, contracts, fleet, status, declarations)
+        return close_interval(self.history, interval, contracts, fleet, status, declarations, others)
 
     def forget(self, before_ms: int) -> None:
         """Drop the history before an instant; intervals that start before it can no longer be closed."""

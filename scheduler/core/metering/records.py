@@ -124,7 +124,8 @@ class PoolRecord(Model):
     end_ms: int = Field(ge=1)
     total_gpu_ms: int = Field(ge=0)
     sold_gpu_ms: int = Field(ge=0)
-    """Contracted for the par grade of this pool; positions without a contract at the close count as they were covered.
+    """Contracted for the par grade of this pool, whatever the length of the metering interval; positions without a
+    contract at the close count as they were covered.
     """
     covered_gpu_ms: int = Field(ge=0)
     """What stood behind some position, in whatever state."""
@@ -143,6 +144,8 @@ class PoolRecord(Model):
     of `BIND_EDGES_MS`, then longer. Empty: none was.
     """
     slowest_bind_ms: int = Field(default=0, ge=0)
+    version: int = Field(default=1, ge=1)
+    """A later one supersedes the one before: something was learnt late."""
 
     @property
     def pool(self) -> str:

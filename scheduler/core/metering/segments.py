@@ -27,30 +27,41 @@ class Segments:
     late: IntArray
     cell_cause: IntArray
     """The cause of the whole cell that the owner's lots ask for; 0 where they ask for GPUs."""
+    age: IntArray
+    """How long what is ill has been so, as `Graces` counts it: of the owner's cell, or of the GPU."""
 
 
 def cut(
-    history: FleetHistory, fleet: Fleet, span: Interval, level_of_owner: IntArray, causes: FieldHistory | None = None
+    history: FleetHistory,
+    fleet: Fleet,
+    span: Interval,
+    level_of_owner: IntArray,
+    causes: FieldHistory | None = None,
+    ages: FieldHistory | None = None,
 ) -> Segments:
     """The fleet's segments in a span. `level_of_owner[p + 1]`: the cell level of position p's lots; [0]: of no
-    position. `causes`: what stands for the history's own.
+    position. `causes`: what stands for the history's own; `ages`: how long what is ill has been so.
     """
     ill = history.cause if causes is None else causes
     fields = [ill if each is history.cause else each for each in history.of_gpus]
+    fields += [] if ages is None else [ages]
     initial = [each.at(span.start_ms) for each in fields]
     rows = [each.between(span.start_ms, span.end_ms) for each in fields]
     width = span.length_ms
     row_keys = [gpus * width + (instants - span.start_ms) for instants, gpus, _ in rows]
     cells = []
     for level in sorted(set(level_of_owner.tolist()) - {int(Level.GPU)}):
-        of_cells = cell_causes(ill, cell_of_gpu(fleet, Level(level)), span)
+        cell_of = cell_of_gpu(fleet, Level(level))
+        of_cells = cell_causes(ill, cell_of, span)
         if of_cells is not None:
-            cells.append((level, of_cells))
+            cells.append((level, of_cells, None if ages is None else cell_causes(ages, cell_of, span)))
     cut_keys = []
-    for level, of_cells in cells:
+    for level, *both in cells:
         asking = _owned_at_level(initial[0], rows[0], level_of_owner, level)
-        gpus, offsets = of_cells.cuts(asking)
-        cut_keys.append(gpus * width + offsets)
+        for of_level in both:
+            if of_level is not None:
+                gpus, offsets = of_level.cuts(asking)
+                cut_keys.append(gpus * width + offsets)
     keys = np.concatenate([*row_keys, *cut_keys])
     calm = np.ones(history.n_gpus, dtype=np.bool_)
     calm[keys // width] = False
@@ -60,17 +71,20 @@ def cut(
     gpu = np.concatenate([keys // width, still])
     start = np.concatenate([keys % width, np.zeros(len(still), dtype=np.int64)])
     end = np.concatenate([_ends(keys, width), np.full(len(still), width, dtype=np.int64)])
-    owner, cause, occupant, performance, late = (
+    owner, cause, occupant, performance, late, *of_ages = (
         np.concatenate([_filled(keys, width, own, own_keys, own_rows[2]), own[still]])
         for own, own_keys, own_rows in zip(initial, row_keys, rows, strict=True)
     )
     level_of_segment = level_of_owner[owner + 1]
     cell_cause = np.zeros(len(gpu), dtype=np.int64)
-    for level, of_cells in cells:
+    age = of_ages[0] if of_ages else np.zeros_like(cell_cause)
+    for level, of_cells, of_cell_ages in cells:
         at_level = np.flatnonzero(level_of_segment == level)
         cell_cause[at_level] = of_cells.at(gpu[at_level], start[at_level])
+        if of_cell_ages is not None:
+            age[at_level] = of_cell_ages.at(gpu[at_level], start[at_level])
     lived = np.maximum(0, end - np.maximum(start, history.joined_ms[gpu] - span.start_ms))
-    return Segments(gpu, span.start_ms + end - lived, lived, owner, cause, occupant, performance, late, cell_cause)
+    return Segments(gpu, span.start_ms + end - lived, lived, owner, cause, occupant, performance, late, cell_cause, age)
 
 
 def _owned_at_level(owners: IntArray, rows: IntArray, level_of_owner: IntArray, level: int) -> IntArray:

@@ -51,6 +51,7 @@ STATE_OF_CAUSE: dict[Cause, State] = {
     Cause.DRAIN: State.OUT_PLANNED,
     Cause.SWING_CAP: State.OUT_PLANNED,  # known before the window, by the terms
     Cause.SHORTAGE_RULE: State.OUT_FORCED,  # the loss was forced; the rule only said who goes short
+    Cause.REPLACEMENT: State.OUT_FORCED,  # a device had failed; the terms only give time to replace it
     Cause.NOT_OBSERVED: State.UNKNOWN,
     Cause.CLOCK_SUSPECT: State.UNKNOWN,
 }

@@ -12,6 +12,8 @@ from scheduler.core.instruments import InstrumentTerms, ThroughputScope
 from scheduler.core.intervals import StepFunction
 from scheduler.core.quantities import ONE_PPM
 
+NONE = StepFunction()
+
 
 @dataclass(frozen=True, slots=True)
 class MeteringTerms:
@@ -34,6 +36,8 @@ class MeteringTerms:
     """How long before its beginning maintenance must be announced to be planned."""
     excused: bool = False
     """Whether force majeure excuses the seller."""
+    replace_within_ms: int = 0
+    """How long a failed device may be away before it is the seller's."""
     drain_from_ms: int | None = None
     """From when on a drained GPU is lost by the terms' own drain; None: they have none."""
 
@@ -54,8 +58,20 @@ class MeteringTerms:
             total=throughput.scope is ThroughputScope.TOTAL,
             notice_ms=terms.maintenance.notice_s * 1_000,
             excused=terms.force_majeure_excuses,
+            replace_within_ms=terms.replace_within_s * 1_000,
             drain_from_ms=terms.window.end_ms - terms.drain_s * 1_000 if terms.drain_s else None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A position that is metered elsewhere, as far as the certificate of its pool speaks of it."""
+
+    index: int
+    grade: str
+    site: str
+    contracted_gpu_ms: int
+    """In the interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +94,7 @@ class Contract:
     """GPUs over time that nothing is to cover, by cause: what is not covered is first that."""
     planned_left_gpu_ms: int = 0
     """What the maintenance budget has left before the interval: planned outages beyond it are the seller's."""
+    excused_gpus: StepFunction = NONE
+    """GPUs over time that the shortage rule keeps from it because of a force majeure that excuses the seller."""
     consented_since_ms: tuple[tuple[str, int | None], ...] = ()
     """(grade, since when the owner agrees to it) of deliverables that need consent, by grade; None: it does not."""

@@ -92,12 +92,15 @@ def _refuse_excess(missing: IntArray, keys: IntArray, interval: Interval, contra
 
 
 def _causes(contract: Contract, piece: Interval, missing: int) -> Iterator[tuple[Cause, int]]:
-    """(cause, gpu_ms) of so many missing GPUs: what is withheld first, the rest for the cause of the time."""
+    """(cause, gpu_ms) of so many missing GPUs: what is withheld first, the rest for the cause of the time; of what is
+    short by the rule what force majeure excuses.
+    """
     rest = contract.uncovered_cause
-    if isinstance(rest, Cause) and not contract.withheld_gpus:
+    if isinstance(rest, Cause) and not contract.withheld_gpus and not contract.excused_gpus.steps:
         yield rest, missing * piece.length_ms
         return
-    functions = [gpus for _, gpus in contract.withheld_gpus] + ([] if isinstance(rest, Cause) else [rest])
+    functions = [contract.excused_gpus, *(gpus for _, gpus in contract.withheld_gpus)]
+    functions += [] if isinstance(rest, Cause) else [rest]
     cuts = {at_ms for function in functions for at_ms, _ in function.steps if piece.start_ms < at_ms < piece.end_ms}
     for start_ms, end_ms in pairwise(sorted({piece.start_ms, piece.end_ms, *cuts})):
         left = missing
@@ -105,5 +108,8 @@ def _causes(contract: Contract, piece: Interval, missing: int) -> Iterator[tuple
             withheld = min(left, gpus.at(start_ms))
             left -= withheld
             yield cause, withheld * (end_ms - start_ms)
-        code = rest if isinstance(rest, Cause) else rest.at(start_ms)
-        yield Cause(code) if code else Cause.OVERSOLD, left * (end_ms - start_ms)
+        code = rest if isinstance(rest, Cause) else Cause(rest.at(start_ms) or Cause.OVERSOLD)
+        excused = min(left, contract.excused_gpus.at(start_ms)) if code is Cause.SHORTAGE_RULE else 0
+        if excused:
+            yield Cause.FORCE_MAJEURE, excused * (end_ms - start_ms)
+        yield code, (left - excused) * (end_ms - start_ms)

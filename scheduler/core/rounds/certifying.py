@@ -48,6 +48,24 @@ def certified(
     return replace(closing, pools=pools)
 
 
+def certified_again(closing: Closing, told: Mapping[str, PoolRecord], binds: Sequence[Bind]) -> tuple[PoolRecord, ...]:
+    """The certificates of an interval closed again that say something new, as the versions after what was told, by pool
+    (`site/grade`). What is accredited, spare and pledged stays as it was when the first was written.
+    """
+    found = []
+    for number, record in enumerate(closing.pools):
+        before = told.get(record.pool)
+        if before is None:
+            continue
+        standing = Standing(before.accredited_gpus or 0, before.spare_gpus or 0)
+        now = _with(record, standing, before.pledged_gpus or 0, [bind for bind in binds if bind.pool == number])
+        kept = {name: getattr(before, name) for name in ("accredited_gpus", "spare_gpus", "pledged_gpus", "version")}
+        now = PoolRecord.model_validate(dict(now) | kept)
+        if now != before:
+            found.append(PoolRecord.model_validate(dict(now) | {"version": before.version + 1}))
+    return tuple(found)
+
+
 def _with(record: PoolRecord, standing: Standing, pledged_gpus: int, binds: Sequence[Bind]) -> PoolRecord:
     counts = [0] * (len(BIND_EDGES_MS) + 1)
     took = [bind.took_ms for bind in binds if record.start_ms <= bind.at_ms < record.end_ms]

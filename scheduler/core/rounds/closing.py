@@ -7,15 +7,16 @@ tile its delivery intervals, without gap or overlap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from scheduler.core.causes import Cause
-from scheduler.core.intervals import Interval
+from scheduler.core.intervals import Interval, StepFunction
 from scheduler.core.metering.closing import Closing
 from scheduler.core.metering.records import MeterRecord, RecordStatus
-from scheduler.core.metering.terms import Contract, MeteringTerms
+from scheduler.core.metering.terms import Contract, Counted, MeteringTerms
 from scheduler.core.quantities import floor_div
+from scheduler.core.rounds.excusing import excused_gpus
 from scheduler.core.state.contracted import next_contracted_ms
 from scheduler.core.state.state import State
 from scheduler.core.state.withheld import gpus_withheld
@@ -42,11 +43,8 @@ def due_intervals(state: State, now_ms: int, lag_ms: int) -> Iterator[DueInterva
             if start_ms is None or start_ms + interval_ms + lag_ms > now_ms:
                 break
             interval = Interval(start_ms, start_ms + interval_ms)
-            contracts = tuple(
-                _contract(state, position, interval)
-                for position in positions
-                if state.contracted[position].maximum(interval) > 0
-            )
+            names = [name for name in positions if state.contracted[name].maximum(interval) > 0]
+            contracts = tuple(_contracts(state, names, interval))
             yield DueInterval(interval_ms, interval, contracts)
             start_ms = interval.end_ms
 
@@ -63,19 +61,20 @@ def next_close_ms(state: State) -> int | None:
 
 def close(state: State, due: DueInterval, status: RecordStatus = RecordStatus.INITIAL) -> Closing:
     """The records of a due interval, and one for each pool."""
-    return state.meter.close(due.interval, due.contracts, state.fleet, status, declarations=state.outages.declarations)
+    return _closed(state, due.interval, due.contracts, status)
 
 
 def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[tuple[int, Closing]]:
     """(interval length, what is now known of it) of every interval from an instant on that is closed already, for
-    positions of which something was learnt late. As far as the meter remembers.
+    positions of which something was learnt late, and for all pools. As far as the meter remembers.
     """
+    names = frozenset(names)
     for interval_ms, positions in _by_length(state).items():
         theirs = [name for name in positions if name in names]
         start_ms = floor_div(max(from_ms, state.meter.history.horizon_ms, 0), interval_ms) * interval_ms
         if start_ms < state.meter.history.horizon_ms:
             start_ms += interval_ms
-        while theirs and start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
+        while start_ms + interval_ms <= state.closed_ms.get(interval_ms, 0):
             interval = Interval(start_ms, start_ms + interval_ms)
             yield interval_ms, close_for(state, theirs, interval)
             start_ms = interval.end_ms
@@ -83,8 +82,7 @@ def closed_again(state: State, names: Iterable[str], from_ms: int) -> Iterator[t
 
 def close_for(state: State, names: Iterable[str], interval: Interval) -> Closing:
     """What is now known of an interval, for some positions."""
-    contracts = [_contract(state, name, interval) for name in names]
-    return state.meter.close(interval, contracts, state.fleet, declarations=state.outages.declarations)
+    return _closed(state, interval, _contracts(state, names, interval), RecordStatus.INITIAL)
 
 
 def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str, int], ...]:
@@ -95,6 +93,23 @@ def planned_in(state: State, records: Iterable[MeterRecord]) -> tuple[tuple[str,
         if planned_gpu_ms or state.outages.planned.get(record.position, {}).get(record.end_ms):
             found.append((record.position, planned_gpu_ms))
     return tuple(found)
+
+
+def _closed(state: State, interval: Interval, contracts: Sequence[Contract], status: RecordStatus) -> Closing:
+    declarations, others = state.outages.declarations, _others(state, interval, contracts)
+    return state.meter.close(interval, contracts, state.fleet, status, declarations, others)
+
+
+def _others(state: State, interval: Interval, contracts: Sequence[Contract]) -> list[Counted]:
+    """All other positions that contract something in the interval, whatever the length of their own."""
+    metered = {contract.position for contract in contracts}
+    found = []
+    for name in sorted(state.contracted.keys() - metered):
+        contracted_gpu_ms = state.contracted[name].integral(interval)
+        if contracted_gpu_ms:
+            terms = state.instruments[state.book.positions[name].instrument]
+            found.append(Counted(state.position_index[name], terms.grade.klass, terms.site, contracted_gpu_ms))
+    return found
 
 
 def _by_length(state: State) -> dict[int, list[str]]:
@@ -113,7 +128,12 @@ def _next_start_ms(state: State, positions: Iterable[str], interval_ms: int, fro
     return None if start_ms is None else floor_div(start_ms, interval_ms) * interval_ms
 
 
-def _contract(state: State, name: str, interval: Interval) -> Contract:
+def _contracts(state: State, names: Iterable[str], interval: Interval) -> list[Contract]:
+    excused = excused_gpus(state, interval)
+    return [_contract(state, name, interval, excused.get(name, StepFunction())) for name in names]
+
+
+def _contract(state: State, name: str, interval: Interval, excused: StepFunction) -> Contract:
     position, contracted = state.book.positions[name], state.contracted[name]
     terms, left_gpu_ms = state.instruments[position.instrument], 0
     if terms.maintenance.budget_ms and state.outages.declarations:
@@ -128,5 +148,6 @@ def _contract(state: State, name: str, interval: Interval) -> Contract:
         uncovered_cause=state.refusals.get(name, Cause.OVERSOLD),
         withheld_gpus=gpus_withheld(state.withheld.get(name, ()), terms.lot.gpus),
         planned_left_gpu_ms=left_gpu_ms,
+        excused_gpus=excused,
         consented_since_ms=asked_since_ms(terms, position),
     )

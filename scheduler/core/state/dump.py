@@ -32,7 +32,7 @@ from scheduler.core.state.state import State
 from scheduler.core.state.withheld import dumped, loaded
 from scheduler.core.workloads import Gang, GangSpec, GangStatus, Piece, StopCause, held_shape
 
-LAYOUT = 6
+LAYOUT = 7
 _PIECES = TypeAdapter(tuple[Piece, ...])
 
 

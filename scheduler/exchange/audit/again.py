@@ -12,9 +12,9 @@ import numpy as np
 
 from scheduler.core.errors import Damaged, Refused
 from scheduler.core.merkle import HASH_BYTES, CompactRange
-from scheduler.core.metering.records import MeterRecord
+from scheduler.core.metering.records import MeterRecord, PoolRecord
 from scheduler.core.metering.versions import PositionVersions
-from scheduler.exchange.leaves import RecordLeaf, decode
+from scheduler.exchange.leaves import PoolLeaf, RecordLeaf, decode
 from scheduler.exchange.statements import Versions
 from scheduler.ledger.bundle import Bundle
 from scheduler.ledger.treestore import TILE_WIDTH
@@ -41,6 +41,13 @@ class Again:
         if not isinstance(leaf, RecordLeaf):
             raise Damaged(f"leaf {index} of {self._bundle.folder} was a record, and has become another leaf")
         return leaf.record
+
+    def pool(self, index: int) -> PoolRecord:
+        """The certificate in a leaf. Raises Damaged where it is none any more."""
+        leaf = decode(self._entries(index // TILE_WIDTH)[index % TILE_WIDTH])
+        if not isinstance(leaf, PoolLeaf):
+            raise Damaged(f"leaf {index} of {self._bundle.folder} was a certificate, and has become another leaf")
+        return leaf.pool
 
     def records_roots(self, wanted: Iterable[array[int]]) -> Iterator[str]:
         """For each the root over the leaves with these indexes, one or more, in lower-case hexadecimal, in order."""

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from scheduler.core.coverage.shortage import Certificate, ShortClaim, verify
 from scheduler.core.devices import PledgeBook
@@ -51,8 +51,14 @@ class Watcher(Protocol):
     def record(self, record: MeterRecord, before: MeterRecord | None, terms: InstrumentTerms | None) -> None:
         """A record in full, the one that it takes the place of, and the terms of its instrument."""
 
-    def pool(self, pool: PoolRecord) -> None:
-        """A pool's certificate, the first of its interval."""
+
+class Certified(NamedTuple):
+    """The last certificate of a pool and interval: its leaf, and what the checks need of it."""
+
+    leaf: int
+    version: int
+    total_gpu_ms: int
+    covered_gpu_ms: int
 
 
 class Log:
@@ -82,11 +88,10 @@ class Log:
         self._findings = findings
         self._watcher = watcher
         self.settling = SettlingChecks(self.courses, terms, findings)
-        self._pools: dict[_PoolInterval, tuple[int, int]] = {}
-        """The leaf that each certificate came in, and how much it says there is in all, in GPU-ms."""
+        self.certificates: dict[_PoolInterval, Certified] = {}
+        """The last certificate of each pool and interval."""
         self._contracted: Counter[tuple[str, str, int, int]] = Counter()
         self._delivered: Counter[tuple[str, int, int]] = Counter()
-        self._covered: Counter[tuple[str, int, int]] = Counter()
         self._shortages: list[tuple[str, Certificate]] = []
         self._claims: dict[str, tuple[str, ShortClaim]] = {}
         self._outages = Outages(terms, findings)
@@ -196,7 +201,12 @@ class Log:
         elif record.version > before.version:
             was = self.again.record(before.leaf)
             course.tell(index, record, (before, was))
-        if self._watcher is not None and (was is not None or before is None):
+        if was is None and before is not None:
+            return
+        if terms is not None:
+            edges = (terms.site, record.start_ms, record.end_ms)
+            self._delivered[edges] += _delivered(record) - (0 if was is None else _delivered(was))
+        if self._watcher is not None:
             self._watcher.record(record, was, terms)
 
     def _hold_against(self, which: Callable[[], str], record: MeterRecord, terms: InstrumentTerms) -> bool:
@@ -214,7 +224,6 @@ class Log:
         if record.version == 1:
             edges = (record.start_ms, record.end_ms)
             self._contracted[terms.grade.klass, terms.site, *edges] += record.contracted_gpu_ms
-            self._delivered[terms.site, *edges] += record.delivered_gpu_ms + record.derated_gpu_ms
         return not wrong and not wrongly_contracted
 
     def _add_pool(self, index: int, pool: PoolRecord) -> None:
@@ -223,18 +232,20 @@ class Log:
         self._outages.closed(pool.end_ms)
         self._note("pools", which, broken_pool(pool))
         key = (pool.pool, pool.start_ms, pool.end_ms)
-        if key in self._pools:
-            self._findings.fail("pools", f"{which}: a second certificate, expected one, leaf {self._pools[key][0]}")
-        elif self._watcher is not None:
-            self._watcher.pool(pool)
-        self._pools[key] = (index, pool.total_gpu_ms)
+        before = self.certificates.get(key)
+        expected = 1 if before is None else before.version + 1
+        if pool.version != expected:
+            after = "" if before is None else f": a second certificate after leaf {before.leaf}"
+            self._findings.fail("pools", f"{which}{after}: version was {pool.version}, expected {expected}")
+        self.certificates[key] = Certified(index, pool.version, pool.total_gpu_ms, pool.covered_gpu_ms)
+        if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
+            self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
+        if before is not None:
+            return  # that its records contract no more is looked at where they are first told of
         contracted = self._contracted[pool.grade, pool.site, pool.start_ms, pool.end_ms]
         if contracted > pool.sold_gpu_ms:
             was = f"sold_gpu_ms was {pool.sold_gpu_ms}, its records contract {contracted}"
             self._findings.fail("pools", f"{which}: {was}")
-        self._covered[pool.site, pool.start_ms, pool.end_ms] += pool.covered_gpu_ms
-        if pool.pledged_gpus is not None and pool.accredited_gpus is not None:
-            self._note("accredited", which, self._wrong_accredited(pool, pool.pledged_gpus, pool.accredited_gpus))
 
     def _wrong_accredited(self, pool: PoolRecord, pledged_gpus: int, accredited_gpus: int) -> str:
         """Whether it says of pledges what the log has before it, and honours no more than what the loss of the largest
@@ -290,9 +301,14 @@ class Log:
     # -- all of them ---------------------------------------------------------------------------------------------------
 
     def _check_delivered(self) -> None:
-        """At each site no more was delivered than stood behind all positions: a GPU-ms goes to one of them."""
+        """At each site no more was delivered than stood behind all positions: a GPU-ms goes to one of them. By the last
+        versions: records and certificates are corrected together.
+        """
+        covered_by = Counter[tuple[str, int, int]]()
+        for (pool, start_ms, end_ms), certified in self.certificates.items():
+            covered_by[pool.rpartition("/")[0], start_ms, end_ms] += certified.covered_gpu_ms
         for site, start_ms, end_ms in sorted(self._delivered):
-            delivered, covered = self._delivered[site, start_ms, end_ms], self._covered[site, start_ms, end_ms]
+            delivered, covered = self._delivered[site, start_ms, end_ms], covered_by[site, start_ms, end_ms]
             if delivered > covered:
                 self._findings.fail(
                     "pools",
@@ -306,7 +322,7 @@ class Log:
         since_ms = min((each.steps[0][0] for each in pledged.values() if each.steps), default=None)
         if since_ms is None:
             return
-        for (pool, start_ms, end_ms), (index, total_gpu_ms) in sorted(self._pools.items()):
+        for (pool, start_ms, end_ms), (index, _, total_gpu_ms, _) in sorted(self.certificates.items()):
             if start_ms < since_ms:
                 continue
             most = pledged.get(pool, StepFunction()).integral(Interval(start_ms, end_ms)) if start_ms < end_ms else 0
@@ -350,6 +366,10 @@ class _Courses(defaultdict[str, Course]):
     def __missing__(self, position: str) -> Course:
         made = self[position] = Course(self._leaves, self._periods.get(position))
         return made
+
+
+def _delivered(record: MeterRecord) -> int:
+    return record.delivered_gpu_ms + record.derated_gpu_ms
 
 
 def _which(index: int, record: MeterRecord) -> str:

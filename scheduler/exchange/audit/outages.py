@@ -65,6 +65,9 @@ class Outages:
             note("maintenance", which, _wrong_drain(record, terms))
         if Cause.FORCE_MAJEURE in losses:
             note("excused", which, self._wrong_excused(record, terms))
+        if Cause.REPLACEMENT in losses:
+            none = "" if terms.replace_within_s else f"replace_within_s of {terms.id} is 0, so nothing is lost to it"
+            note("replacement", which, f"{Cause.REPLACEMENT.name}: {none}" if none else "")
         if Cause.RECALL in losses:
             note("recalls", which, self._wrong_withheld(record, terms, losses[Cause.RECALL], recalled=True))
         if record.released_gpu_ms:

@@ -43,6 +43,7 @@ CHECKS = (
     "shortages",
     "maintenance",
     "excused",
+    "replacement",
     "recalls",
     "releases",
     "tiling",

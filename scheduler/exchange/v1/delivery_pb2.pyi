@@ -268,6 +268,7 @@ class CoverageCertificate(_message.Message):
     PLEDGED_GPUS_FIELD_NUMBER: _builtins.int
     BINDS_FIELD_NUMBER: _builtins.int
     SLOWEST_BIND_MS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     grade: _builtins.str
     site: _builtins.str
     start_ms: _builtins.int
@@ -287,6 +288,8 @@ class CoverageCertificate(_message.Message):
     pledged_gpus: _builtins.int
     """Devices that are pledged to the pool at the end of the interval."""
     slowest_bind_ms: _builtins.int
+    version: _builtins.int
+    """0 and 1: the first of the interval. A later one supersedes the one before: something was learnt late."""
     @_builtins.property
     def binds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many gangs inside their account's entitlement were bound in the interval, by how long that took: below 1, 5, 10, 30,
@@ -312,10 +315,11 @@ class CoverageCertificate(_message.Message):
         pledged_gpus: _builtins.int | None = ...,
         binds: _abc.Iterable[_builtins.int] | None = ...,
         slowest_bind_ms: _builtins.int = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus", "_pledged_gpus", b"_pledged_gpus", "_spare_gpus", b"_spare_gpus", "accredited_gpus", b"accredited_gpus", "pledged_gpus", b"pledged_gpus", "spare_gpus", b"spare_gpus"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus", "_pledged_gpus", b"_pledged_gpus", "_spare_gpus", b"_spare_gpus", "accredited_gpus", b"accredited_gpus", "binds", b"binds", "covered_gpu_ms", b"covered_gpu_ms", "end_ms", b"end_ms", "grade", b"grade", "pledged_gpus", b"pledged_gpus", "site", b"site", "slowest_bind_ms", b"slowest_bind_ms", "sold_gpu_ms", b"sold_gpu_ms", "spare_gpus", b"spare_gpus", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unknown_gpu_ms", b"unknown_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_used_gpu_ms", b"unsold_used_gpu_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus", "_pledged_gpus", b"_pledged_gpus", "_spare_gpus", b"_spare_gpus", "accredited_gpus", b"accredited_gpus", "binds", b"binds", "covered_gpu_ms", b"covered_gpu_ms", "end_ms", b"end_ms", "grade", b"grade", "pledged_gpus", b"pledged_gpus", "site", b"site", "slowest_bind_ms", b"slowest_bind_ms", "sold_gpu_ms", b"sold_gpu_ms", "spare_gpus", b"spare_gpus", "start_ms", b"start_ms", "total_gpu_ms", b"total_gpu_ms", "unknown_gpu_ms", b"unknown_gpu_ms", "unsold_idle_gpu_ms", b"unsold_idle_gpu_ms", "unsold_unhealthy_gpu_ms", b"unsold_unhealthy_gpu_ms", "unsold_used_gpu_ms", b"unsold_used_gpu_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accredited_gpus: _TypeAlias = _typing.Literal["accredited_gpus"]  # noqa: Y015
     _WhichOneofArgType__accredited_gpus: _TypeAlias = _typing.Literal["_accredited_gpus", b"_accredited_gpus"]  # noqa: Y015

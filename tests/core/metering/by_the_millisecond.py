@@ -67,6 +67,13 @@ class Told:
                 return cause, self.declarations[number] if number >= 0 else None
         return 0, None
 
+    def ill_for(self, gpu: int, level: Level, at_ms: int, most_ms: int) -> bool:
+        """Whether some GPU of its cell has not been well for so long, counted back."""
+        return any(
+            all(self.value("cause", mate, before_ms) for before_ms in range(at_ms, at_ms - most_ms - 1, -1))
+            for mate in {gpu, *self.cell_mates(gpu, level)}
+        )
+
     def declared(self, gpu: int, at_ms: int) -> int:
         """The number of the first declaration that a sick GPU falls under; -1: none."""
         node = self.fleet.nodes[int(self.fleet.node_of_gpu[gpu])].name
@@ -79,14 +86,14 @@ class Told:
         return -1
 
 
-def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | State:
-    """What one covered GPU-ms counts as, before any derate."""
+REPLACED = {Cause.GPU_FAULT, Cause.ECC, Cause.NVLINK, Cause.FABRIC, Cause.NODE_LOST, Cause.THERMAL, Cause.POWER_CAP}
+"""What is wrong with a failed device."""
+
+
+def sickness_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | None:
+    """What a sick GPU's ms is lost to; None: it is well."""
     terms = contract.terms
     sick, declared = told.sickness(gpu, terms.cell, at_ms)
-    grade = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])].grade
-    ppm, _ = told.value("performance", gpu, at_ms)
-    if told.sight(at_ms) is Sight.NOT_OBSERVED:
-        return Cause.NOT_OBSERVED
     if sick == Cause.DRAIN and terms.drain_from_ms is not None and at_ms >= terms.drain_from_ms:
         return Cause.DRAIN
     if sick and declared is not None and declared.kind is DeclaredKind.MAINTENANCE:
@@ -94,8 +101,24 @@ def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | 
             return Cause.PLANNED_MAINTENANCE
     elif sick and declared is not None and terms.excused:
         return Cause.FORCE_MAJEURE
-    if sick:
-        return Cause.MAINTENANCE_OVER_BUDGET if sick == Cause.DRAIN else Cause(sick)
+    grace_ms = terms.replace_within_ms
+    if sick in REPLACED and grace_ms and not told.ill_for(gpu, terms.cell, at_ms, grace_ms):
+        return Cause.REPLACEMENT
+    if sick == Cause.DRAIN:
+        return Cause.MAINTENANCE_OVER_BUDGET
+    return Cause(sick) if sick else None
+
+
+def outcome_of(told: Told, contract: Contract, gpu: int, at_ms: int) -> Cause | State:
+    """What one covered GPU-ms counts as, before any derate."""
+    terms = contract.terms
+    sick = sickness_of(told, contract, gpu, at_ms)
+    grade = told.fleet.nodes[int(told.fleet.node_of_gpu[gpu])].grade
+    ppm, _ = told.value("performance", gpu, at_ms)
+    if told.sight(at_ms) is Sight.NOT_OBSERVED:
+        return Cause.NOT_OBSERVED
+    if sick is not None:
+        return sick
     if not accepted(contract, grade, at_ms):
         return Cause.WRONG_GRADE
     if told.value("late", gpu, at_ms):
@@ -143,6 +166,9 @@ def count(told: Told, contract: Contract, interval: Interval) -> Counted:
         for cause, gpus in contract.withheld_gpus:
             counted.outcomes[cause, "-", 0] += min(left, gpus.at(at_ms))
             left -= min(left, gpus.at(at_ms))
+        if missing is Cause.SHORTAGE_RULE:
+            counted.outcomes[Cause.FORCE_MAJEURE, "-", 0] += min(left, contract.excused_gpus.at(at_ms))
+            left -= min(left, contract.excused_gpus.at(at_ms))
         counted.outcomes[missing, "-", 0] += left
         for gpu in mine:
             outcome = outcome_of(told, contract, gpu, at_ms)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Fleet, Level, NodeSpec
@@ -23,7 +25,13 @@ NODE_A, NODE_B = np.arange(4), np.arange(4, 8)
 
 def contract(cell: Level = Level.NODE, gpus: int = 4, **changes: object) -> Contract:
     terms = standard_terms(
-        symbol="H100", start_ms=0, end_ms=3_600_000, cell=cell, gpus=4, deliverables=(Deliverable(grade="H100SXM"),)
+        symbol="H100",
+        start_ms=0,
+        end_ms=3_600_000,
+        cell=cell,
+        gpus=4,
+        deliverables=(Deliverable(grade="H100SXM"),),
+        replace_within_s=0,
     )
     return Contract(
         index=0,
@@ -226,3 +234,71 @@ def test_a_floor_on_the_total_lets_fast_gpus_stand_for_slow_ones() -> None:
     assert held(closed(meter, mine)) == {State.AVAILABLE_UNUSED: 216_000, State.DERATED: 24_000}
     meter.set_ppm(0, NODE_A[2:], 500_000, "matmul.v1")
     assert held(closed(meter, mine)) == {State.OUT_FORCED: 240_000}
+
+
+GRACE = MeteringTerms(interval_ms=60_000, cell=Level.NODE, gpus_per_lot=4, replace_within_ms=90_000)
+
+
+def lost_by_minute(meter: Meter, terms: MeteringTerms, minutes: int = 5) -> list[tuple[tuple[Cause, int], ...]]:
+    of = Contract(0, "acme-1", "H100@1", terms, StepFunction.of([(0, 4)]), ACME)
+    spans = [Interval(minute * 60_000, (minute + 1) * 60_000) for minute in range(minutes)]
+    records = [meter.close(span, [of], FLEET).records[0] for span in spans]
+    assert all(broken_identities(record) == () for record in records)
+    assert {record.gpu_ms(State.OUT_FORCED) for record in records} >= {240_000}
+    return [record.losses for record in records]
+
+
+def test_a_failed_device_is_the_sellers_once_the_time_to_replace_it_is_over() -> None:
+    meter = meter_of_acme_on_node_a()
+    meter.set_cause(60_000, NODE_A[:1], Cause.ECC)
+    meter.set_cause(100_000, NODE_A[:1], Cause.NODE_LOST)  # another cause of the same outage
+    meter.set_cause(140_000, NODE_A[1:2], Cause.GPU_FAULT)  # another device of the cell
+    grace, fault = Cause.REPLACEMENT, Cause.GPU_FAULT
+    told = lost_by_minute(meter, GRACE)
+    # From 150 s on both are out: the first device by its own cause, the others of its cell by the lowest.
+    after = ((fault, 3 * 60_000), (Cause.NODE_LOST, 60_000))
+    assert told == [
+        (),
+        ((grace, 240_000),),
+        ((fault, 90_000), (Cause.NODE_LOST, 30_000), (grace, 120_000)),
+        after,
+        after,
+    ]
+    meter.forget(130_000)
+    of = Contract(0, "acme-1", "H100@1", GRACE, StepFunction.of([(0, 4)]), ACME)
+    assert meter.close(Interval(180_000, 240_000), [of], FLEET).records[0].losses == after
+    assert Meter.load(meter.dump()).dump() == meter.dump()
+
+
+def test_no_grace_for_a_drain_nor_for_who_comes_to_stand_on_a_device_that_failed_long_ago() -> None:
+    meter = Meter()
+    meter.grow(8)
+    meter.set_cause(0, NODE_A, Cause.NODE_LOST)
+    meter.set_owner(60_000, NODE_A, 0)
+    told = lost_by_minute(meter, GRACE, 3)
+    assert told[1] == ((Cause.NODE_LOST, 4 * 30_000), (Cause.REPLACEMENT, 4 * 30_000))
+    assert told[2] == ((Cause.NODE_LOST, 240_000),)
+    drained = meter_of_acme_on_node_a()
+    drained.set_cause(60_000, NODE_A, Cause.DRAIN)
+    assert lost_by_minute(drained, GRACE, 2)[1] == ((Cause.MAINTENANCE_OVER_BUDGET, 240_000),)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 59), st.integers(0, 3), st.sampled_from([0, 0, 1001, 1005])), max_size=8),
+    st.tuples(st.integers(0, 60), st.integers(0, 60)),
+)
+def test_a_longer_grace_never_makes_the_seller_bear_more_and_loses_nothing(
+    ill: list[tuple[int, int, int]], graces: tuple[int, int]
+) -> None:
+    meter = meter_of_acme_on_node_a()
+    for at_s, gpu, cause in sorted(ill, key=lambda each: each[0]):
+        meter.set_cause(at_s * 1_000, NODE_A[gpu : gpu + 1], cause)
+    records = []
+    for grace_s in sorted(graces):
+        terms = MeteringTerms(interval_ms=60_000, cell=Level.NODE, gpus_per_lot=4, replace_within_ms=grace_s * 1_000)
+        of = Contract(0, "acme-1", "H100@1", terms, StepFunction.of([(0, 4)]), ACME)
+        records.append(meter.close(MINUTE, [of], FLEET).records[0])
+    shorter, longer = (dict(each.losses) for each in records)
+    assert records[0].states == records[1].states
+    assert shorter.get(Cause.REPLACEMENT, 0) <= longer.get(Cause.REPLACEMENT, 0)
+    assert sum(shorter.values()) == sum(longer.values())

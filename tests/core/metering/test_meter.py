@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -82,10 +83,15 @@ terms = st.builds(
     total=st.booleans(),
     notice_ms=st.sampled_from([0, 10]),
     excused=st.booleans(),
+    replace_within_ms=st.sampled_from([0, 0, 5, 13]),
     drain_from_ms=st.sampled_from([None, 9, 30]),
 )
-reasons = st.sampled_from(list(Cause)) | st.lists(st.tuples(instants, st.sampled_from([0, *Cause])), max_size=3).map(
-    lambda steps: StepFunction.of((at_ms, int(code)) for at_ms, code in steps)
+reasons = (
+    st.just(Cause.SHORTAGE_RULE)
+    | st.sampled_from(list(Cause))
+    | st.lists(st.tuples(instants, st.sampled_from([0, *Cause])), max_size=3).map(
+        lambda steps: StepFunction.of((at_ms, int(code)) for at_ms, code in steps)
+    )
 )
 contracted = st.lists(st.tuples(instants, st.integers(EVERY_GPU, EVERY_GPU + 2)), max_size=2).map(
     lambda steps: StepFunction.of([(0, EVERY_GPU), *steps])
@@ -98,10 +104,23 @@ withheld = st.lists(
     ),
     max_size=2,
 ).map(tuple)
+excused = st.lists(st.tuples(instants, st.integers(0, 3)), max_size=3).map(StepFunction.of)
 consents = st.sampled_from([(), (("A100", None),), (("A100", 0),), (("A100", 11),), (("A100", SPAN_MS + 9),)])
 # Positions 0 to 2 have contracts; 3 owns GPUs too, but is not closed here.
 contract_sets = st.tuples(
-    terms, terms, terms, reasons, reasons, reasons, contracted, contracted, contracted, budgets, withheld, consents
+    terms,
+    terms,
+    terms,
+    reasons,
+    reasons,
+    reasons,
+    contracted,
+    contracted,
+    contracted,
+    budgets,
+    withheld,
+    consents,
+    excused,
 ).map(
     lambda drawn: tuple(
         Contract(
@@ -115,6 +134,7 @@ contract_sets = st.tuples(
             planned_left_gpu_ms=drawn[9],
             withheld_gpus=drawn[10],
             consented_since_ms=drawn[11] if i else (),
+            excused_gpus=drawn[12],
         )
         for i in range(3)
     )
@@ -170,8 +190,10 @@ def test_every_record_and_pool_adds_up(told: Told, contracts: tuple[Contract, ..
 
 @given(tellings, contract_sets, st.sampled_from([1, 4, 9, 12]))
 def test_short_intervals_add_up_to_the_long_one(told: Told, contracts: tuple[Contract, ...], length_ms: int) -> None:
-    # The derate is rounded once an interval, and a total is judged once an interval: all else adds up exactly.
-    contracts = tuple(contract for contract in contracts if not contract.terms.total)
+    # The derate is rounded once an interval, a total is judged once an interval, and what is left of the maintenance
+    # budget is each interval's own: all else adds up exactly.
+    unbounded = [replace(contract, planned_left_gpu_ms=10_000) for contract in contracts]
+    contracts = tuple(contract for contract in unbounded if not contract.terms.total)
     meter = metered(told)
     whole = meter.close(Interval(0, SPAN_MS), contracts, FLEET)
     parts = [
@@ -294,7 +316,7 @@ def test_what_the_meter_is_told_must_be_of_its_fleet() -> None:
         lambda dumped: dumped[:-1],
         lambda dumped: dumped[:-8],
         lambda dumped: dumped + b"\0" * 8,
-        lambda dumped: dumped.replace(b'"layout":1', b'"layout":2'),
+        lambda dumped: dumped.replace(b'"layout":2', b'"layout":3'),
         lambda dumped: dumped.replace(b"horizon_ms", b"horizon"),
         lambda _: b"",
         lambda _: b"[]\n",

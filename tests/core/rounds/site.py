@@ -46,6 +46,7 @@ class Site:
                 metering_interval_s=10,
                 firmness=firmness,
                 handovers=handovers,
+                replace_within_s=0,
             )
             self.apply([InstrumentListed(at_ms=T, terms=terms)])
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from scheduler.core.causes import Cause
-from scheduler.core.events import IntervalClosed
+from scheduler.core.events import Event, IntervalClosed
 from scheduler.core.instruments import NonFirm, PeakProfile
 from scheduler.core.metering.records import MeterRecord
-from scheduler.core.rounds import closing
+from scheduler.core.rounds import closing, outages
 from scheduler.core.state.dump import dump, load
-from scheduler.core.state.state import CORRECTION_HORIZON_MS
+from scheduler.core.state.state import CORRECTION_HORIZON_MS, State
 from scheduler.execution.simulated import Fault, NodeDown, NodeUp
 from scheduler.replay.checks import LawChecker
 from scheduler.service import ServiceSettings
@@ -99,17 +102,17 @@ def test_a_long_outage_closes_everything_that_fell_due_in_it_of_every_length() -
     assert set(unknown[3:-1]) == {80_000}
 
 
-def short_until(end_ms: int | None, lag_ms: int = 0) -> Site:
+def short_until(end_ms: int | None, lag_ms: int = 0, until_ms: int = 31_000, **loose: Any) -> Site:
     """Two nodes, one sold firm and one not. The firm one's node is lost after 3 s, and is back at an instant."""
     faults: list[Fault] = [NodeDown("node-0", START_MS + 3_000)]
     faults += [] if end_ms is None else [NodeUp("node-0", START_MS + end_ms)]
     site = Site(nodes(2), faults=faults, settings=ServiceSettings(close_lag_ms=lag_ms))
     site.round()
-    site.listed(listing(), listing("H100.LOOSE", firmness=NonFirm()))
+    site.listed(listing(), listing("H100.LOOSE", firmness=NonFirm(), **loose))
     site.trade("firm", "acme")
     site.trade("loose", "bolt", instrument="H100.LOOSE@1")
     assert [held.cell for held in site.scheduler.state.calendar.of("firm")] == [0]
-    site.until(31_000)
+    site.until(until_ms)
     return site
 
 
@@ -125,6 +128,26 @@ def test_a_shortage_is_metered_by_its_rule_whenever_it_ends(end_ms: int | None, 
         {Cause.SHORTAGE_RULE: 8 * length_ms} if length_ms else {} for length_ms in short_ms
     ]
     assert not any(record.losses for record in site.records("firm"))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("excuses", [False, True])
+def test_who_is_displaced_by_force_majeure_is_excused_as_who_was_hit(*, late: bool, excuses: bool) -> None:
+    """The firm lot's node is lost after 3 s; it takes the other one's. Declared before, or of what is closed."""
+    site = short_until(25_000, force_majeure_excuses=excuses, until_ms=31_000 if late else 2_000)
+
+    def declared(state: State, now_ms: int) -> Iterator[Event]:
+        return outages.declare(state, ["node-0"], START_MS, START_MS + 18_000, "ab" * 32, now_ms)
+
+    site.doing(lambda scheduler: scheduler.carry_out(declared))
+    site.until(41_000)
+    last = {record.start_ms: record for record in site.records("loose")}
+    lost = [dict(last[START_MS + at_ms].losses) for at_ms in (0, 10_000, 20_000)]
+    excused = Cause.FORCE_MAJEURE if excuses else Cause.SHORTAGE_RULE
+    second = Counter({excused: 64_000}) + Counter({Cause.SHORTAGE_RULE: 16_000})
+    assert lost == [{excused: 56_000}, dict(second), {Cause.SHORTAGE_RULE: 40_000}]
+    assert not any(record.losses for record in site.records("firm"))
+    assert site.refolded() == dump(site.scheduler.state)
 
 
 def test_what_the_causes_of_shortfalls_were_survives_a_restart_and_is_forgotten_in_the_end() -> None:

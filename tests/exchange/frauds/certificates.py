@@ -49,7 +49,7 @@ POOLS: dict[str, Fraud] = {
     "an interval has two certificates": lie(
         lambda: told(more=[encode_pool(pooled(6, 2), END_MS + 3_000)]),
         "pools",
-        f"a second certificate, expected one, leaf {FIRST + 11}",
+        f"a second certificate after leaf {FIRST + 11}: version was 1, expected 2",
     ),
     "a certificate is written before its interval is over": lie(
         lambda: told(more=[encode_pool(pooled(6, 2), START_MS)]), "written", "expected 1800000030000 or later"

@@ -48,6 +48,7 @@ def lost_to(cause: Cause, *indices: int, lost: int = LOST) -> Any:
         Cause.PLANNED_MAINTENANCE: "out_planned_gpu_ms",
         Cause.DRAIN: "out_planned_gpu_ms",
         Cause.FORCE_MAJEURE: "out_excused_gpu_ms",
+        Cause.REPLACEMENT: "out_forced_gpu_ms",
     }[cause]
 
     def change(record: Any) -> Any:
@@ -56,8 +57,8 @@ def lost_to(cause: Cause, *indices: int, lost: int = LOST) -> Any:
             return record
         more = lost - LOST
         changed = {
-            field: lost,
             "out_forced_gpu_ms": 0,
+            field: lost,
             "losses": ((cause, lost),),
             "used_gpu_ms": record.used_gpu_ms - more,
             "par_gpu_ms": record.par_gpu_ms - more,
@@ -117,11 +118,17 @@ HONEST = {
     "released": lambda: log(withheld(recalled=False), of_record=away("released", 2), **RELEASABLE),
     "planned": lambda: log(notice(), of_record=lost_to(PLANNED, 2, 3, 4, 5)),
     "excused": lambda: log(force_majeure(), of_record=lost_to(Cause.FORCE_MAJEURE, 2, 3)),
+    "replaced": lambda: log(of_record=lost_to(Cause.REPLACEMENT, 2, 3)),
     "drained": lambda: log(of_record=lost_to(Cause.DRAIN, 10, 11), drain_s=20),
 }
 """Logs in which somebody bears what the terms say."""
 
 OUTAGES: dict[str, Fraud] = {
+    "a fault is told as time to replace, of which the terms give none": settled(
+        lambda: log(of_record=lost_to(Cause.REPLACEMENT, AT), replace_within_s=0),
+        "replacement",
+        "REPLACEMENT: replace_within_s of H100.BASE@1 is 0, so nothing is lost to it",
+    ),
     "a lot is recalled that nobody was told of": settled(
         lambda: log(of_record=away("recalled", AT), sound=False, **RECALLABLE),
         "recalls",
