@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
 
 from tests import workers
 
@@ -25,12 +26,12 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> workers.ByFile | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> workers.ByFile | None:
     """Several workers share out the files as `tests/workers.py` says, with `--dist loadfile`."""
     if config.getoption("dist") != "loadfile":
         return None
     config.option.loadscopereorder = False  # the order is ours, below
-    return workers.ByFile(config)
+    return workers.ByFile(config, log)  # without it every unit is told of on the terminal
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
