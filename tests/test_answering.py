@@ -42,7 +42,7 @@ class HereRunner:
 
     def prepare_probe(self, task: ProbeTask) -> None:
         """See ProbeRunner."""
-        worker = NonceWorker(task.gpu, task.size)
+        worker = NonceWorker(None, task.size)
         step = ProbeStep.FAILED if self.fails else ProbeStep.READY
         self._known[task.probe] = (task, worker, ProbeProgress(task.probe, step, worker.ready()))
 

@@ -18,16 +18,17 @@ _WARM_SEED = b"warm"
 
 
 class NonceWorker:
-    """One GPU of the node, by its number there. States: new, then ready; a table a call."""
+    """One GPU of the node, by its number there (None: what the process sees). New, then ready; a table a call."""
 
-    def __init__(self, gpu: int, size: int) -> None:
+    def __init__(self, gpu: int | None, size: int) -> None:
         self._gpu = gpu
         self._size = size
         self._library: tuple[Callable[[Any], Any], Callable[[Any], Any], Callable[[Any], Any]] | None = None
 
     def ready(self) -> str:
         """Loads the best library that is there, computes a first product, and gives the library's name."""
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(self._gpu)  # before any of them looks
+        if self._gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(self._gpu)  # before any of them looks
         name, *functions = _torch() or _cupy() or _numpy()
         to_device, whole, fetched = functions
         self._library = to_device, whole, fetched

@@ -31,7 +31,7 @@ SIZE, PRODUCTS = 16, 9
 
 
 def computed(seed: bytes, size: int, products: int) -> bytes:
-    worker = NonceWorker(0, size)
+    worker = NonceWorker(None, size)
     assert worker.ready() in {"numpy", "torch", "cupy"}
     return worker.table(seed, products)
 

@@ -88,10 +88,13 @@ def test_sigterm_saves_and_ends_well_and_the_next_run_goes_on(tmp_path: Path) ->
     command = [sys.executable, *arguments, "--steps", "10000000", "--checkpoint", str(checkpoint)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as job:
-        assert job.stdout is not None
-        assert job.stdout.readline() == "rank 0 of 1 on here:, from step 0\n"
-        job.send_signal(signal.SIGTERM)
-        rest, _ = job.communicate(timeout=60)
+        try:
+            assert job.stdout is not None
+            assert job.stdout.readline() == "rank 0 of 1 on here:, from step 0\n"
+            job.send_signal(signal.SIGTERM)
+            rest, _ = job.communicate(timeout=60)
+        finally:
+            job.kill()
         assert job.returncode == 0
     saved = json.loads((tmp_path / "deep" / "a.0").read_text())
     assert rest == f"rank 0 stopped, saved at step {saved['step']}\n"

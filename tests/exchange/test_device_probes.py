@@ -66,7 +66,7 @@ class Prover:
         """The nonce, and the answer of the device, or of another one."""
         nonce = self.client.reveal(STREAM, call.id)
         seed = seed_of(nonce, bytes.fromhex(device or call.device), call.size, call.products)
-        worker = NonceWorker(0, call.size)
+        worker = NonceWorker(None, call.size)
         worker.ready()
         return Answer.of(worker.table(seed, call.products), call.size)
 
