@@ -2,8 +2,9 @@
 it fits free GPUs elsewhere at once.
 
 Whoever is over its count, until it is there, ends, as ever; whoever is within it is moved (CONSOLIDATED): it keeps its
-turn, still counts, and finds that room when it comes back. Only what runs is moved, no shares, and only where all of it
-fits; on few nodes, those on which least is lost. A way is dear, and another one better, by `WORTH_MS` of each GPU.
+turn, still counts, and finds that room when it comes back. Only what runs is moved, no shares, what asks for less than
+the gang that waits (so that moves end), and only where all of it fits; on few nodes, those on which least is lost. A
+way is dear, and another one better, by `WORTH_MS` of each GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Crowd(NamedTuple):
     excess: IntArray
     """(n_accounts): by how much each is over its count."""
     free: IntArray
-    """(n_nodes): GPUs that are free, or that accounts over their count would give back at no dear loss."""
+    """(n_nodes): GPUs that are free, or that accounts over their count would give back (`given_back`)."""
 
 
 def dear(lost_ms: int, gpus: int) -> bool:
@@ -50,7 +51,7 @@ def room_by_moving(crowd: Crowd, gpus: IntArray, want: Want) -> tuple[int, Room]
     """(what is lost, the room) on these GPUs, ascending; None where nothing does."""
     if want.level is not None or want.apart is not None:
         return None
-    able = movable(crowd)
+    able = movable(crowd, want)
     nodes = cheapest_nodes(able, gpus, want.size)
     node_of_gpu = crowd.rows.floor.node_of_gpu[gpus]
     grounds = [[node] for node in nodes] if want.parts == 1 else [nodes]
@@ -59,7 +60,7 @@ def room_by_moving(crowd: Crowd, gpus: IntArray, want: Want) -> tuple[int, Room]
         here = gpus[np.isin(node_of_gpu, ground)]
         prices = {row: able.prices[row] for row in crowd.rows.holders(here) if row in able.prices}
         room = cheapest_room(Ground.of(crowd.rows, here, prices, None), want)
-        if room is not None and movers_fit(crowd, room):
+        if room is not None and movers_fit(crowd, room, want):
             found.append((sum(prices[row] for row in room.victims), number, room))
     best = min(found, default=None, key=lambda offer: offer[:2])
     return None if best is None else (best[0], best[2])
@@ -73,19 +74,21 @@ def likely(free: IntArray, gpus: IntArray, node_of_gpu: IntArray) -> IntArray:
 
 
 def given_back(priced: Iterable[tuple[Gang, int]]) -> list[int]:
-    """GPUs of those (gang, price), of the first `GANGS_LOOKED_AT`, which are ended at no dear loss."""
-    gangs = [gang for gang, price in islice(priced, GANGS_LOOKED_AT) if not dear(price, gang.shape.gpus)]
+    """GPUs of those (gang, price), of the first `GANGS_LOOKED_AT`, which are ended at no dear loss even for one GPU: so
+    whoever is moved there finds them no dearer than that, however few it asks for.
+    """
+    gangs = [gang for gang, price in islice(priced, GANGS_LOOKED_AT) if not dear(price, 1)]
     return list(chain.from_iterable(gang.gpu_numbers for gang in gangs))
 
 
-def movable(crowd: Crowd) -> Crowd:
-    """The same with those alone who may be ended, or may be moved and fit somewhere without the others."""
+def movable(crowd: Crowd, want: Want) -> Crowd:
+    """The same with those alone who may be ended, or may be moved for this and fit somewhere without the others."""
     rows, over, fits = crowd.rows, crowd.excess > 0, dict[Shape, bool]()
 
     def may_move(gang: Gang) -> bool:
         if gang.shape not in fits:
-            want = None if gang.shape.is_share else demand(gang.shape)
-            fits[gang.shape] = want is not None and has_slots(rows.fleet, crowd.free, want)
+            its = _moved_for(gang.shape, want)
+            fits[gang.shape] = its is not None and has_slots(rows.fleet, crowd.free, its)
         return fits[gang.shape] and gang.status is GangStatus.RUNNING
 
     able = {
@@ -131,13 +134,21 @@ def movers(rows: Sequence[tuple[Gang, int]], excess: IntArray) -> list[Gang]:
     return moved
 
 
-def movers_fit(crowd: Crowd, room: Room) -> bool:
-    """Whether all whom the room moves fit elsewhere at once."""
+def movers_fit(crowd: Crowd, room: Room, want: Want) -> bool:
+    """Whether all whom the room moves may be moved for this, and fit elsewhere at once."""
     rows = crowd.rows
     moved = movers([(rows.rows[row], rows.account_of_row[row]) for row in room.victims], crowd.excess)
-    if any(gang.status is not GangStatus.RUNNING or gang.shape.is_share for gang in moved):
+    wanted = Counter(its for gang in moved if (its := _moved_for(gang.shape, want)) is not None)
+    if any(gang.status is not GangStatus.RUNNING for gang in moved):
         return False  # an account over its count may come to it by the smaller ones of its gangs
-    wanted = Counter(want for gang in moved if (want := demand(gang.shape)) is not None)
     left = crowd.free.copy()
     left[np.unique(rows.floor.node_of_gpu[room.gpus])] = 0
     return wanted.total() == len(moved) and packs(left, wanted, rows.fleet)
+
+
+def _moved_for(shape: Shape, want: Want) -> Want | None:
+    """What a gang that is moved asks for elsewhere; None: it does not move for this. What asks for as much as the gang
+    that waits would have to move somebody in its turn, and so on in a circle.
+    """
+    its = None if shape.is_share else demand(shape)
+    return its if its is not None and (its.size, its.parts) < (want.size, want.parts) else None

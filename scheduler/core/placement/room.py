@@ -96,7 +96,7 @@ def milder(books: Books, want: Want, pool: int, room: Room, gpus: IntArray | Non
 
 
 def _elsewhere(books: Books, pool: int) -> IntArray:
-    """(n_nodes): GPUs of the pool that are free, or that accounts over their count give back at no dear loss."""
+    """(n_nodes): GPUs of the pool that are free, or that accounts over their count would give back (`given_back`)."""
     its = chain.from_iterable(
         sorted(books.rows_of(account, pool), key=books.rank_of_row.__getitem__)
         for account in np.flatnonzero(books.excess[pool] > 0).tolist()

@@ -140,7 +140,7 @@ class Held:
         return excess
 
     def elsewhere(self, pool: int) -> IntArray:
-        """(n_nodes): GPUs of the pool that are free, or that accounts over their count give back at no dear loss."""
+        """(n_nodes): GPUs of the pool that are free, or that accounts over their count would give back."""
         if pool not in self._elsewhere:
             over = (account for account in range(len(self._names)) if self.excess_of(account, pool) > 0)
             gangs = chain.from_iterable(self._gangs_of(account, pool) for account in over)

@@ -161,7 +161,7 @@ class _Ways:
         """
         gpus = np.array(way.gpus, dtype=np.int64)
         crowd = self._crowd(asked.pool, gpus)._replace(free=self._held.elsewhere(asked.pool))
-        if not movers_fit(crowd, Room(gpus, tuple(crowd.rows.holders(gpus)))):
+        if not movers_fit(crowd, Room(gpus, tuple(crowd.rows.holders(gpus))), Want(asked.parts, asked.size, None)):
             return False
         rest = np.setdiff1d(own.gpus[~self._ground.fixed[own.gpus]], gpus, assume_unique=True)
         room = np.bincount(self._fleet.node_of_gpu[rest], minlength=len(self._fleet.nodes))
@@ -192,7 +192,7 @@ class _Ways:
         free = self._held.elsewhere(asked.pool)
         gpus = likely(free, np.flatnonzero(may[self._fleet.node_of_gpu]), self._fleet.node_of_gpu)
         crowd = self._crowd(asked.pool, gpus)._replace(free=free)
-        return cheapest_nodes(movable(crowd), gpus, asked.size)
+        return cheapest_nodes(movable(crowd, Want(asked.parts, asked.size, None)), gpus, asked.size)
 
 
 def _way_of(crowd: Crowd, room: Room) -> Way:
