@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler.core.placement.books import Books
 from scheduler.core.placement.inside import packs
-from scheduler.core.placement.moving import Crowd, dear, movers, room_by_moving
+from scheduler.core.placement.moving import Crowd, dear, given_back, movers, room_by_moving
 from scheduler.core.placement.plan import plan
 from scheduler.core.placement.snapshot import Policy, Stop
 from scheduler.core.placement.wants import Want, demand
@@ -88,6 +88,7 @@ def test_whoever_makes_way_is_over_its_count_or_fits_elsewhere(nodes: list[Gangs
     for gang in moved:
         each = demand(gang.shape)
         assert each is not None
+        assert (each.size, each.parts) < (size, parts), "who is moved asks for less"
         wanted[each] = wanted.get(each, 0) + 1
     assert packs(left, wanted, world.fleet)
     for index in range(3):
@@ -99,3 +100,24 @@ def test_whoever_makes_way_is_over_its_count_or_fits_elsewhere(nodes: list[Gangs
 def test_half_an_hour_of_each_gpu_is_dear() -> None:
     assert dear(4 * HOUR_MS // 2 + 1, 4)
     assert not dear(4 * HOUR_MS // 2, 4)
+
+
+def test_what_is_given_back_is_dear_for_nobody_who_moves_there() -> None:
+    """Half an hour of each of its four GPUs would be dear to lose for a gang of one GPU."""
+    world = World(fleet_of([4, 4]), owners_of({"c": 8}))
+    world.running(spec_of("c", 1, 4), range(4), 0)
+    world.running(spec_of("c", 1, 2), [4, 5], 0)
+    large, small = Books(world.snapshot(), STILL).rows
+    assert given_back([(large, 4 * HOUR_MS // 2), (small, HOUR_MS // 2)]) == [4, 5]
+    assert given_back([(large, HOUR_MS // 2 + 1)]) == []
+
+
+def test_gangs_of_one_size_do_not_move_each_other() -> None:
+    """What c would lose is dear for a's one GPU, if not for c's three; another gang of one would lose little."""
+    world = World(fleet_of([4, 4]), [*"aaaabb", None, None])
+    world.now_ms = 100 * HOUR_MS
+    for account, gpu in (("a", 0), ("a", 1), ("a", 2), ("b", 4), ("b", 5)):
+        world.running(spec_of(account, 1, 1), [gpu], started_ms=world.now_ms - 60_000)
+    world.running(spec_of("c", 3, 1, checkpoint_ms=0), (3, 6, 7), started_ms=world.now_ms - HOUR_MS // 3)
+    world.submit(spec_of("a", 1, 1))
+    assert [cause for _, cause in stopped(world)] == [StopCause.RECLAIMED]
