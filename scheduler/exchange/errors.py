@@ -123,13 +123,14 @@ _CODES: dict[type[TenorError], int] = {
 """The status code of each class; a class that is not here has its nearest ancestor's."""
 
 _CLASSES = {kind.code: kind for kind in _CODES}
-_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED})
+_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
 _FOR_GOOD: dict[grpc.StatusCode, type[Refused]] = {
     grpc.StatusCode.INVALID_ARGUMENT: Refused,
     grpc.StatusCode.NOT_FOUND: Refused,
     grpc.StatusCode.ALREADY_EXISTS: Refused,
     grpc.StatusCode.OUT_OF_RANGE: Refused,
     grpc.StatusCode.FAILED_PRECONDITION: Refused,
+    grpc.StatusCode.ABORTED: Refused,  # as who is fenced is told
     grpc.StatusCode.UNIMPLEMENTED: Refused,
     grpc.StatusCode.UNAUTHENTICATED: Unauthorised,
     grpc.StatusCode.PERMISSION_DENIED: Unauthorised,
