@@ -43,7 +43,7 @@ def factors(seed: bytes, size: int) -> tuple[npt.NDArray[np.float32], npt.NDArra
     """A and B, (size, size) float32 with whole entries 0..15."""
     drawn = np.frombuffer(hashlib.shake_256(seed + b"factors").digest(size * size), dtype=np.uint8).astype(np.float32)
     low = np.fmod(drawn, 16)
-    return low.reshape(size, size), ((drawn - low) / 16).astype(np.float32).reshape(size, size)
+    return low.reshape(size, size), np.ldexp(drawn - low, -4).astype(np.float32).reshape(size, size)
 
 
 def permutations(seed: bytes, size: int, products: int) -> npt.NDArray[np.int64]:

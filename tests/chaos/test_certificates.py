@@ -50,7 +50,10 @@ def test_everybody_is_known_by_a_certificate_and_the_logs_key_changes_across_a_c
         up.start()
         address = up.wait_ready()
         with Client(address, tls=trust.of("account/acme")) as acme, Client(address, tls=trust.of("admin/x")) as admin:
-            wait_until(lambda: [each.id for each in acme.positions()] == [position], 30, "acme hears of its position")
+            wait_until(
+                lambda: position in [each.id for each in admin.positions()], 30, "the cluster hears of the trade"
+            )
+            assert [each.id for each in acme.positions()] == [position]
             assert acme.submit(["true"], account="acme", gpus_per_worker=2).wait(30).status == "succeeded"
             with pytest.raises(Unauthorised, match="account/acme may not ask this"):
                 acme.status()

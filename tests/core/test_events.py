@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from scheduler.core.causes import Cause
 from scheduler.core.cluster import Level
+from scheduler.core.device_probes import DeviceProbe, Outcome, ProbedRow
 from scheduler.core.errors import Damaged
 from scheduler.core.events import VERSION, Event, EventModel, GangPlaced, decode, encode
 from scheduler.core.holdings import Holding
@@ -73,6 +74,33 @@ CHECKED: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         names,
         st.integers(0, 2**40),
         st.sampled_from([RecordStatus.INITIAL, RecordStatus.FINAL]),
+    ),
+    DeviceProbe: st.builds(
+        lambda size, nonce, rows, outcome, reason: DeviceProbe(
+            id="probe-1",
+            device="ab" * 32,
+            suite="nonce.v1",
+            size=size,
+            products=2,
+            commitment="cd" * 32,
+            called_ms=5,
+            limit_ms=100,
+            nonce=nonce,
+            rows=rows,
+            outcome=outcome,
+            reason=reason,
+        ),
+        st.sampled_from([2, 64]),
+        st.sampled_from(["", "ef" * 32]),
+        st.deferred(lambda: st.lists(CHECKED[ProbedRow], max_size=2).map(tuple)),
+        st.sampled_from(Outcome),
+        texts,
+    ),
+    ProbedRow: st.builds(
+        ProbedRow,
+        row=st.integers(0, 9),
+        values=st.sampled_from(["", "00ff", "0001fffe"]),
+        proof=st.lists(hashes, max_size=2).map(tuple),
     ),
     Holding: st.builds(
         lambda position, level, cell, start_ms: Holding(
@@ -182,7 +210,7 @@ def test_every_kind_comes_back_from_its_bytes(kind: type[EventModel], data: st.D
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:
-    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 33
+    assert len({kind.model_fields["kind"].default for kind in KINDS}) == len(KINDS) == 35
 
 
 def as_far_as(known: Any, told: Any) -> Any:

@@ -132,9 +132,12 @@ def test_a_driver_that_is_killed_is_started_again(workers: RayWorkers) -> None:
 def test_a_raylet_that_dies_takes_its_actors_and_no_plan(cluster: LocalRay, workers: RayWorkers) -> None:
     twins = Twins(workers, seed=11)
     twins.until_all_on_ray()
-    started_by = {raylet_of(pid) for pid in actors(cluster)}
     named = {record.vital[0].pid: record.node.name for record in cluster._record.started if record.node is not None}
-    victim = next(named[pid] for pid in sorted(started_by & named.keys()))
+    while not (started_by := {raylet_of(pid) for pid in actors(cluster)} & named.keys()):
+        os.kill(actors(cluster)[0], signal.SIGKILL)  # they were all put on the head: one is made anew
+        twins.until(lambda by: HERE in by)
+        twins.until_all_on_ray()
+    victim = named[min(started_by)]
     cluster.kill_node(victim)
     twins.until(lambda by: HERE in by)
     twins.until_all_on_ray()

@@ -64,7 +64,7 @@ class Reasons(Mapping[Key, Waiting]):
         # What the books go on with into the next round, as it is now.
         self._fleet, self._policy, self._now_ms = books.fleet, books.policy, books.now_ms
         self._owner, self._until_ms = books.ownership
-        self._seen, self._past, self._n_rows = books.view.now(books.floor), books.past(), len(books.rows)
+        self._seen, self._past, self._n_rows = books.view.seen(books.floor), books.past(), len(books.rows)
         self._rows, self._counts_of_row = books.rows, books.counts_of_row
         self._account_of_row, self._pool_of_row = books.account_of_row, books.pool_of_row
         self._placed_now = set(books.decided)

@@ -44,7 +44,7 @@ class View:
         self._touched = 0
         """How many touched nodes were taken in."""
 
-    def now(self, floor: Floor) -> Seen:
+    def seen(self, floor: Floor) -> Seen:
         """Who is where now."""
         touched, known, seen = int(floor.ring[RING]), self._touched, self._seen
         self._touched = touched
