@@ -11,18 +11,16 @@ says. It has its own pace and its own connection: losing it delays probes and no
 from __future__ import annotations
 
 import base64
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 from scheduler.core.device_probes import Answer, Declined, DeviceProbe, Outcome, ProbeCall
 from scheduler.core.devices import device_hash
-from scheduler.core.errors import Conflict, TenorError, UnknownName
+from scheduler.core.errors import Conflict, UnknownName
 from scheduler.core.events import DeviceProbed
 from scheduler.core.probe_work import seed_of
 from scheduler.core.state.state import State
+from scheduler.exchange.dialling import Dialling, said_of
 from scheduler.exchange.probe_client import ProbeClient
 from scheduler.exchange.tls import Tls
 from scheduler.execution.protocol import ProbeProgress, ProbeRunner, ProbeStep, ProbeTask
@@ -37,7 +35,7 @@ _LOOK_S = 0.02
 """How soon a probe gives way to work that was placed."""
 
 
-class ProbeAnswering:
+class ProbeAnswering(Dialling):
     """See the module. `inventory`: the device UUIDs of nodes, by GPU."""
 
     def __init__(
@@ -52,6 +50,7 @@ class ProbeAnswering:
         tls: Tls | None = None,
         pause_s: float = PAUSE_S,
     ) -> None:
+        super().__init__("probe-answering", first_pause_s=pause_s, longest_pause_s=LONGEST_PAUSE_S)
         self._address = address
         self._scheduler = scheduler
         self._runner = runner
@@ -60,49 +59,29 @@ class ProbeAnswering:
         self._clock_ms = clock_ms
         self._tls = tls
         self._pause_s = pause_s
-        self._stop = threading.Event()
+        self._turns = 0
         self.detail = ""
         """Why nothing was asked the last time; empty where it was."""
         self.node = ""
         """Whose device computes now; empty: none does."""
-        self._thread = threading.Thread(target=self._run, name="probe-answering", daemon=True)
 
-    def start(self) -> Self:
-        """Begins; gives itself."""
-        self._thread.start()
-        return self
+    def _progress(self) -> object:
+        return self._turns
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it; a probe under way is abandoned. Stopping twice does nothing."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def _dial(self) -> None:
+        """Calls, one after the other, until it is stopped or something is wrong."""
+        if self._tls is not None:
+            self._tls.check()
+        with ProbeClient(self._address, tls=self._tls) as client:
+            while not self._stop.is_set():
+                self.turn(client)
+                self._turns += 1
+                self.detail = ""
+                self._stop.wait(self._pause_s)
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        pause_s = self._pause_s
-        while not self._stop.is_set():
-            self.detail = self._asked()
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if self.detail else self._pause_s
-            self._stop.wait(pause_s)
-
-    def _asked(self) -> str:
-        """Calls, one after the other, until something is wrong, in words."""
-        try:
-            if self._tls is not None:
-                self._tls.check()
-            with ProbeClient(self._address, tls=self._tls) as client:
-                while not self._stop.is_set():
-                    self.turn(client)
-                    self._stop.wait(self._pause_s)
-        except TenorError as error:
-            return f"{error.code}: {error}"
-        return ""
+    def _told(self, error: Exception) -> bool:
+        self.detail = said_of(error)
+        return True
 
     def turn(self, client: ProbeClient) -> None:
         """One question to the exchange, and what follows from it. Raises what the exchange raises."""

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_SIZE = 4_096
-_PREFIX = b"tenor.dev/device-probe/work/v1\0"
+_PREFIX = b"tenor.dev/probed-table/v1\0"
 _FACTOR = 2_533
 _SHIFT = 7
 _MASK = 0xFFFF
