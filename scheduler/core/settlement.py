@@ -49,7 +49,7 @@ from scheduler.core.metering.states import State
 from scheduler.core.models import Model
 from scheduler.core.profiles import delivery_intervals, delivery_ms
 from scheduler.core.quantities import MS_PER_HOUR, ONE_PPM, floor_div, share_ppm
-from scheduler.core.tally import Tally, unknown_gpu_ms
+from scheduler.core.totals import Totals, unknown_gpu_ms
 
 PARTS_PER_MICRO = MS_PER_HOUR * ONE_PPM
 """A price in micro-units a GPU-hour × GPU-ms × ppm is in these parts of a micro-unit."""
@@ -230,21 +230,21 @@ def settle(
     if final is None:
         final = _final_starts(given)
     settled = [record for record in used if record.start_ms in final and record.start_ms not in disputed]
-    tallied = Tallied(
+    totalled = Totalled(
         position=used[0].position,
         records=len(used),
         unsettled=len(used) - len(settled),
         disputed=sum(record.start_ms in disputed for record in used),
         records_root=records_root,
         versions_root=root([leaf_hash(version_leaf(each.start_ms, each.end_ms, each.version)) for each in used]).hex(),
-        tally=Tally.of(used),
+        totals=Totals.of(used),
         settled_unknown_gpu_ms=sum(map(unknown_gpu_ms, settled)),
     )
-    return stated(terms, tallied, period, through_ms)
+    return stated(terms, totalled, period, through_ms)
 
 
 @dataclass(frozen=True, slots=True)
-class Tallied:
+class Totalled:
     """The records that a statement uses, added up; names as in `Statement`. `settled_…`: of those that are settled."""
 
     position: str
@@ -253,19 +253,19 @@ class Tallied:
     disputed: int
     records_root: str
     versions_root: str
-    tally: Tally
+    totals: Totals
     settled_unknown_gpu_ms: int
 
 
-def stated(terms: InstrumentTerms, tallied: Tallied, period: Interval, through_ms: int) -> Statement:
+def stated(terms: InstrumentTerms, totalled: Totalled, period: Interval, through_ms: int) -> Statement:
     """The statement of records that were added up, each of which is sound; `through_ms` as `tiled_through` gives it."""
-    tally, states = tallied.tally, tallied.tally.states
-    due_gpu_ms = _due_gpu_ms(tally, excused=terms.force_majeure_excuses)
-    available_gpu_ms = tally.delivered_gpu_ms + states[State.DERATED]
+    totals, states = totalled.totals, totalled.totals.states
+    due_gpu_ms = _due_gpu_ms(totals, excused=terms.force_majeure_excuses)
+    available_gpu_ms = totals.delivered_gpu_ms + states[State.DERATED]
     availability_ppm = share_ppm(available_gpu_ms, due_gpu_ms) if due_gpu_ms else ONE_PPM
-    lines = _lines(terms, tally, tally.owed_gpu_ms(terms, tallied.settled_unknown_gpu_ms))
+    lines = _lines(terms, totals, totals.owed_gpu_ms(terms, totalled.settled_unknown_gpu_ms))
     return Statement(
-        position=tallied.position,
+        position=totalled.position,
         instrument=terms.id,
         spec_hash=terms.spec_hash,
         currency=terms.currency,
@@ -273,16 +273,16 @@ def stated(terms: InstrumentTerms, tallied: Tallied, period: Interval, through_m
         end_ms=period.end_ms,
         through_ms=through_ms,
         complete=through_ms == period.end_ms,
-        records=tallied.records,
-        records_unsettled=tallied.unsettled,
-        records_disputed=tallied.disputed,
-        records_root=tallied.records_root,
-        versions_root=tallied.versions_root,
-        contracted_gpu_ms=tally.contracted_gpu_ms,
-        par_gpu_ms=tally.par_gpu_ms,
+        records=totalled.records,
+        records_unsettled=totalled.unsettled,
+        records_disputed=totalled.disputed,
+        records_root=totalled.records_root,
+        versions_root=totalled.versions_root,
+        contracted_gpu_ms=totals.contracted_gpu_ms,
+        par_gpu_ms=totals.par_gpu_ms,
         states=tuple(states.items()),
-        losses=tuple(tally.losses.items()),
-        estimated_gpu_ms=tally.estimated_gpu_ms,
+        losses=tuple(totals.losses.items()),
+        estimated_gpu_ms=totals.estimated_gpu_ms,
         availability_ppm=availability_ppm,
         availability_target_ppm=terms.availability_target_ppm,
         availability_met=availability_ppm >= terms.availability_target_ppm,
@@ -297,9 +297,9 @@ def lines_of(terms: InstrumentTerms, records: Iterable[MeterRecord]) -> tuple[Li
     refusals, for what might be delivered. Raises Conflict where two records of one version differ.
     """
     used = latest(records)
-    final, tally = _final_starts(used), Tally.of(used)
+    final, totals = _final_starts(used), Totals.of(used)
     unknown = sum(unknown_gpu_ms(record) for record in used if record.start_ms in final)
-    return _lines(terms, tally, tally.owed_gpu_ms(terms, unknown))
+    return _lines(terms, totals, totals.owed_gpu_ms(terms, unknown))
 
 
 def difference(before: Statement, after: Statement) -> tuple[Line, ...]:
@@ -370,34 +370,34 @@ def _refuse_outside_profile(terms: InstrumentTerms, used: Sequence[MeterRecord],
 # -- how much money ----------------------------------------------------------------------------------------------------
 
 
-def _lines(terms: InstrumentTerms, tally: Tally, owed_gpu_ms: int) -> tuple[Line, ...]:
+def _lines(terms: InstrumentTerms, totals: Totals, owed_gpu_ms: int) -> tuple[Line, ...]:
     price = terms.price_micro_per_gpu_hour
-    derated = tally.states[State.DERATED]
+    derated = totals.states[State.DERATED]
     credit_gpu_ms = released_gpu_ms = 0
     credit_ppm = ONE_PPM
     match terms.unused_rule:
         case PayUnused():
             pass
         case PauseCredit():
-            credit_gpu_ms, credit_ppm = tally.par_unused_gpu_ms, terms.unused_rule.credit_ppm
+            credit_gpu_ms, credit_ppm = totals.par_unused_gpu_ms, terms.unused_rule.credit_ppm
         case ReleaseUnused():
-            released_gpu_ms = tally.par_released_gpu_ms
+            released_gpu_ms = totals.par_released_gpu_ms
         case _:
             assert_never(terms.unused_rule)
-    capacity = tally.par_gpu_ms + derated
+    capacity = totals.par_gpu_ms + derated
     return (
         _line(LineKind.CAPACITY, capacity, price, price * capacity * ONE_PPM),
         _line(LineKind.DERATING, derated, price, -price * derated * ONE_PPM),
         _line(LineKind.UNUSED_CREDIT, credit_gpu_ms, price, -price * credit_gpu_ms * credit_ppm, share=credit_ppm),
         _line(LineKind.RELEASED, released_gpu_ms, price, -price * released_gpu_ms * ONE_PPM),
-        *_damages(terms, tally, owed_gpu_ms),
+        *_damages(terms, totals, owed_gpu_ms),
     )
 
 
-def _damages(terms: InstrumentTerms, tally: Tally, owed_gpu_ms: int) -> tuple[Line, Line]:
+def _damages(terms: InstrumentTerms, totals: Totals, owed_gpu_ms: int) -> tuple[Line, Line]:
     rate = max(0, terms.damages.reference_price_micro_per_gpu_hour - terms.price_micro_per_gpu_hour)
-    excess = max(0, tally.states[State.RECALLED] - _recall_allowance_gpu_ms(terms, tally))
-    cap = _damages_cap(terms, tally)
+    excess = max(0, totals.states[State.RECALLED] - _recall_allowance_gpu_ms(terms, totals))
+    cap = _damages_cap(terms, totals)
     owed_parts, excess_parts = rate * owed_gpu_ms * ONE_PPM, rate * excess * ONE_PPM
     owed = owed_parts if cap is None else min(owed_parts, cap)
     recalled = excess_parts if cap is None else min(excess_parts, cap - owed)
@@ -407,16 +407,16 @@ def _damages(terms: InstrumentTerms, tally: Tally, owed_gpu_ms: int) -> tuple[Li
     )
 
 
-def _recall_allowance_gpu_ms(terms: InstrumentTerms, tally: Tally) -> int:
+def _recall_allowance_gpu_ms(terms: InstrumentTerms, totals: Totals) -> int:
     """What may be recalled without damages: the limit of one lot × lots; without a limit, everything."""
     if not isinstance(terms.firmness, Recallable):
-        return tally.states[State.RECALLED]
-    return floor_div(terms.firmness.max_quantity_gpu_ms * tally.contracted_gpu_ms, _lot_gpu_ms(terms))
+        return totals.states[State.RECALLED]
+    return floor_div(terms.firmness.max_quantity_gpu_ms * totals.contracted_gpu_ms, _lot_gpu_ms(terms))
 
 
-def _damages_cap(terms: InstrumentTerms, tally: Tally) -> int | None:
+def _damages_cap(terms: InstrumentTerms, totals: Totals) -> int | None:
     """The most that damages may come to, in parts; None: no cap."""
-    contracted = tally.contracted_gpu_ms
+    contracted = totals.contracted_gpu_ms
     if terms.damages.cap_micro is not None:
         return floor_div(terms.damages.cap_micro * PARTS_PER_MICRO * contracted, _lot_gpu_ms(terms))
     if terms.damages.cap_ppm is not None:
@@ -429,11 +429,11 @@ def _lot_gpu_ms(terms: InstrumentTerms) -> int:
     return max(1, terms.lot.gpus * delivery_ms(terms))
 
 
-def _due_gpu_ms(tally: Tally, *, excused: bool) -> int:
+def _due_gpu_ms(totals: Totals, *, excused: bool) -> int:
     """Contracted less what was not to be delivered: planned, recalled, the buyer's own and, if so, the excused."""
     forgiven = (State.OUT_PLANNED, State.RECALLED, State.OUT_BUYER, *((State.OUT_EXCUSED,) if excused else ()))
-    states = tally.states
-    return tally.contracted_gpu_ms - sum(states[state] for state in forgiven)
+    states = totals.states
+    return totals.contracted_gpu_ms - sum(states[state] for state in forgiven)
 
 
 def _line(kind: LineKind, gpu_ms: int, price: int, parts: int, *, share: int = ONE_PPM, capped: bool = False) -> Line:

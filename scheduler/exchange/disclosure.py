@@ -26,7 +26,7 @@ from scheduler.core.metering.disputes import DisputeState
 from scheduler.core.metering.records import BIND_EDGES_MS, MeterRecord, PoolRecord, RecordStatus
 from scheduler.core.metering.states import State
 from scheduler.core.quantities import share_ppm
-from scheduler.core.tally import Tally
+from scheduler.core.totals import Totals
 from scheduler.exchange.audit.audited import audited
 from scheduler.exchange.audit.log import Log
 from scheduler.exchange.audit.report import AuditReport
@@ -119,7 +119,7 @@ def disclosed(folders: Sequence[Path], trusted: Sequence[VerifierKey] = ()) -> D
 class _Month:
     """Sums over the latest versions of an instrument's records in a month."""
 
-    tally: Tally = field(default_factory=Tally)
+    totals: Totals = field(default_factory=Totals)
     positions: Counter[str] = field(default_factory=Counter)
     records: int = 0
     measured: int = 0
@@ -218,7 +218,7 @@ class _Track:
         month = self._months.get(key)
         if month is None:
             month = self._months[key] = _Month()
-        month.tally.add(record, sign)
+        month.totals.add(record, sign)
         month.positions[record.position] += sign
         month.records += sign
         met = _floor_met(record, terms)
@@ -249,8 +249,8 @@ def _floor_met(record: MeterRecord, terms: InstrumentTerms | None) -> bool | Non
 
 
 def _summed(seller: str, instrument: str, month: str, found: _Month) -> InstrumentMonth:
-    tally = found.tally
-    losses, contracted, delivered = tally.losses, tally.contracted_gpu_ms, tally.delivered_gpu_ms
+    totals = found.totals
+    losses, contracted, delivered = totals.losses, totals.contracted_gpu_ms, totals.delivered_gpu_ms
     bearers: Counter[Bearer] = Counter()
     for cause, gpu_ms in losses.items():
         bearers[cause.bearer] += gpu_ms
@@ -263,12 +263,12 @@ def _summed(seller: str, instrument: str, month: str, found: _Month) -> Instrume
         contracted_gpu_ms=contracted,
         delivered_gpu_ms=delivered,
         delivered_ppm=share_ppm(delivered, contracted) if contracted else 1_000_000,
-        states=tuple(tally.states.items()),
+        states=tuple(totals.states.items()),
         shortfall_by_cause=tuple((cause.name, gpu_ms) for cause, gpu_ms in losses.items()),
         shortfall_by_bearer=tuple((bearer, bearers[bearer]) for bearer in Bearer if bearers[bearer]),
         floors_measured=found.measured,
         floors_met=found.met,
-        estimated_gpu_ms=tally.estimated_gpu_ms,
+        estimated_gpu_ms=totals.estimated_gpu_ms,
         corrections=found.corrections,
         corrections_after_final=found.after_final,
         disputes=found.disputes.total(),

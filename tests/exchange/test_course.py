@@ -13,7 +13,7 @@ from scheduler.core.merkle import leaf_hash, root
 from scheduler.core.metering.records import MeterRecord, RecordStatus
 from scheduler.core.metering.versions import PositionVersions, Promotion, Stage
 from scheduler.core.settlement import version_leaf
-from scheduler.core.tally import Tally
+from scheduler.core.totals import Totals
 from scheduler.exchange.audit.course import Course, versions_root
 
 STEP_MS = 100
@@ -88,9 +88,9 @@ def test_a_course_says_what_the_fold_of_all_records_says(drawn: list[Any]) -> No
     ]
     expected = [version_leaf(held.record.start_ms, held.record.end_ms, held.version) for held in used]
     assert versions_root(runs) == root([leaf_hash(each) for each in expected])
-    again = Tally.of(told[held.index] for held in used)
-    assert (course.tally.states, course.tally.losses) == (again.states, again.losses)
-    assert course.tally.contracted_gpu_ms == again.contracted_gpu_ms
+    again = Totals.of(told[held.index] for held in used)
+    assert (course.totals.states, course.totals.losses) == (again.states, again.losses)
+    assert course.totals.contracted_gpu_ms == again.contracted_gpu_ms
 
 
 @given(st.lists(st.one_of(records, odd, promotions), max_size=40))

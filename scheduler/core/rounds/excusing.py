@@ -64,11 +64,12 @@ def excused_gpus(state: State, interval: Interval) -> dict[str, StepFunction]:
     for at_ms in sorted(instants):
         owner, cause = owners.at(at_ms), causes.at(at_ms)
         beyond = falls_under(cause, state.outages.declarations, DeclaredKind.FORCE_MAJEURE)
-        served = Counter[int]()
+        served, in_cells = Counter[int](), dict[tuple[int, Level], int]()
         for each in displaced:
-            missing = each.missing(owner, at_ms)
-            taken = _taken(state.fleet, each, owner, cause, beyond) if missing else 0
-            here = max(0, min(missing, taken - served[each.pool]))
+            missing, where = each.missing(owner, at_ms), (each.pool, each.level)
+            if missing and where not in in_cells:
+                in_cells[where] = _taken(state.fleet, where, owner, cause, beyond)
+            here = max(0, min(missing, in_cells[where] - served[each.pool])) if missing else 0
             served[each.pool] += here
             excused[each.name].append((at_ms, here if each.excused else 0))
     return {name: StepFunction.of(changes) for name, changes in excused.items()}
@@ -87,12 +88,15 @@ def _displaced(state: State, interval: Interval) -> list[_Displaced]:
     return sorted(found, key=lambda each: (rank_of(state, each.name), each.name))
 
 
-def _taken(fleet: Fleet, displaced: _Displaced, owner: IntArray, cause: IntArray, beyond: npt.NDArray[np.bool_]) -> int:
-    """GPUs of its pool in cells of its level that nobody stands on, and where all that is ill is force majeure's."""
-    cells = cell_of_gpu(fleet, displaced.level)
+def _taken(
+    fleet: Fleet, where: tuple[int, Level], owner: IntArray, cause: IntArray, beyond: npt.NDArray[np.bool_]
+) -> int:
+    """GPUs of a pool in cells of a level that nobody stands on, and where all that is ill is force majeure's."""
+    pool, level = where
+    cells = cell_of_gpu(fleet, level)
     n_cells = int(cells.max()) + 1
     owned = np.bincount(cells[owner != UNSOLD], minlength=n_cells) > 0
     lost = np.bincount(cells[beyond], minlength=n_cells) > 0
     ill_otherwise = np.bincount(cells[(cause != 0) & ~beyond], minlength=n_cells) > 0
-    taken = (lost & ~owned & ~ill_otherwise)[cells] & (fleet.pool_of_node[fleet.node_of_gpu] == displaced.pool)
+    taken = (lost & ~owned & ~ill_otherwise)[cells] & (fleet.pool_of_node[fleet.node_of_gpu] == pool)
     return int(np.count_nonzero(taken))

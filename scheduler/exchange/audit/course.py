@@ -22,7 +22,7 @@ from scheduler.core.merkle import CompactRange, leaf_hash
 from scheduler.core.metering.records import MeterRecord
 from scheduler.core.metering.versions import Promotion, Stage, stage_after
 from scheduler.core.settlement import version_leaf
-from scheduler.core.tally import Tally, unknown_gpu_ms
+from scheduler.core.totals import Totals, unknown_gpu_ms
 
 _FIRST_MS = attrgetter("first_ms")
 _CHUNK = 4_096
@@ -96,7 +96,7 @@ class Known(NamedTuple):
 class Course:
     """See the module. `leaves`: how many the log has; `period`: of the statement that is to be made; None: none is."""
 
-    __slots__ = ("faulty", "indexes", "instrument", "open", "period", "runs", "tally")
+    __slots__ = ("faulty", "indexes", "instrument", "open", "period", "runs", "totals")
 
     def __init__(self, leaves: int, period: Interval | None) -> None:
         self.instrument = ""
@@ -106,7 +106,7 @@ class Course:
         self.runs: list[Run] = []
         self.indexes = array("I" if leaves < 2**32 else "Q")
         """The leaf of each record as last told in full, in order of time."""
-        self.tally = Tally()
+        self.totals = Totals()
         """Of the records inside the period; empty where there is none."""
         self.open: dict[str, int] = {}
         """Disputes that are not answered: the start of the interval, by id."""
@@ -258,7 +258,7 @@ class Course:
     def _count(self, record: MeterRecord, sign: int) -> None:
         period = self.period
         if period is not None and period.start_ms <= record.start_ms and record.end_ms <= period.end_ms:
-            self.tally.add(record, sign)
+            self.totals.add(record, sign)
 
 
 def versions_root(runs: Iterable[Run]) -> bytes:

@@ -16,7 +16,7 @@ from scheduler.core.instruments import InstrumentTerms
 from scheduler.core.intervals import Interval
 from scheduler.core.metering.versions import PositionVersions, Stage
 from scheduler.core.models import canonical_bytes
-from scheduler.core.settlement import Statement, Tallied, stated, tiled_through
+from scheduler.core.settlement import Statement, Totalled, stated, tiled_through
 from scheduler.exchange.audit.course import Course, Run, versions_root
 from scheduler.exchange.audit.log import Log
 from scheduler.exchange.audit.report import Findings
@@ -156,14 +156,14 @@ def _wrong_by_course(log: Log, asked: Mapping[int, _Asked]) -> dict[int, str]:
     roots = log.again.records_roots(one.course.clipped(one.period)[1] for _, one in given)
     for (number, one), root in zip(given, roots, strict=True):
         runs, _ = one.course.clipped(one.period)
-        again = stated(one.terms, _tallied(one, runs, root), one.period, through[number])
+        again = stated(one.terms, _totalled(one, runs, root), one.period, through[number])
         found = one.held_against(again)
         if found:
             wrong[number] = one.told(found)
     return wrong
 
 
-def _tallied(one: _Asked, runs: Sequence[Run], records_root: str) -> Tallied:
+def _totalled(one: _Asked, runs: Sequence[Run], records_root: str) -> Totalled:
     disputed = one.course.disputed
     records = unsettled = in_dispute = unknown_gpu_ms = 0
     for run in runs:
@@ -173,14 +173,14 @@ def _tallied(one: _Asked, runs: Sequence[Run], records_root: str) -> Tallied:
         in_dispute += here
         unsettled += run.count - settled
         unknown_gpu_ms += settled * run.facts.unknown_gpu_ms
-    return Tallied(
+    return Totalled(
         position=one.position,
         records=records,
         unsettled=unsettled,
         disputed=in_dispute,
         records_root=records_root,
         versions_root=versions_root(runs).hex(),
-        tally=one.course.tally,
+        totals=one.course.totals,
         settled_unknown_gpu_ms=unknown_gpu_ms,
     )
 

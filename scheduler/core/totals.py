@@ -1,7 +1,7 @@
 """Sums over the records of one position: all that a statement takes from them beside their names.
 
 Sums are linear, so a correction is the old record taken out and the new one put in, and whoever reads a log in its
-order needs no record twice. Law (tested): whatever the order, the tally of what was put in and not taken out again.
+order needs no record twice. Law (tested): whatever the order, the totals of what was put in and not taken out again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SUMMED = itemgetter("contracted_gpu_ms", "par_gpu_ms", "estimated_gpu_ms", *(f"
 _NUMBERS = range(3 + len(_STATES))
 
 
-class Tally:
+class Totals:
     """See the module. All quantities are GPU-ms."""
 
     __slots__ = ("_losses", "_sums", "par_released_gpu_ms", "par_unused_gpu_ms")
@@ -33,12 +33,12 @@ class Tally:
         self.par_released_gpu_ms = 0
 
     @classmethod
-    def of(cls, records: Iterable[MeterRecord]) -> Tally:
-        """The tally of these records."""
-        tally = cls()
+    def of(cls, records: Iterable[MeterRecord]) -> Totals:
+        """The totals of these records."""
+        totals = cls()
         for record in records:
-            tally.add(record)
-        return tally
+            totals.add(record)
+        return totals
 
     def add(self, record: MeterRecord, sign: int = 1) -> None:
         """Puts a record in, or takes it out where `sign` is -1."""
